@@ -1,0 +1,181 @@
+"""Checkpoints: the training state, the data position and everything that `load` needs, in one atomic directory a step.
+
+Written with orbax, asynchronously: a step's directory appears under its final name only when it is complete. Layout of
+`WORKDIR/checkpoints/STEP/`: `params` (those that inference uses), `training` (the rest of the state), `data` (position
+of the input pipeline) and `meta` (JSON: resolved config, class names, normalisation).
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+import shapjax.config
+from shapjax import training
+from shapjax.errors import UserError
+
+FORMAT = 1  # of the layout above; a reader refuses what it does not know
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What inference needs besides the parameters.
+
+    Attributes:
+      config: resolved.
+      class_names: K names.
+      image_shape: (H, W, C).
+      mean, std: per channel, in units of [0, 1].
+    """
+
+    config: ml_collections.ConfigDict
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict that JSON can hold."""
+        return {"format": FORMAT, "config": self.config.to_dict()} | {
+            f.name: list(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "config"}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], directory: pathlib.Path) -> "Meta":
+        """The inverse of `to_json`; raises UserError, naming the directory, on anything else."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise UserError(f"{directory} was not written by this version of shapjax (its format is "
+                            f"{values.get('format') if isinstance(values, dict) else None}, expected {FORMAT})")
+        rest = {f.name: tuple(values[f.name]) for f in dataclasses.fields(cls) if f.name != "config"}
+        return cls(config=shapjax.config.from_dict(values["config"]), **rest)
+
+
+def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of a run.
+
+    Args:
+      workdir: of the run; checkpoints lie in its sub-directory `checkpoints`.
+      keep: how many of the newest to keep; the one with the highest "accuracy" is kept besides.
+      read_only: for reading: nothing is created or cleaned up.
+
+    Returns:
+      an orbax manager; close it to wait for what is still being written.
+    """
+    policy = checkpoint_managers.preservation_policy
+    keep_policy = policy.AnyPreservationPolicy([
+        policy.LatestN(keep),
+        policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1),
+    ])
+    return ocp.CheckpointManager(
+        pathlib.Path(workdir).absolute() / "checkpoints",
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else keep_policy, read_only=read_only, create=not read_only,
+            cleanup_tmp_directories=not read_only,
+        ),
+        item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler(),
+                       "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+    )
+
+
+def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_state: dict[str, Any], meta: Meta,
+         metrics: dict[str, float]) -> None:
+    """Starts writing a checkpoint; returns as soon as the state is copied to the host.
+
+    Args:
+      manager: from `open_manager`.
+      state: one copy (not replicated).
+      data_state: of the input pipeline's iterator, JSON-able.
+      meta: see `Meta`.
+      metrics: of this step; needs "accuracy", by which the best is kept.
+    """
+    state = jax.device_get(state)
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.ema_params is not None:
+        rest["params"] = state.params
+    manager.save(
+        int(state.step), metrics=metrics, force=True,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(training.inference_params(state)), training=ocp.args.StandardSave(rest),
+            data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())),
+    )
+
+
+def restore(manager: ocp.CheckpointManager, template: training.TrainState
+            ) -> tuple[training.TrainState, dict[str, Any]]:
+    """The newest complete checkpoint of a run, to go on from.
+
+    Args:
+      manager: from `open_manager`, with at least one checkpoint.
+      template: a state of the same structure and shapes.
+
+    Returns:
+      the state, as host arrays, and the data position.
+
+    Raises:
+      UserError: if the checkpoint is damaged or of another model.
+    """
+    step = manager.latest_step()
+    template = jax.device_get(template)
+    rest = {"step": template.step, "opt_state": template.opt_state}
+    if template.ema_params is not None:
+        rest["params"] = template.params
+    read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
+                 training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
+    ema = template.ema_params is not None
+    state = training.TrainState(
+        step=read.training["step"], opt_state=read.training["opt_state"],
+        params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None)
+    return state, read.data
+
+
+def read_meta(manager: ocp.CheckpointManager, step: int) -> Meta:
+    """The meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
+    directory = manager.directory / str(step)
+    return Meta.from_json(_read(manager, step, meta=ocp.args.JsonRestore()).meta, directory)
+
+
+def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
+                ) -> tuple[chex.ArrayTree, Meta, int]:
+    """The parameters of a run for inference; a directory is all it takes.
+
+    Args:
+      directory: the run's workdir.
+      init_params: gives the shapes to expect (concrete or abstract) from the meta data.
+      step: of the checkpoint; None = the newest.
+
+    Returns:
+      parameters (host arrays), meta data, step.
+
+    Raises:
+      UserError: if there is no such run, no complete checkpoint, no such step, or it is damaged or foreign.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / "checkpoints").is_dir():
+        what = "is not a shapjax run" if directory.is_dir() else "does not exist"
+        raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run")
+    with open_manager(directory, keep=1, read_only=True) as manager:
+        steps = sorted(manager.all_steps(read=True))
+        if not steps:
+            raise UserError(f"{directory} holds no complete checkpoint; train again with --workdir {directory}")
+        if step is not None and step not in steps:
+            raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        step = steps[-1] if step is None else step
+        meta = read_meta(manager, step)
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), init_params(meta))
+        params = _read(manager, step, params=ocp.args.StandardRestore(template)).params
+    return params, meta, step
+
+
+def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+    """Items of a step; whatever orbax raises on damaged or foreign files becomes one line."""
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as e:  # orbax, tensorstore and json raise a dozen types between them
+        reason = str(e).strip().split("\n")[0][:200]
+        raise UserError(f"checkpoint {manager.directory / str(step)} is damaged, incomplete or of another model: "
+                        f"{type(e).__name__}: {reason}") from e

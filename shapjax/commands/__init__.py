@@ -1,0 +1,52 @@
+"""The commands: flags, config, calls into the library, what is printed. Each has a `run()` that a console script calls."""
+
+import difflib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+import shapjax.config
+from shapjax.errors import UserError
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs an absl main function; a user's mistake becomes one line on stderr and exit status 1.
+
+    `--help` prints the docstring of main's module and its flags.
+    """
+    sys.exit(_exit_status(main))
+
+
+def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
+    try:
+        app.run(main, flags_parser=lambda argv: _parse(argv, main))
+    except (UserError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was saved stays", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: list[str], main: Callable) -> list[str]:
+    module = sys.modules[main.__module__]
+    if {"-h", "--help", "-help"} & set(argv[1:]):
+        name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
+        print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(name), sep="\n")
+        sys.exit(0)
+    known = dict(shapjax.config.flatten(shapjax.config.default_config()))
+    for argument in argv[1:]:
+        key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        if argument.startswith("--config.") and key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            raise UserError(f"{argument}: there is no setting {key!r}; "
+                            + (f"did you mean {' or '.join(near)}?" if near else f"the settings are {', '.join(known)}"))
+        if argument.startswith("--config=") and not pathlib.Path(argument.partition("=")[2].partition(":")[0]).is_file():
+            raise UserError(f"{argument}: no such config file; see configs/")
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
+        raise UserError(str(e).strip("\"'").split("\n")[0]) from e

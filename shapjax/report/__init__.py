@@ -1,0 +1,1 @@
+"""Pictures of votes and the report page of one or two evaluated runs."""

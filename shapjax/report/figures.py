@@ -1,0 +1,362 @@
+"""Pictures of votes, agreement and training, as matplotlib figures.
+
+Every function returns a `Figure` that no global state knows of (no pyplot); `figure_bytes` turns it into a
+file. Colours: red votes for a class and blue against it, zero is white. Teal is the model and amber the run
+it is compared with, so runs are never mistaken for votes; both pairs stay apart for colour-blind readers.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
+
+# Without the near-black ends, on which neither the image nor a number could be read.
+VOTE_COLORS = LinearSegmentedColormap.from_list(
+    "votes", matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 201)), 256
+)
+MAX_LABELLED_PATCHES = 25  # more numbers than this are too small to read
+MINUS = "\N{MINUS SIGN}"
+
+
+class Theme(NamedTuple):
+    """Colours of what is not data, and of the runs (the first is the model)."""
+
+    paper: str
+    ink: str
+    muted: str
+    rule: str
+    runs: tuple[str, str]
+
+
+LIGHT = Theme("#ffffff", "#1c2430", "#5d6878", "#dfe4ea", ("#00736b", "#c4770e"))
+DARK = Theme("#171c23", "#e8ecf1", "#9aa6b5", "#333c48", ("#3fc1b0", "#eba54a"))
+
+# A generic family, resolved when a figure is drawn: an SVG names the whole list, the browser picks.
+_FONTS = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "svg.fonttype": "none",
+    "svg.hashsalt": "shapjax",  # ids of clip paths are random without it
+}
+_TITLE = {"loc": "left", "fontweight": "bold", "pad": 9, "parse_math": False}  # "$" in a name is no formula
+
+
+def explanation_figure(
+    image: np.ndarray,
+    shapley: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    top: int = 3,
+    label: str | int | None = None,
+    title: str = "",
+    theme: Theme = LIGHT,
+) -> Figure:
+    """The input and, for each of the `top` most probable classes, every patch's vote.
+
+    All classes shown share one colour scale, symmetric around zero. Each is headed by its name, its
+    probability and the sum of its votes, which is its logit.
+
+    image: uint8 [H, W, C], C = 1 or 3. shapley: float [grid_h, grid_w, K], logits. probabilities: float [K].
+    class_names: K names. label: the true class, as an index or a name, if known.
+    Raises ValueError for arrays that do not fit together or votes that are not finite.
+    """
+    classes = len(class_names)
+    if shapley.ndim != 3 or shapley.shape[-1] != classes or np.shape(probabilities) != (classes,):
+        raise ValueError(
+            f"shapley {shapley.shape} and probabilities {np.shape(probabilities)} must be [grid_h, grid_w, K]"
+            f" and [K] with K = {classes}, the number of class names"
+        )
+    if not np.isfinite(shapley).all():
+        raise ValueError("shapley has values that are not finite: the training run probably diverged")
+    # Stable: of equally probable classes the first one comes first.
+    shown = np.argsort(-np.asarray(probabilities), kind="stable")[: max(1, top)]
+    limit = vote_limit(shapley[..., shown])
+    columns = min(len(shown) + 1, 4)
+    rows = math.ceil((len(shown) + 1) / columns)
+
+    with matplotlib.rc_context(_FONTS):
+        figure = _new_figure(2.2 * columns + 0.75, 2.62 * rows + (0.3 if title else 0.0), theme)
+        if title:
+            figure.suptitle(
+                title, x=0.012, ha="left", color=theme.ink, fontsize=12, fontweight="bold", parse_math=False
+            )
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels:
+            axes.set_axis_off()
+        panels[0].imshow(_rgb(image), interpolation="nearest")
+        name = class_names[label] if isinstance(label, int | np.integer) else label
+        _heading(panels[0], "Input", f"label {_shorten(str(name))}" if name is not None else " ", theme)
+        for axes, index in zip(panels[1:], shown, strict=False):
+            votes = shapley[..., index]
+            _draw_votes(axes, image, votes, limit)
+            total = signed(float(np.sum(votes, dtype=np.float64)))
+            below = f"{percent(float(probabilities[index]))}  ·  sum {total}"
+            _heading(axes, _shorten(class_names[index]), below, theme)
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(-limit, limit), VOTE_COLORS),
+            ax=list(panels),
+            aspect=26,
+            fraction=0.05,
+            pad=0.02,
+            shrink=0.86,
+        )
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelsize=8, labelcolor=theme.muted)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        bar.set_label("vote of a patch (logits)", color=theme.muted, fontsize=8.5)
+    return figure
+
+
+def agreement_figure(
+    predicted: Sequence[np.ndarray],
+    exact: Sequence[np.ndarray],
+    *,
+    titles: Sequence[str],
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Predicted against exact Shapley values, one panel a run, all panels on the same axes.
+
+    predicted, exact: one or two arrays [n, ..., K] (a run each): n images, their patches, K classes; logits.
+    titles: a name for each run. The R² written into a panel is the mean of the images' R² (`r2_per_image`).
+    Raises ValueError if a run's two arrays differ in shape.
+    """
+    limit = 1.05 * max(vote_limit(values) for values in (*predicted, *exact))
+    with matplotlib.rc_context(_FONTS):
+        figure = _new_figure(4.1 * len(titles) + 0.3, 4.35, theme)
+        panels = figure.subplots(1, len(titles), squeeze=False, sharex=True, sharey=True)[0]
+        for run, axes in enumerate(panels):
+            _style(axes, theme)
+            axes.axhline(0, color=theme.rule, linewidth=0.8, zorder=0)
+            axes.axvline(0, color=theme.rule, linewidth=0.8, zorder=0)
+            ends = (-limit, limit)
+            axes.plot(ends, ends, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.scatter(
+                exact[run].ravel(),
+                predicted[run].ravel(),
+                s=9,
+                alpha=float(np.clip(15 / math.sqrt(exact[run].size), 0.04, 0.6)),
+                color=theme.runs[run],
+                linewidths=0,
+                rasterized=True,  # thousands of vector points would make the page slow
+            )
+            axes.set(xlim=ends, ylim=ends, aspect="equal")
+            axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+            axes.set_title(titles[run], **_TITLE, color=theme.ink, fontsize=10.5)
+            r2 = float(np.mean(r2_per_image(predicted[run], exact[run])))
+            axes.text(
+                0.04, 0.955, f"R² = {signed(r2, plus='')}", transform=axes.transAxes, va="top",
+                color=theme.runs[run], fontsize=13, fontweight="bold",
+            )  # fmt: skip
+            axes.set_xlabel("exact Shapley value (logits)", color=theme.muted, fontsize=9)
+        panels[0].set_ylabel("the model's vote (logits)", color=theme.muted, fontsize=9)
+        panels[0].annotate(
+            "equal", (0.93 * limit, 0.93 * limit), (-2, 3), textcoords="offset points", color=theme.muted,
+            rotation=45, rotation_mode="anchor", ha="right", va="bottom", fontsize=8,
+        )  # fmt: skip
+    return figure
+
+
+def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, theme: Theme = LIGHT) -> Figure:
+    """How training went: the three losses (log scale) and the accuracy on the test split, by step.
+
+    runs: one or two pairs of a name and its records, the parsed lines of metrics.jsonl. A faint line is what
+    was recorded, a strong one its running mean.
+    """
+    losses = {
+        "Classification loss": "loss_classification",
+        "Classification loss, patches hidden": "loss_masked",
+        "Shapley loss": "loss_shapley",
+    }
+    with matplotlib.rc_context(_FONTS):
+        figure = _new_figure(8.7, 5.6, theme)
+        panels = figure.subplots(2, 2).ravel()
+        for axes, (title, key) in zip(panels, losses.items(), strict=False):
+            for run, (_, records) in enumerate(runs):
+                steps, values = series(records, "train", key)
+                positive = values > 0  # a log scale has no place for a weight of zero
+                steps, values = steps[positive], values[positive]
+                smooth = _running_mean(values, max(1, len(values) // 40))
+                axes.plot(steps, values, color=theme.runs[run], linewidth=0.8, alpha=0.3)
+                axes.plot(steps, smooth, color=theme.runs[run], linewidth=1.7)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+            _finish_curve(axes, title, theme)
+        accuracy = panels[-1]
+        for run, (name, records) in enumerate(runs):
+            steps, values = series(records, "test", "accuracy")
+            line = {"color": theme.runs[run], "linewidth": 1.7, "marker": "o", "markersize": 3}
+            accuracy.plot(steps, values, label=name, **line)
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        _finish_curve(accuracy, "Test accuracy", theme)
+        figure.legend(
+            *accuracy.get_legend_handles_labels(),
+            loc="outside upper left", ncols=len(runs), frameon=False, labelcolor=theme.ink, fontsize=9.5,
+            borderaxespad=0.2, handlelength=1.6,
+        )  # fmt: skip
+        for axes in panels[2:]:
+            axes.set_xlabel("step", color=theme.muted, fontsize=9)
+    return figure
+
+
+def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarray:
+    """The image in faded grey, tinted patch by patch with the colour of the patch's vote.
+
+    image: uint8 [H, W, C]. votes: float [grid_h, grid_w], logits. limit: the vote with the strongest colour.
+    Returns uint8 [H, W, 3].
+    """
+    height, width = image.shape[:2]
+    rows = np.arange(height) * votes.shape[0] // height
+    columns = np.arange(width) * votes.shape[1] // width
+    tint = VOTE_COLORS(Normalize(-limit, limit)(votes))[rows][:, columns, :3]
+    grey = _rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    # Multiplied, the hue stays the vote's and the image shows as light and shade.
+    return np.round(255 * tint * (0.85 + 0.15 * grey[..., None])).astype(np.uint8)
+
+
+def vote_limit(votes: np.ndarray) -> float:
+    """The largest vote by size: the colour scale runs from minus this to this. 1 if all votes are zero."""
+    return float(np.max(np.abs(votes))) or 1.0
+
+
+def r2_per_image(predicted: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """1 − SSE / SST over the patches and classes of each image. Arrays [n, ..., K]; returns float64 [n]."""
+    if predicted.shape != exact.shape:
+        raise ValueError(f"predicted {predicted.shape} and exact {exact.shape} values differ in shape")
+    predicted = predicted.reshape(len(predicted), -1).astype(np.float64)
+    exact = exact.reshape(len(exact), -1).astype(np.float64)
+    sse = np.sum((predicted - exact) ** 2, axis=1)
+    sst = np.sum((exact - exact.mean(axis=1, keepdims=True)) ** 2, axis=1)
+    return 1 - np.divide(sse, sst, out=np.full_like(sse, np.nan), where=sst > 0)
+
+
+def series(records: Sequence[Mapping], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of `key` in one split's records, in order of the steps.
+
+    A resumed run repeats steps: the later record counts. Returns int64 [s], float64 [s].
+    """
+    rows = (record for record in records if record.get("split") == split and record.get(key) is not None)
+    by_step = {row["step"]: float(row[key]) for row in rows}
+    steps = np.array(sorted(by_step), dtype=np.int64)
+    values = np.array([by_step[step] for step in steps], dtype=np.float64)
+    return steps[np.isfinite(values)], values[np.isfinite(values)]
+
+
+def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transparent: bool = False) -> bytes:
+    """The file of a figure, "png" or "svg" (text stays text): no date in it, the same bytes every time."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if format == "svg" else {"Software": None}
+    with matplotlib.rc_context(_FONTS):
+        figure.savefig(buffer, format=format, dpi=dpi, transparent=transparent, metadata=metadata)
+    return buffer.getvalue()
+
+
+def signed(value: float, *, digits: int = 2, plus: str = "+") -> str:
+    """A number with its sign, a real minus, and no sign if it rounds to zero."""
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return (MINUS if value < 0 else plus) + text
+
+
+def percent(probability: float) -> str:
+    """0.9731 as "97.3 %"; what is not quite all or nothing is not rounded to it."""
+    if 0.9995 <= probability < 1:
+        return "> 99.9 %"
+    if 0 < probability < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * probability:.1f} %"
+
+
+def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) -> None:
+    height, width = image.shape[:2]
+    grid_h, grid_w = votes.shape
+    axes.imshow(vote_overlay(image, votes, limit), interpolation="nearest")
+    lines = {"color": "#1c2430", "alpha": 0.22, "linewidth": 0.5}
+    axes.hlines(np.arange(1, grid_h) * height / grid_h - 0.5, -0.5, width - 0.5, **lines)
+    axes.vlines(np.arange(1, grid_w) * width / grid_w - 0.5, -0.5, height - 0.5, **lines)
+    if votes.size > MAX_LABELLED_PATCHES:
+        return
+    for (row, column), vote in np.ndenumerate(votes):
+        axes.text(
+            (column + 0.5) * width / grid_w - 0.5,
+            (row + 0.5) * height / grid_h - 0.5,
+            signed(float(vote), digits=1),
+            ha="center", va="center", fontsize=7.5, color=number_color(float(vote) / limit),
+        )  # fmt: skip
+
+
+def number_color(strength: float) -> str:
+    """White or ink, whichever reads better on the colour of a vote (vote / limit, in [-1, 1])."""
+    red, green, blue, _ = VOTE_COLORS((1 + strength) / 2)
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return "#ffffff" if luminance < 0.26 else "#1c2430"  # equal contrast at 0.22; the image darkens it a bit
+
+
+def _new_figure(width: float, height: float, theme: Theme) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.06)
+    return figure
+
+
+def _style(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.rule)
+    axes.tick_params(which="both", length=0, labelsize=8.5, labelcolor=theme.muted)
+
+
+def _heading(axes: Axes, above: str, below: str, theme: Theme) -> None:
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
+    axes.annotate(above, (0, 1), (0, 20), color=theme.ink, fontsize=10.5, fontweight="bold", **place)
+    axes.annotate(below, (0, 1), (0, 6), color=theme.muted, fontsize=8.5, **place)
+
+
+def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
+    _style(axes, theme)
+    axes.set_title(title, **_TITLE, color=theme.ink, fontsize=10)
+    axes.grid(axis="y", color=theme.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if not any(len(line.get_xdata()) for line in axes.lines):
+        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "not recorded", color=theme.muted, fontsize=9, **middle)
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the values around each, with a shorter window at the ends."""
+    ones = np.ones(2 * window + 1)
+    total = np.convolve(np.pad(values, window), ones, "valid")
+    return total / np.convolve(np.pad(np.ones_like(values), window), ones, "valid")
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+        raise ValueError(f"an image must be uint8 [H, W, 1 or 3], not {image.dtype} {image.shape}")
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _shorten(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1].rstrip(" ,") + "…"

