@@ -7,6 +7,6 @@
 
 from shapjax.errors import UserError
 from shapjax.inference import Explanation, SelfExplainingModel, load
+from shapjax.version import __version__
 
-__all__ = ["Explanation", "SelfExplainingModel", "UserError", "load"]
-__version__ = "0.1.0"
+__all__ = ["Explanation", "SelfExplainingModel", "UserError", "__version__", "load"]

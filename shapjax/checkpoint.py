@@ -74,8 +74,8 @@ def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = Fa
     return ocp.CheckpointManager(
         pathlib.Path(workdir).absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else keep_policy, read_only=read_only, create=not read_only,
-            cleanup_tmp_directories=not read_only,
+            preservation_policy=None if read_only else keep_policy, create=not read_only,
+            cleanup_tmp_directories=not read_only, save_root_metadata=not read_only,
         ),
         item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler(),
                        "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
@@ -159,7 +159,7 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
         what = "is not a shapjax run" if directory.is_dir() else "does not exist"
         raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run")
     with open_manager(directory, keep=1, read_only=True) as manager:
-        steps = sorted(manager.all_steps(read=True))
+        steps = sorted(manager.all_steps())
         if not steps:
             raise UserError(f"{directory} holds no complete checkpoint; train again with --workdir {directory}")
         if step is not None and step not in steps:

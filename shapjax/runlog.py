@@ -1,11 +1,12 @@
 """What a training run writes for people and plots: metrics as JSON lines and for TensorBoard."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 
 import tensorboardX
+
+from shapjax import files
 
 
 class RunLog:
@@ -20,9 +21,8 @@ class RunLog:
     def __init__(self, workdir: pathlib.Path, *, step: int):
         self.path = workdir / "metrics.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(kept))
-        os.replace(part, self.path)
+        with files.replacing(self.path) as part:
+            part.write_text("".join(kept))
         self._file = self.path.open("a")
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 import shapjax.config
 from shapjax.errors import UserError
@@ -20,6 +20,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
+    logging.set_verbosity(logging.WARNING)  # orbax tells every rename at the level below
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:

@@ -9,7 +9,6 @@ stands in shapjax/config.py with its reason.
 import functools
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from flax import linen as nn
 from ml_collections import config_flags
 
 import shapjax.config
-from shapjax import checkpoint, evaluation, losses, models, parallel, preprocessing, training
+from shapjax import checkpoint, evaluation, files, losses, models, parallel, preprocessing, training
 from shapjax.commands import run_command
 from shapjax.data import pipeline, sources
 from shapjax.errors import UserError
@@ -205,9 +204,8 @@ def _check_resumable(old: checkpoint.Meta, new: checkpoint.Meta, workdir: pathli
 
 
 def _write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(part, workdir / "config.json")
+    with files.replacing(workdir / "config.json") as part:
+        part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def _summary(workdir: pathlib.Path, config: ml_collections.ConfigDict, test: dict[str, float], *, num_params: int,

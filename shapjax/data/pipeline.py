@@ -1,8 +1,8 @@
 """Batches for training (endless, shuffled, resumable) and for evaluation (every image once).
 
-Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into batches that
-may straddle two epochs. Processes take the batches in turn, so a step's global batch (the processes' batches in
-process order) is the same array whether 1 process makes it or 100.
+Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into batches
+that may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the processes'
+batches in process order) is the same array whether 1 process makes it or 100.
 """
 
 import functools
@@ -10,25 +10,27 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from shapjax.data.sources import Source
 from shapjax.errors import UserError
 
-# One background thread reads ahead. More would only contend for the interpreter lock: a batch is read and augmented
-# by a handful of array operations.
+# One background thread reads ahead. More would only contend for the interpreter lock: a batch is read and
+# augmented by a handful of array operations.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 _ENDLESS = 2**62
 
 
 def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int,
                    process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
-    """An endless iterator of {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]}, b = batch_size.
+    """An endless iterator of training batches, read ahead on a background thread.
 
-    `index` is the image's position in the source. Every epoch shows each image exactly once over all processes
-    together, whether or not their number divides the source: an epoch's remainder is dealt out with the next epoch's
-    first images, nothing is dropped. Order and shifts are fixed by (seed, epoch).
+    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is the
+    image's position in the source. Every epoch shows each image exactly once over all processes together, whether
+    or not their number divides the source: what is left of an epoch is dealt out along with the first images of the
+    next one, nothing is dropped. Order and shifts are fixed by (seed, epoch).
 
-    `get_state()` is a small JSON-able dict, `set_state()` continues with the very next batch. States carry over to
+    `get_state()` is a small JSON-able dict; `set_state()` continues with the very next batch. A state carries over to
     another number of processes as long as batch_size * process_count stays the same.
 
     Args:
@@ -45,8 +47,9 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int
     n = len(source)
     _check_batch_size(batch_size)
     if batch_size * process_count > n:
-        raise UserError(f"batch_size {batch_size} on {process_count} process(es) needs {batch_size * process_count} "
-                        f"images a step, but the source has {n}; use at most {n // process_count}")
+        raise UserError(f"batch_size {batch_size} on {process_count} process(es) takes "
+                        f"{batch_size * process_count} images a step, but the source has {n}; "
+                        f"use a batch_size of at most {n // process_count}")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; use 0 or more")
     if not 0 <= max_shift < min(source.image_shape[:2]):
@@ -55,8 +58,8 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
 
-    # grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs are
-    # drawn instead. A batch touches two epochs at most.
+    # grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs
+    # are drawn instead. A batch touches two epochs at most.
     @functools.lru_cache(maxsize=2)
     def draw_epoch(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, epoch])
@@ -81,9 +84,9 @@ def evaluation_batches(source: Source, *, batch_size: int,
                        indices: Sequence[int] | np.ndarray | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Every image of the source once, in order, or those at `indices` (int [n]), in the order given.
 
-    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b], "valid": bool [b]} with b = batch_size.
-    The last batch is filled up with copies of its last image, which are not `valid`; so all batches have one shape,
-    and the filling is a real image that no model chokes on.
+    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b], "valid": bool [b]}, b = batch_size.
+    The last batch is filled up with copies of its last image, which are not `valid`: so all batches have one
+    shape, and the filling is a real image, on which no model yields NaN.
 
     Raises:
       UserError: batch_size < 1, or an index outside the source.
@@ -105,16 +108,16 @@ def evaluation_batches(source: Source, *, batch_size: int,
 
 
 def shift_images(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Moves image b of `images` (uint8 [B,H,W,C]) down by shifts[b, 0] and right by shifts[b, 1] pixels; 0 moves in.
+    """Moves each image down by shifts[b, 0] and right by shifts[b, 1] pixels; black (0) moves in.
 
-    `shifts` is int [B,2]; a new array is returned.
+    `images` is uint8 [B,H,W,C], `shifts` int [B,2]; returns a new array like `images`.
     """
     count, height, width, channels = images.shape
     margin = int(np.abs(shifts).max(initial=0))
     canvas = np.zeros((count, height + 2 * margin, width + 2 * margin, channels), images.dtype)
     canvas[:, margin : margin + height, margin : margin + width] = images
     # windows[b, y, x] is the window of image b's canvas whose corner is (y, x), without a copy.
-    windows = np.lib.stride_tricks.sliding_window_view(canvas, (height, width, channels), (1, 2, 3))[:, :, :, 0]
+    windows = sliding_window_view(canvas, (height, width, channels), axis=(1, 2, 3))[:, :, :, 0]
     return windows[np.arange(count), margin - shifts[:, 0], margin - shifts[:, 1]]
 
 

@@ -24,7 +24,7 @@ def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int)
 
 def init_params(module: nn.Module, key: chex.PRNGKey, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:
     """Fresh parameters, float32."""
-    return module.init(key, jnp.zeros((1, *image_shape)))["params"]
+    return jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))["params"]
 
 
 def param_shapes(module: nn.Module, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:

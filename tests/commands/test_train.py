@@ -1,0 +1,194 @@
+"""The commands as a person types them: the main job end to end, resuming, mistakes."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import shapjax
+from shapjax import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.model.depth=1",
+         "--config.model.heads=2", "--config.model.patch_size=14", "--config.batch_size=16", "--config.log_every=5",
+         "--config.cpu_devices=2"]
+
+
+def command(script, *arguments, expect=0):
+    """Runs a script of the project in a process of its own; returns stdout, or stderr where it is to fail."""
+    result = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+                            timeout=300)
+    assert result.returncode == expect, result.stderr[-3000:]
+    return result.stderr if expect else result.stdout
+
+
+def fails_with_one_line(script, *arguments):
+    """The one line of a user's mistake."""
+    lines = [x for x in command(script, *arguments, expect=1).splitlines() if x]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def final_state(workdir):
+    """Everything that the newest checkpoint holds, as numpy arrays by path."""
+    with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
+        step = manager.latest_step()
+        saved = manager.restore(step, args=checkpoint.ocp.args.Composite(
+            params=checkpoint.ocp.args.StandardRestore(), training=checkpoint.ocp.args.StandardRestore(),
+            data=checkpoint.ocp.args.JsonRestore()))
+    arrays = jax.tree_util.tree_leaves_with_path((saved.params, saved.training))
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in arrays}, saved.data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short training run, uninterrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    out = command("train.py", *SMALL, "--workdir", workdir, "--config.steps=20", "--config.eval_every=10")
+    assert "test accuracy" in out and str(workdir / "checkpoints") in out
+    return workdir
+
+
+def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [5, 10, 15, 20]
+    assert [r["step"] for r in records if r["split"] == "test"] == [10, 20]
+    assert all(np.isfinite(r["loss"]) for r in records if r["split"] == "train")
+    assert json.loads((run / "config.json").read_text())["model"]["width"] == 16
+    assert list((run / "tensorboard").iterdir())
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20"]
+
+
+def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
+    shutil.copytree(run, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
+    out = command("train.py", *SMALL, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
+    assert "at step 10" in out
+    (whole, whole_data), (resumed, resumed_data) = final_state(run), final_state(tmp_path / "cut")
+    assert whole.keys() == resumed.keys() and whole_data == resumed_data
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], resumed[path], err_msg=path)
+    steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(run):
+    before = sorted(run.rglob("checkpoints/*"))
+    out = command("train.py", *SMALL, "--workdir", run, "--config.steps=20", "--config.eval_every=10")
+    assert "has all its 20 steps already" in out and sorted(run.rglob("checkpoints/*")) == before
+
+
+def test_a_run_is_not_resumed_with_other_settings(run):
+    error = fails_with_one_line("train.py", *SMALL, "--workdir", run, "--config.steps=20", "--config.shapley_weight=1")
+    assert "shapley_weight: 8.0 -> 1.0" in error
+
+
+def test_eval_writes_figures_and_arrays_that_agree(run, tmp_path):
+    out = command("eval.py", "--checkpoint", run, "--exact_images", 3, "--output", tmp_path / "new" / "eval.json")
+    figures = json.loads((tmp_path / "new" / "eval.json").read_text())
+    arrays = np.load(tmp_path / "new" / "eval.npz", allow_pickle=False)
+    assert figures["images"] == 1000 and figures["players"] == 4 and figures["efficiency_gap"] <= 1e-4
+    assert figures["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
+    assert arrays["shapley"].shape == arrays["exact"].shape == (3, 2, 2, 10)
+    np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
+    np.testing.assert_allclose(arrays["exact"].sum((1, 2)), arrays["logits"], atol=1e-4)
+
+
+def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(rng.integers(0, 255, (28, 28), np.uint8)).convert("CMYK").save(tmp_path / "b.jpg")
+    out = command("explain.py", "--checkpoint", run, "--images", tmp_path / "a.png", tmp_path / "b.jpg", "--output",
+                  tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"a.png", "b.png", "explanations.json", "explanations.npz"} <= names, names
+    assert "a.png" in out
+    assert np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False)["shapley"].shape == (2, 2, 2, 10)
+
+
+def test_load_takes_a_directory_and_nothing_else(run):
+    model = shapjax.load(run)
+    assert model.step == 20 and model.class_names == tuple("0123456789")
+    assert shapjax.load(run, step=10).step == 10
+
+
+def test_no_step_is_retraced_after_the_first(tmp_path):
+    """JAX logs each compilation of the step; a run of 12 steps must show exactly one."""
+    code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
+            "from shapjax.commands import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
+    result = subprocess.run([sys.executable, "-c", code, *SMALL, "--workdir", str(tmp_path / "w"), "--config.steps=12"],
+                            cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    compiled = [x for x in result.stderr.splitlines() if "Finished XLA compilation of" in x and "_step" in x]
+    assert len(compiled) == 1, compiled
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.shapely_weight=1"], "did you mean shapley_weight"),
+        (["--config.steps=many"], "--config.steps=many"),
+        (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
+        (["--config.batch_size=15"], "not divisible by the 2 devices"),
+        (["--config.dataset=mnist5q"], "did you mean 'mnist5k'"),
+        (["--config.learning_rate=1e30", "--config.warmup=0.0"], "the loss is"),
+    ],
+)
+def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path):
+    assert expected in fails_with_one_line("train.py", *SMALL, "--workdir", tmp_path / "run", *arguments)
+
+
+def test_a_missing_config_file_is_one_line(tmp_path):
+    assert "no such config file" in fails_with_one_line("train.py", "--config=configs/none.py", "--workdir", tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in fails_with_one_line("train.py", *SMALL, "--workdir", tmp_path / "file" / "run")
+
+
+def damage(directory, how):
+    """Makes the copy of a run what `how` says."""
+    if how == "empty":
+        shutil.rmtree(directory)
+        directory.mkdir()
+    elif how == "nothing complete":
+        for step in ("10", "20"):
+            (directory / "checkpoints" / step).rename(directory / "checkpoints" / f"{step}.orbax-checkpoint-tmp")
+    elif how == "no parameters":
+        shutil.rmtree(directory / "checkpoints" / "20" / "params")
+    elif how == "truncated parameters":
+        for path in (directory / "checkpoints" / "20" / "params").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "foreign meta":
+        next((directory / "checkpoints" / "20" / "meta").iterdir()).write_text('{"model": "resnet"}')
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("empty", "is not a shapjax run"), ("nothing complete", "no complete checkpoint"),
+     ("no parameters", "damaged"), ("truncated parameters", "damaged"), ("foreign meta", "not written by")],
+)
+def test_a_checkpoint_that_cannot_be_read_is_one_line(run, tmp_path, how, expected):
+    shutil.copytree(run, tmp_path / "run")
+    damage(tmp_path / "run", how)
+    with pytest.raises(shapjax.UserError, match=expected) as e:
+        shapjax.load(tmp_path / "run")
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
+    assert "does not exist" in fails_with_one_line("eval.py", "--checkpoint", tmp_path / "none")
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
+def test_help_shows_the_flags(script):
+    assert "--checkpoint" in (out := command(script, "--help")) or "--workdir" in out
+    assert "python " + script in out

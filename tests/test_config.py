@@ -1,0 +1,65 @@
+"""The settings: unknown ones are refused, impossible ones are explained."""
+
+import pytest
+
+from shapjax import config
+from shapjax.errors import UserError
+
+
+def resolved(**changes):
+    c = config.default_config()
+    c.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config.resolve(c)
+
+
+def test_the_default_config_is_valid_and_survives_json():
+    c = resolved()
+    config.validate(c, image_shape=(28, 28, 1), num_devices=2)
+    assert config.from_dict(c.to_dict()).to_dict() == c.to_dict()
+
+
+def test_an_unknown_setting_cannot_be_set():
+    with pytest.raises(AttributeError):
+        config.default_config().shapely_weight = 1.0
+
+
+def test_a_saved_config_with_an_unknown_setting_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'shapley_weight'"):
+        config.from_dict({"shapely_weight": 1.0})
+
+
+def test_a_saved_config_with_a_wrong_type_is_refused():
+    with pytest.raises(UserError, match="'steps' is 'many', expected int"):
+        config.from_dict({"steps": "many"})
+
+
+def test_a_variant_fills_in_the_sizes():
+    m = resolved(model__variant="S/16").model
+    assert (m.width, m.depth, m.heads, m.patch_size) == (384, 12, 6, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__patch_size": 5}, "does not divide the image size 28x28; use one of 2, 4, 7, 14"),
+        ({"model__patch_size": 28}, "makes the whole image one patch"),
+        ({"model__heads": 5}, "does not divide the width 64"),
+        ({"batch_size": 33}, "not divisible by the 2 devices; use 32"),
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"shapley_weight": float("nan")}, "shapley_weight=nan"),
+        ({"shapley_gradient": "half"}, "expected one of allocation, full"),
+        ({"model__head_scale": "big"}, "expected one of sqrt, mean"),
+        ({"warmup": 1.0}, "expected a share below 1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_what_would(changes, message):
+    with pytest.raises(UserError, match="--config.*" + message) as e:
+        config.validate(resolved(**changes), image_shape=(28, 28, 1), num_devices=2)
+    assert "\n" not in str(e.value)
+
+
+def test_only_settings_that_parameters_depend_on_keep_a_run_from_resuming():
+    old = resolved().to_dict()
+    assert config.differences(old, resolved(log_every=7, eval_every=9, keep_checkpoints=5).to_dict()) == []
+    assert config.differences(old, resolved(model__width=32).to_dict()) == ["model.width: 64 -> 32"]
