@@ -40,7 +40,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     m.remat = True  # recompute what lies between the matrix products in the backward pass: less memory, faster on CPU
 
-    c.shapley_weight = 8.0  # of the Shapley task; 0 is the plain twin
+    c.shapley_weight = 16.0  # of the Shapley task; 0 is the plain twin
     c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0
     c.shapley_gradient = "allocation"  # the task moves votes between patches, not the prediction; "full": through all
     c.shapley_scale = "variance"  # the task in units of the values' variance, so it does not grow with the logits; "none"

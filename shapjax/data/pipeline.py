@@ -1,8 +1,8 @@
 """Batches for training (endless, shuffled, resumable) and for evaluation (every image once).
 
-Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into batches
-that may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the processes'
-batches in process order) is the same array whether 1 process makes it or 100.
+Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into
+batches that may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the
+processes' batches in process order) is the same array whether 1 process makes it or 100.
 """
 
 import functools
@@ -25,13 +25,13 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int
                    process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
     """An endless iterator of training batches, read ahead on a background thread.
 
-    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is the
-    image's position in the source. Every epoch shows each image exactly once over all processes together, whether
-    or not their number divides the source: what is left of an epoch is dealt out along with the first images of the
-    next one, nothing is dropped. Order and shifts are fixed by (seed, epoch).
+    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is
+    the image's position in the source. Every epoch shows each image exactly once over all processes together,
+    whether or not their number divides the source: what is left of an epoch is dealt out along with the first
+    images of the next one, nothing is dropped. Order and shifts are fixed by (seed, epoch).
 
-    `get_state()` is a small JSON-able dict; `set_state()` continues with the very next batch. A state carries over to
-    another number of processes as long as batch_size * process_count stays the same.
+    `get_state()` is a small JSON-able dict; `set_state()` continues with the very next batch. A state carries
+    over to another number of processes as long as batch_size * process_count stays the same.
 
     Args:
       source: what to read.
@@ -58,8 +58,8 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
 
-    # grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs
-    # are drawn instead. A batch touches two epochs at most.
+    # grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole
+    # epochs are drawn instead. A batch touches two epochs at most.
     @functools.lru_cache(maxsize=2)
     def draw_epoch(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, epoch])
@@ -84,9 +84,9 @@ def evaluation_batches(source: Source, *, batch_size: int,
                        indices: Sequence[int] | np.ndarray | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Every image of the source once, in order, or those at `indices` (int [n]), in the order given.
 
-    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b], "valid": bool [b]}, b = batch_size.
-    The last batch is filled up with copies of its last image, which are not `valid`: so all batches have one
-    shape, and the filling is a real image, on which no model yields NaN.
+    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b], "valid": bool [b]} with
+    b = batch_size. The last batch is filled up with copies of its last image, which are not `valid`: so all
+    batches have one shape, and the filling is a real image, on which no model yields NaN.
 
     Raises:
       UserError: batch_size < 1, or an index outside the source.

@@ -15,16 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+
+from shapjax.metrics.shapley_error import shapley_error
 
 # Without the near-black ends, on which neither the image nor a number could be read.
 VOTE_COLORS = LinearSegmentedColormap.from_list(
@@ -125,16 +121,13 @@ def explanation_figure(
 
 
 def agreement_figure(
-    predicted: Sequence[np.ndarray],
-    exact: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str],
-    theme: Theme = LIGHT,
+    predicted: Sequence[np.ndarray], exact: Sequence[np.ndarray], *, titles: Sequence[str], theme: Theme = LIGHT
 ) -> Figure:
     """Predicted against exact Shapley values, one panel a run, all panels on the same axes.
 
     predicted, exact: one or two arrays [n, ..., K] (a run each): n images, their patches, K classes; logits.
-    titles: a name for each run. The R² written into a panel is the mean of the images' R² (`r2_per_image`).
+    titles: a name for each run. The R² in a panel is the mean over
+    images (`metrics.shapley_error`).
     Raises ValueError if a run's two arrays differ in shape.
     """
     limit = 1.05 * max(vote_limit(values) for values in (*predicted, *exact))
@@ -160,11 +153,17 @@ def agreement_figure(
             axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.set_title(titles[run], **_TITLE, color=theme.ink, fontsize=10.5)
-            r2 = float(np.mean(r2_per_image(predicted[run], exact[run])))
+            r2 = shapley_error(predicted[run], exact[run])["r2"]
             axes.text(
-                0.04, 0.955, f"R² = {signed(r2, plus='')}", transform=axes.transAxes, va="top",
-                color=theme.runs[run], fontsize=13, fontweight="bold",
-            )  # fmt: skip
+                0.04,
+                0.955,
+                "R² undefined" if r2 is None else f"R² = {signed(r2, plus='')}",
+                transform=axes.transAxes,
+                va="top",
+                color=theme.runs[run],
+                fontsize=13,
+                fontweight="bold",
+            )
             axes.set_xlabel("exact Shapley value (logits)", color=theme.muted, fontsize=9)
         panels[0].set_ylabel("the model's vote (logits)", color=theme.muted, fontsize=9)
         panels[0].annotate(
@@ -221,6 +220,8 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, theme: Theme
 def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarray:
     """The image in faded grey, tinted patch by patch with the colour of the patch's vote.
 
+    An image on a black ground is shown inverted.
+
     image: uint8 [H, W, C]. votes: float [grid_h, grid_w], logits. limit: the vote with the strongest colour.
     Returns uint8 [H, W, 3].
     """
@@ -229,24 +230,15 @@ def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarr
     columns = np.arange(width) * votes.shape[1] // width
     tint = VOTE_COLORS(Normalize(-limit, limit)(votes))[rows][:, columns, :3]
     grey = _rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    if np.median(grey) < 0.1:
+        grey = 1 - grey  # light strokes on black: as ink on paper, so that a vote of zero is white here too
     # Multiplied, the hue stays the vote's and the image shows as light and shade.
-    return np.round(255 * tint * (0.85 + 0.15 * grey[..., None])).astype(np.uint8)
+    return np.round(255 * tint * (0.8 + 0.2 * grey[..., None])).astype(np.uint8)
 
 
 def vote_limit(votes: np.ndarray) -> float:
     """The largest vote by size: the colour scale runs from minus this to this. 1 if all votes are zero."""
     return float(np.max(np.abs(votes))) or 1.0
-
-
-def r2_per_image(predicted: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """1 − SSE / SST over the patches and classes of each image. Arrays [n, ..., K]; returns float64 [n]."""
-    if predicted.shape != exact.shape:
-        raise ValueError(f"predicted {predicted.shape} and exact {exact.shape} values differ in shape")
-    predicted = predicted.reshape(len(predicted), -1).astype(np.float64)
-    exact = exact.reshape(len(exact), -1).astype(np.float64)
-    sse = np.sum((predicted - exact) ** 2, axis=1)
-    sst = np.sum((exact - exact.mean(axis=1, keepdims=True)) ** 2, axis=1)
-    return 1 - np.divide(sse, sst, out=np.full_like(sse, np.nan), where=sst > 0)
 
 
 def series(records: Sequence[Mapping], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -305,11 +297,15 @@ def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) 
         )  # fmt: skip
 
 
-def number_color(strength: float) -> str:
-    """White or ink, whichever reads better on the colour of a vote (vote / limit, in [-1, 1])."""
-    red, green, blue, _ = VOTE_COLORS((1 + strength) / 2)
-    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-    return "#ffffff" if luminance < 0.26 else "#1c2430"  # equal contrast at 0.22; the image darkens it a bit
+def number_colors(strength: float) -> tuple[str, str]:
+    """Colours of the number on a vote of this strength (vote / limit, in [-1, 1]).
+
+    The number is white or dark, whichever reads better on the vote's colour, which is the halo that keeps the image
+    away from the number.
+    """
+    tint = VOTE_COLORS((1 + strength) / 2)
+    luminance = np.dot(np.power(tint[:3], 2.2), (0.2126, 0.7152, 0.0722))
+    return ("#ffffff" if luminance < 0.22 else "#1c2430"), to_hex(tint)
 
 
 def _new_figure(width: float, height: float, theme: Theme) -> Figure:

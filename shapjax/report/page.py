@@ -6,10 +6,10 @@ The same runs give the same bytes, so a report can be kept under version control
 import base64
 import io
 import json
+import math
 import os
-import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from shapjax import files
+from shapjax.config import flatten
 from shapjax.errors import UserError
+from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures
 from shapjax.report.figures import percent, signed
 
@@ -28,7 +31,8 @@ _NUMBERS = (
     "step", "shapley_weight", "images", "accuracy_top1", "accuracy_top5", "cross_entropy", "efficiency_gap",
     "players", "classes", "parameters",
 )  # fmt: skip
-_SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse", "r2", "pearson", "spearman")
+_SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse")
+_SHAPLEY_MEASURES = ("r2", "pearson", "spearman")  # null where undefined
 
 
 class Run(NamedTuple):
@@ -52,31 +56,32 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
         raise UserError(f"a report is about one run, or a model and its plain twin, not {len(runs)} runs")
     html = render([read_run(Path(run)) for run in runs])
     page = Path(output_dir) / "index.html"
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        _replace(page, html.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {page} ({error.strerror}): give another --output") from None
+    with files.replacing(page) as part:
+        part.write_text(html, "utf-8")
     return page
 
 
 def read_run(directory: Path) -> Run:
     """Reads and checks a run's files. Raises UserError that names the file and the command that makes it."""
     if not directory.is_dir():
-        raise UserError(
-            f"{directory} is not a directory: --runs needs the directory of a trained, evaluated run"
-        )
-    evaluate, train = f"python eval.py --checkpoint {directory}", f"python train.py --workdir {directory}"
+        raise UserError(f"{directory} is not a directory: --runs needs the directory of a trained, evaluated run")
+    evaluate, train = (
+        f"python eval.py --checkpoint {directory}",
+        f"python train.py --config CONFIG --workdir {directory}",
+    )
 
     evaluation = _parse(directory / "eval.json", evaluate)
     errors = evaluation.get("shapley_error")
-    missing = [name for name in ("dataset", "split") if not isinstance(evaluation.get(name), str)]
-    missing += [name for name in _NUMBERS if not _is_number(evaluation.get(name))]
+    unknown = [name for name in ("dataset", "split") if not isinstance(evaluation.get(name), str)]
+    unknown += [name for name in _NUMBERS if not _is_number(evaluation.get(name))]
     if errors is not None:
         errors = errors if isinstance(errors, dict) else {}
-        missing += [f"shapley_error.{name}" for name in _SHAPLEY_NUMBERS if not _is_number(errors.get(name))]
-    if missing:
-        raise _broken(directory / "eval.json", f"it lacks {', '.join(missing)}", evaluate)
+        unknown += [name for name in _SHAPLEY_NUMBERS if not _is_number(errors.get(name))]
+        unknown += [
+            name for name in _SHAPLEY_MEASURES if errors.get(name, "") is not None and not _is_number(errors.get(name))
+        ]
+    if unknown:
+        raise _broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
 
     arrays = _read_arrays(directory / "eval.npz", evaluate)
     if errors is not None and ("exact" not in arrays or len(arrays["images"]) != errors["images"]):
@@ -102,30 +107,24 @@ def render(runs: Sequence[Run]) -> str:
             )
     labels = ["Model"]
     if twin is not None:
-        labels.append("Plain twin" if twin.evaluation["shapley_weight"] == 0 else twin.directory.name)
+        labels.append("Plain twin" if twin.evaluation["shapley_weight"] == 0 else twin.directory.resolve().name)
 
     measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "exact" in run.arrays]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        percent=percent,
-        signed=signed,
-        count=count,
-        scientific=scientific,
-        decimal=lambda x: signed(x, plus=""),
-    )
-    template = environment.from_string(
-        resources.files("shapjax.report").joinpath("template.html").read_text("utf-8")
-    )
-    pictures = [_picture(model, index) for index in range(min(GALLERY_IMAGES, len(model.arrays["images"])))]
+    environment.filters.update(percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal)
+    template = environment.from_string(resources.files("shapjax.report").joinpath("template.html").read_text("utf-8"))
+    r2 = [None] * len(model.arrays["images"])
+    if "exact" in model.arrays:
+        r2 = shapley_error(model.arrays["shapley"], model.arrays["exact"])["r2_per_image"]
     return template.render(
         model=model.evaluation,
         twin=twin.evaluation if twin else None,
         twin_is_plain=twin is not None and twin.evaluation["shapley_weight"] == 0,
         labels=labels,
         hero=_hero(model),
-        pictures=pictures,
+        pictures=[_picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
         rows=_comparison([run.evaluation for run in runs]),
         agreement=measured and _in_both_themes(
@@ -146,7 +145,7 @@ def render(runs: Sequence[Run]) -> str:
         runs=[
             {
                 "label": label,
-                "directory": run.directory.name,
+                "directory": run.directory.resolve().name,
                 "step": run.evaluation["step"],
                 "device": run.evaluation.get("device", "unknown"),
                 "versions": dict(sorted(run.evaluation.get("versions", {}).items())),
@@ -155,6 +154,11 @@ def render(runs: Sequence[Run]) -> str:
         ],
         gradient=_gradient(),
     )  # fmt: skip
+
+
+def decimal(number: float | None, *, digits: int = 2) -> str:
+    """A number with a real minus; "undefined" for None."""
+    return "undefined" if number is None else signed(number, digits=digits, plus="")
 
 
 def count(number: float) -> str:
@@ -168,7 +172,7 @@ def scientific(number: float) -> str:
         return "0"
     mantissa, exponent = f"{number:.1e}".split("e")
     if exponent in ("+00", "-01"):
-        return signed(number, plus="")
+        return decimal(number)
     power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa} × 10{power}"
 
@@ -181,7 +185,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
 
     def of_shapley_error(key: str, digits: int) -> list[str]:
         errors = [evaluation.get("shapley_error") for evaluation in evaluations]
-        return [signed(error[key], digits=digits, plus="") if error else "not measured" for error in errors]
+        return [decimal(error[key], digits=digits) if error else "not measured" for error in errors]
 
     higher, lower = "higher is better", "lower is better"
     return [
@@ -190,7 +194,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
         {"name": "Top-5 accuracy", "hint": higher,
          "values": [accuracy(e["accuracy_top5"], e["images"]) for e in evaluations]},
         {"name": "Cross-entropy", "hint": lower,
-         "values": [signed(e["cross_entropy"], digits=3, plus="") for e in evaluations]},
+         "values": [decimal(e["cross_entropy"], digits=3) for e in evaluations]},
         {"name": "R² against exact values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
         {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
         {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
@@ -202,7 +206,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
 
 def _hero(run: Run) -> dict:
     """The votes on the first image for its three most probable classes, on one scale."""
-    picture = _picture(run, 0)
+    picture = _picture(run, 0, None)
     votes, logits, names = run.arrays["shapley"][0], run.arrays["logits"][0], run.arrays["class_names"]
     probabilities = _softmax(logits)
     shown = np.argsort(-probabilities, kind="stable")[:3]
@@ -223,7 +227,7 @@ def _hero(run: Run) -> dict:
     }
 
 
-def _picture(run: Run, index: int) -> dict:
+def _picture(run: Run, index: int, r2: float | None) -> dict:
     """One image of the gallery: its predicted and exact votes for the predicted class, on one scale."""
     arrays = run.arrays
     image, logits, names = arrays["images"][index], arrays["logits"][index], arrays["class_names"]
@@ -239,9 +243,7 @@ def _picture(run: Run, index: int) -> dict:
         "prediction": prediction,
         "correct": int(arrays["labels"][index]) == predicted,
         "probability": float(_softmax(logits)[predicted]),
-        "r2": float(figures.r2_per_image(arrays["shapley"][index : index + 1], arrays["exact"][index : index + 1])[0])
-        if "exact" in arrays
-        else None,
+        "r2": r2,
         "limit": limit,
         "input": {"uri": _png_uri(image), "height": _height(image), "pixelated": _is_small(image),
                   "description": f"Image {index + 1}, labelled {label}"},
@@ -289,21 +291,15 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
 
 def _settings(configs: Sequence[Mapping]) -> list[dict]:
     """The settings of all runs as rows of a name and a value for each run."""
-    flat = [dict(_flatten(config)) for config in configs]
-    names = sorted(set().union(*flat))
-    rows = [{"name": name, "values": [settings.get(name, "–") for settings in flat]} for name in names]
-    return [row | {"differs": len(set(row["values"])) > 1} for row in rows]
+    flat = [dict(flatten(config)) for config in configs]
+    rows = []
+    for name in sorted(set().union(*flat)):
+        values = [json.dumps(settings[name]) if name in settings else "–" for settings in flat]
+        rows.append({"name": name, "values": values, "differs": len(set(values)) > 1})
+    return rows
 
 
-def _flatten(config: Mapping, prefix: str = ""):
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _in_both_themes(draw) -> dict[str, str]:
+def _in_both_themes(draw: Callable[[figures.Theme], Figure]) -> dict[str, str]:
     themes = {"light": figures.LIGHT, "dark": figures.DARK}
     return {name: _svg_uri(draw(theme)) for name, theme in themes.items()}
 
@@ -350,14 +346,16 @@ def _parse(path: Path, command: str) -> dict:
 
 def _read_records(path: Path, command: str) -> list[dict]:
     records = []
-    for number, line in enumerate(_read(path, command).splitlines(), start=1):
+    for number, line in enumerate(_read(path, command).splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break  # the last line of a run that was cut off
         try:
             record = json.loads(line)
-            steps = record["step"]
-        except (ValueError, KeyError, TypeError):
-            raise _broken(path, f"line {number} is not a record of a step", command) from None
-        if not _is_number(steps):
-            raise _broken(path, f"line {number} has no number of steps", command)
+            good = isinstance(record, dict) and _is_number(record.get("step"))
+        except ValueError:
+            good = False
+        if not good:
+            raise _broken(path, f"line {number} is not a record of a step", command)
         records.append(record)
     return records
 
@@ -412,17 +410,4 @@ def _broken(path: Path, fault: str, command: str) -> UserError:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that is never seen half written."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # temporary files are private, a report is there to be shared
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
