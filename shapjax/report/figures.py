@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from shapjax.metrics.shapley_error import shapley_error
 
@@ -50,6 +50,7 @@ _FONTS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "shapjax",  # ids of clip paths are random without it
 }
+_MARGIN = 0.08  # inches
 _TITLE = {"loc": "left", "fontweight": "bold", "pad": 9, "parse_math": False}  # "$" in a name is no formula
 
 
@@ -91,8 +92,8 @@ def explanation_figure(
         figure = _new_figure(2.2 * columns + 0.75, 2.62 * rows + (0.3 if title else 0.0), theme)
         if title:
             figure.suptitle(
-                title, x=0.012, ha="left", color=theme.ink, fontsize=12, fontweight="bold", parse_math=False
-            )
+                title, x=_MARGIN / figure.get_figwidth(), ha="left", color=theme.ink, fontsize=12, fontweight="bold",
+                parse_math=False)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
@@ -106,13 +107,8 @@ def explanation_figure(
             below = f"{percent(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
         bar = figure.colorbar(
-            ScalarMappable(Normalize(-limit, limit), VOTE_COLORS),
-            ax=list(panels),
-            aspect=26,
-            fraction=0.05,
-            pad=0.02,
-            shrink=0.86,
-        )
+            ScalarMappable(Normalize(-limit, limit), VOTE_COLORS), ax=list(panels), aspect=26, fraction=0.05, pad=0.02,
+            shrink=0.86)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8, labelcolor=theme.muted)
         bar.ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
@@ -121,19 +117,25 @@ def explanation_figure(
 
 
 def agreement_figure(
-    predicted: Sequence[np.ndarray], exact: Sequence[np.ndarray], *, titles: Sequence[str], theme: Theme = LIGHT
+    predicted: Sequence[np.ndarray],
+    exact: Sequence[np.ndarray],
+    *,
+    titles: Sequence[str],
+    stacked: bool = False,
+    theme: Theme = LIGHT,
 ) -> Figure:
     """Predicted against exact Shapley values, one panel a run, all panels on the same axes.
 
     predicted, exact: one or two arrays [n, ..., K] (a run each): n images, their patches, K classes; logits.
-    titles: a name for each run. The R² in a panel is the mean over
-    images (`metrics.shapley_error`).
+    titles: a name for each run. stacked: panels below each other, for narrow screens.
+    The R² in a panel is the mean over images (`metrics.shapley_error`).
     Raises ValueError if a run's two arrays differ in shape.
     """
     limit = 1.05 * max(vote_limit(values) for values in (*predicted, *exact))
     with matplotlib.rc_context(_FONTS):
-        figure = _new_figure(4.1 * len(titles) + 0.3, 4.35, theme)
-        panels = figure.subplots(1, len(titles), squeeze=False, sharex=True, sharey=True)[0]
+        rows, columns = (len(titles), 1) if stacked else (1, len(titles))
+        figure = _new_figure(4.1 * columns + 0.3, 4.35 * rows, theme)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for run, axes in enumerate(panels):
             _style(axes, theme)
             axes.axhline(0, color=theme.rule, linewidth=0.8, zorder=0)
@@ -155,29 +157,26 @@ def agreement_figure(
             axes.set_title(titles[run], **_TITLE, color=theme.ink, fontsize=10.5)
             r2 = shapley_error(predicted[run], exact[run])["r2"]
             axes.text(
-                0.04,
-                0.955,
-                "R² undefined" if r2 is None else f"R² = {signed(r2, plus='')}",
-                transform=axes.transAxes,
-                va="top",
-                color=theme.runs[run],
-                fontsize=13,
-                fontweight="bold",
-            )
+                0.04, 0.955, "R² undefined" if r2 is None else f"R² = {signed(r2, plus='')}", transform=axes.transAxes,
+                va="top", color=theme.runs[run], fontsize=13, fontweight="bold")
             axes.set_xlabel("exact Shapley value (logits)", color=theme.muted, fontsize=9)
-        panels[0].set_ylabel("the model's vote (logits)", color=theme.muted, fontsize=9)
+            if stacked or run == 0:
+                axes.set_ylabel("predicted vote (logits)", color=theme.muted, fontsize=9)
+            else:
+                axes.tick_params(labelleft=False)
         panels[0].annotate(
-            "equal", (0.93 * limit, 0.93 * limit), (-2, 3), textcoords="offset points", color=theme.muted,
-            rotation=45, rotation_mode="anchor", ha="right", va="bottom", fontsize=8,
-        )  # fmt: skip
+            "equal", (0.93 * limit, 0.93 * limit), (-2, 3), textcoords="offset points", rotation=45,
+            rotation_mode="anchor", ha="right", va="bottom", color=theme.muted, fontsize=8)
     return figure
 
 
-def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, theme: Theme = LIGHT) -> Figure:
+def curves_figure(
+    runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: bool = False, theme: Theme = LIGHT
+) -> Figure:
     """How training went: the three losses (log scale) and the accuracy on the test split, by step.
 
     runs: one or two pairs of a name and its records, the parsed lines of metrics.jsonl. A faint line is what
-    was recorded, a strong one its running mean.
+    was recorded, a strong one its running mean. stacked: panels below each other, for narrow screens.
     """
     losses = {
         "Classification loss": "loss_classification",
@@ -185,8 +184,9 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, theme: Theme
         "Shapley loss": "loss_shapley",
     }
     with matplotlib.rc_context(_FONTS):
-        figure = _new_figure(8.7, 5.6, theme)
-        panels = figure.subplots(2, 2).ravel()
+        rows, columns = (4, 1) if stacked else (2, 2)
+        figure = _new_figure(4.35 * columns, 2.65 * rows + 0.3, theme)
+        panels = figure.subplots(rows, columns).ravel()
         for axes, (title, key) in zip(panels, losses.items(), strict=False):
             for run, (_, records) in enumerate(runs):
                 steps, values = series(records, "train", key)
@@ -195,24 +195,19 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, theme: Theme
                 smooth = _running_mean(values, max(1, len(values) // 40))
                 axes.plot(steps, values, color=theme.runs[run], linewidth=0.8, alpha=0.3)
                 axes.plot(steps, smooth, color=theme.runs[run], linewidth=1.7)
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
             _finish_curve(axes, title, theme)
+            _use_log_scale(axes)
         accuracy = panels[-1]
         for run, (name, records) in enumerate(runs):
             steps, values = series(records, "test", "accuracy")
             line = {"color": theme.runs[run], "linewidth": 1.7, "marker": "o", "markersize": 3}
             accuracy.plot(steps, values, label=name, **line)
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         _finish_curve(accuracy, "Test accuracy", theme)
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         figure.legend(
-            *accuracy.get_legend_handles_labels(),
-            loc="outside upper left", ncols=len(runs), frameon=False, labelcolor=theme.ink, fontsize=9.5,
-            borderaxespad=0.2, handlelength=1.6,
-        )  # fmt: skip
-        for axes in panels[2:]:
+            *accuracy.get_legend_handles_labels(), loc="outside upper left", ncols=len(runs), frameon=False,
+            labelcolor=theme.ink, fontsize=9.5, borderaxespad=0.2, handlelength=1.6)
+        for axes in panels[-columns:]:
             axes.set_xlabel("step", color=theme.muted, fontsize=9)
     return figure
 
@@ -289,12 +284,10 @@ def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) 
     if votes.size > MAX_LABELLED_PATCHES:
         return
     for (row, column), vote in np.ndenumerate(votes):
+        color, halo = number_colors(float(vote) / limit)
         axes.text(
-            (column + 0.5) * width / grid_w - 0.5,
-            (row + 0.5) * height / grid_h - 0.5,
-            signed(float(vote), digits=1),
-            ha="center", va="center", fontsize=7.5, color=number_color(float(vote) / limit),
-        )  # fmt: skip
+            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, signed(float(vote), digits=1),
+            ha="center", va="center", fontsize=7.5, color=color, path_effects=[withStroke(linewidth=2, foreground=halo)])
 
 
 def number_colors(strength: float) -> tuple[str, str]:
@@ -305,13 +298,13 @@ def number_colors(strength: float) -> tuple[str, str]:
     """
     tint = VOTE_COLORS((1 + strength) / 2)
     luminance = np.dot(np.power(tint[:3], 2.2), (0.2126, 0.7152, 0.0722))
-    return ("#ffffff" if luminance < 0.22 else "#1c2430"), to_hex(tint)
+    return ("#ffffff" if luminance < 0.28 else "#1c2430"), to_hex(tint)
 
 
 def _new_figure(width: float, height: float, theme: Theme) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.06)
+    figure.get_layout_engine().set(w_pad=_MARGIN, h_pad=_MARGIN, wspace=0.03, hspace=0.06)
     return figure
 
 
@@ -339,6 +332,24 @@ def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
     if not any(len(line.get_xdata()) for line in axes.lines):
         middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "not recorded", color=theme.muted, fontsize=9, **middle)
+
+
+def _use_log_scale(axes: Axes) -> None:
+    """A logarithmic y axis with ticks at 1, 2 and 5 (or powers of ten, if those are many), at least two of them."""
+    axes.set_yscale("log")
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if not len(values):
+        axes.set_yticks([])
+        return
+    ticks = np.outer(10.0 ** np.arange(-12, 13), (1, 2, 5)).ravel()
+    first = max(0, np.searchsorted(ticks, values.min(), side="right") - 1)
+    last = np.searchsorted(ticks, values.max())
+    ticks = ticks[first : last + 1]
+    if len(ticks) > 9:
+        ticks = ticks[np.isclose(np.log10(ticks) % 1, 0)]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(min(ticks[0], values.min()) * 0.95, max(ticks[-1], values.max()) * 1.05)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -87,12 +87,8 @@ def read_run(directory: Path) -> Run:
     if errors is not None and ("exact" not in arrays or len(arrays["images"]) != errors["images"]):
         raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
     return Run(
-        directory=directory,
-        evaluation=evaluation,
-        arrays=arrays,
-        records=_read_records(directory / "metrics.jsonl", train),
-        config=_parse(directory / "config.json", train),
-    )
+        directory=directory, evaluation=evaluation, arrays=arrays,
+        records=_read_records(directory / "metrics.jsonl", train), config=_parse(directory / "config.json", train))
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -127,20 +123,15 @@ def render(runs: Sequence[Run]) -> str:
         pictures=[_picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
         rows=_comparison([run.evaluation for run in runs]),
-        agreement=measured and _in_both_themes(
-            lambda theme: figures.agreement_figure(
-                [run.arrays["shapley"] for _, run in measured],
-                [run.arrays["exact"] for _, run in measured],
-                titles=[label for label, _ in measured],
-                theme=theme,
-            )
+        agreement=measured
+        and _variants(
+            figures.agreement_figure,
+            [run.arrays["shapley"] for _, run in measured],
+            [run.arrays["exact"] for _, run in measured],
+            titles=[label for label, _ in measured],
         ),
         measured_runs=len(measured),
-        curves=_in_both_themes(
-            lambda theme: figures.curves_figure(
-                [(label, run.records) for label, run in zip(labels, runs, strict=True)], theme=theme
-            )
-        ),
+        curves=_variants(figures.curves_figure, [(name, run.records) for name, run in zip(labels, runs, strict=True)]),
         settings=_settings([run.config for run in runs]),
         runs=[
             {
@@ -271,7 +262,7 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
                 "x": round((c + 0.5) * cell_w, 2),
                 "y": round((r + 0.5) * cell_h, 2),
                 "text": signed(float(vote), digits=1),
-                "color": figures.number_color(float(vote) / limit),
+                "colors": figures.number_colors(float(vote) / limit),
             }
             for (r, c), vote in np.ndenumerate(votes)
         ]
@@ -299,9 +290,13 @@ def _settings(configs: Sequence[Mapping]) -> list[dict]:
     return rows
 
 
-def _in_both_themes(draw: Callable[[figures.Theme], Figure]) -> dict[str, str]:
-    themes = {"light": figures.LIGHT, "dark": figures.DARK}
-    return {name: _svg_uri(draw(theme)) for name, theme in themes.items()}
+def _variants(draw: Callable[..., Figure], *arguments, **settings) -> dict[str, str]:
+    """A figure in two themes, wide and stacked: the browser shows the one that fits."""
+    return {
+        f"{theme_name}_{width}": _svg_uri(draw(*arguments, **settings, stacked=width == "narrow", theme=theme))
+        for theme_name, theme in (("light", figures.LIGHT), ("dark", figures.DARK))
+        for width in ("wide", "narrow")
+    }
 
 
 def _svg_uri(figure: Figure) -> str:

@@ -39,7 +39,7 @@ def command(script, *arguments, expect=0):
 
 def fails_with_one_line(script, *arguments):
     """The one line of a user's mistake."""
-    lines = [x for x in command(script, *arguments, expect=1).splitlines() if x]
+    lines = [x for x in command(script, *arguments, expect=1).splitlines() if x and not x.startswith("training:")]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
 
