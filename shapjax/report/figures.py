@@ -70,9 +70,18 @@ def explanation_figure(
     All classes shown share one colour scale, symmetric around zero. Each is headed by its name, its
     probability and the sum of its votes, which is its logit.
 
-    image: uint8 [H, W, C], C = 1 or 3. shapley: float [grid_h, grid_w, K], logits. probabilities: float [K].
-    class_names: K names. label: the true class, as an index or a name, if known.
-    Raises ValueError for arrays that do not fit together or votes that are not finite.
+    Args:
+      image: uint8 [H, W, C], C = 1 or 3.
+      shapley: float [gh, gw, K], logits.
+      probabilities: float [K].
+      class_names: K names.
+      top: how many classes.
+      label: the true class, an index or a name, if known.
+      title: above it all.
+      theme: LIGHT or DARK.
+
+    Raises:
+      ValueError: if arrays do not fit together or votes are not finite.
     """
     classes = len(class_names)
     if shapley.ndim != 3 or shapley.shape[-1] != classes or np.shape(probabilities) != (classes,):
@@ -126,10 +135,14 @@ def agreement_figure(
 ) -> Figure:
     """Predicted against exact Shapley values, one panel a run, all panels on the same axes.
 
-    predicted, exact: one or two arrays [n, ..., K] (a run each): n images, their patches, K classes; logits.
-    titles: a name for each run. stacked: panels below each other, for narrow screens.
     The R² in a panel is the mean over images (`metrics.shapley_error`).
-    Raises ValueError if a run's two arrays differ in shape.
+
+    Args:
+      predicted: for each run (one or two) float [n, ..., K]: n images, their patches, K classes; logits.
+      exact: the same for the exact values.
+      titles: a name for each run.
+      stacked: panels below each other, for narrow screens.
+      theme: LIGHT or DARK.
     """
     limit = 1.05 * max(vote_limit(values) for values in (*predicted, *exact))
     with matplotlib.rc_context(_FONTS):
@@ -142,15 +155,9 @@ def agreement_figure(
             axes.axvline(0, color=theme.rule, linewidth=0.8, zorder=0)
             ends = (-limit, limit)
             axes.plot(ends, ends, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.scatter(
-                exact[run].ravel(),
-                predicted[run].ravel(),
-                s=9,
-                alpha=float(np.clip(15 / math.sqrt(exact[run].size), 0.04, 0.6)),
-                color=theme.runs[run],
-                linewidths=0,
-                rasterized=True,  # thousands of vector points would make the page slow
-            )
+            points = axes.scatter(exact[run].ravel(), predicted[run].ravel(), s=9, color=theme.runs[run], linewidths=0)
+            points.set_alpha(float(np.clip(15 / math.sqrt(exact[run].size), 0.04, 0.6)))
+            points.set_rasterized(True)  # thousands of vector points would make the page slow
             axes.set(xlim=ends, ylim=ends, aspect="equal")
             axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
@@ -170,13 +177,16 @@ def agreement_figure(
     return figure
 
 
-def curves_figure(
-    runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: bool = False, theme: Theme = LIGHT
-) -> Figure:
+def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: bool = False, theme: Theme = LIGHT
+                  ) -> Figure:
     """How training went: the three losses (log scale) and the accuracy on the test split, by step.
 
-    runs: one or two pairs of a name and its records, the parsed lines of metrics.jsonl. A faint line is what
-    was recorded, a strong one its running mean. stacked: panels below each other, for narrow screens.
+    A faint line is what was recorded, a strong one its running mean.
+
+    Args:
+      runs: one or two pairs of a name and the run's records (the parsed lines of metrics.jsonl).
+      stacked: panels below each other, for narrow screens.
+      theme: LIGHT or DARK.
     """
     losses = {
         "Classification loss": "loss_classification",
@@ -215,10 +225,15 @@ def curves_figure(
 def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarray:
     """The image in faded grey, tinted patch by patch with the colour of the patch's vote.
 
-    An image on a black ground is shown inverted.
+    An image on a black ground is shown inverted: light strokes become ink on paper, so that a vote of zero is white.
 
-    image: uint8 [H, W, C]. votes: float [grid_h, grid_w], logits. limit: the vote with the strongest colour.
-    Returns uint8 [H, W, 3].
+    Args:
+      image: uint8 [H, W, C].
+      votes: float [gh, gw], logits.
+      limit: the vote with the strongest colour.
+
+    Returns:
+      uint8 [H, W, 3].
     """
     height, width = image.shape[:2]
     rows = np.arange(height) * votes.shape[0] // height
@@ -226,7 +241,7 @@ def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarr
     tint = VOTE_COLORS(Normalize(-limit, limit)(votes))[rows][:, columns, :3]
     grey = _rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
     if np.median(grey) < 0.1:
-        grey = 1 - grey  # light strokes on black: as ink on paper, so that a vote of zero is white here too
+        grey = 1 - grey
     # Multiplied, the hue stays the vote's and the image shows as light and shade.
     return np.round(255 * tint * (0.8 + 0.2 * grey[..., None])).astype(np.uint8)
 
@@ -239,7 +254,7 @@ def vote_limit(votes: np.ndarray) -> float:
 def series(records: Sequence[Mapping], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of `key` in one split's records, in order of the steps.
 
-    A resumed run repeats steps: the later record counts. Returns int64 [s], float64 [s].
+    Of two records of a step the later counts. Returns int64 [s] and float64 [s].
     """
     rows = (record for record in records if record.get("split") == split and record.get(key) is not None)
     by_step = {row["step"]: float(row[key]) for row in rows}
@@ -287,7 +302,8 @@ def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) 
         color, halo = number_colors(float(vote) / limit)
         axes.text(
             (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, signed(float(vote), digits=1),
-            ha="center", va="center", fontsize=7.5, color=color, path_effects=[withStroke(linewidth=2, foreground=halo)])
+            ha="center", va="center", fontsize=7.5, color=color,
+            path_effects=[withStroke(linewidth=2, foreground=halo)])
 
 
 def number_colors(strength: float) -> tuple[str, str]:

@@ -30,7 +30,7 @@ GALLERY_IMAGES = 12
 _NUMBERS = (
     "step", "shapley_weight", "images", "accuracy_top1", "accuracy_top5", "cross_entropy", "efficiency_gap",
     "players", "classes", "parameters",
-)  # fmt: skip
+)
 _SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse")
 _SHAPLEY_MEASURES = ("r2", "pearson", "spearman")  # null where undefined
 
@@ -48,9 +48,15 @@ class Run(NamedTuple):
 def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Path:
     """Writes `output_dir`/index.html about one or two runs and returns its path.
 
-    runs: run directories; the first is the model, the second (if any) the run it is compared with, usually its
-    plain twin. The file appears whole or not at all. Raises UserError if a run's files are missing, broken or
-    of different data.
+    The file appears whole or not at all.
+
+    Args:
+      output_dir: made if it is not there.
+      runs: run directories; the first is the model, the second (if any) the run it is compared with, usually its plain
+        twin (shapley_weight = 0).
+
+    Raises:
+      UserError: if files of a run are missing or broken, or the runs are of different data.
     """
     if not 1 <= len(runs) <= 2:
         raise UserError(f"a report is about one run, or a model and its plain twin, not {len(runs)} runs")
@@ -65,10 +71,8 @@ def read_run(directory: Path) -> Run:
     """Reads and checks a run's files. Raises UserError that names the file and the command that makes it."""
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: --runs needs the directory of a trained, evaluated run")
-    evaluate, train = (
-        f"python eval.py --checkpoint {directory}",
-        f"python train.py --config CONFIG --workdir {directory}",
-    )
+    evaluate = f"python eval.py --checkpoint {directory}"
+    train = f"python train.py --config CONFIG --workdir {directory}"
 
     evaluation = _parse(directory / "eval.json", evaluate)
     errors = evaluation.get("shapley_error")
@@ -77,14 +81,13 @@ def read_run(directory: Path) -> Run:
     if errors is not None:
         errors = errors if isinstance(errors, dict) else {}
         unknown += [name for name in _SHAPLEY_NUMBERS if not _is_number(errors.get(name))]
-        unknown += [
-            name for name in _SHAPLEY_MEASURES if errors.get(name, "") is not None and not _is_number(errors.get(name))
-        ]
+        defined = [name for name in _SHAPLEY_MEASURES if errors.get(name, "absent") is not None]
+        unknown += [name for name in defined if not _is_number(errors.get(name))]
     if unknown:
         raise _broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
 
     arrays = _read_arrays(directory / "eval.npz", evaluate)
-    if errors is not None and ("exact" not in arrays or len(arrays["images"]) != errors["images"]):
+    if (errors is None) == ("exact" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
         raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
     return Run(
         directory=directory, evaluation=evaluation, arrays=arrays,
@@ -99,16 +102,16 @@ def render(runs: Sequence[Run]) -> str:
         if data[0] != data[1]:
             raise UserError(
                 f"{model.directory} was evaluated on {' '.join(data[0])}, {twin.directory} on {' '.join(data[1])}:"
-                " a report needs two runs of the same data"
-            )
+                " a report needs two runs of the same data")
     labels = ["Model"]
     if twin is not None:
         labels.append("Plain twin" if twin.evaluation["shapley_weight"] == 0 else twin.directory.resolve().name)
 
     measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "exact" in run.arrays]
+    if "exact" not in model.arrays:
+        measured = []  # the twin's agreement alone says nothing about the model
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal)
     template = environment.from_string(resources.files("shapjax.report").joinpath("template.html").read_text("utf-8"))
     r2 = [None] * len(model.arrays["images"])
@@ -144,7 +147,7 @@ def render(runs: Sequence[Run]) -> str:
             for label, run in zip(labels, runs, strict=True)
         ],
         gradient=_gradient(),
-    )  # fmt: skip
+    )
 
 
 def decimal(number: float | None, *, digits: int = 2) -> str:
@@ -192,7 +195,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
         {"name": "Spearman rank correlation", "hint": "1 is perfect", "values": of_shapley_error("spearman", 3)},
         {"name": "Efficiency gap", "hint": "0 up to rounding",
          "values": [scientific(e["efficiency_gap"]) for e in evaluations]},
-    ]  # fmt: skip
+    ]
 
 
 def _hero(run: Run) -> dict:
@@ -246,7 +249,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
             }
             for kind, values in votes.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) -> dict:
