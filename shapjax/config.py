@@ -35,7 +35,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.class_token = False  # a CLS token that does not vote
     m.registers = 0  # tokens that do not vote
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
-    m.head_init = "zero"  # start from the game v = 0, so that target and estimate do not chase each other; or "default"
+    m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: fixes the part of the logits that softmax ignores
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     m.remat = True  # recompute what lies between the matrix products in the backward pass: less memory, faster on CPU
@@ -43,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.shapley_weight = 16.0  # of the Shapley task; 0 is the plain twin
     c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0
     c.shapley_gradient = "allocation"  # the task moves votes between patches, not the prediction; "full": through all
-    c.shapley_scale = "variance"  # the task in units of the values' variance, so it does not grow with the logits; "none"
+    c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
     c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes
     c.label_smoothing = 0.0
@@ -61,7 +61,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.eval_every = 500  # steps between evaluations on the test split, each followed by a checkpoint
     c.eval_batch_size = 250
     c.keep_checkpoints = 2  # the newest ones; the best by test accuracy is kept besides
-    c.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so). Other backends: ignored
+    c.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so)
     return c.lock()
 
 
@@ -86,7 +86,8 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     for key, value in flatten(values):
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise UserError(f"setting {key!r} is unknown to this version of shapjax" + (f"; did you mean {near[0]!r}?" if near else ""))
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"setting {key!r} is unknown to this version of shapjax{hint}")
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as e:
@@ -120,7 +121,8 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     positive = {"steps": config.steps, "batch_size": config.batch_size, "num_pairs": config.num_pairs,
                 "log_every": config.log_every, "eval_every": config.eval_every,
                 "eval_batch_size": config.eval_batch_size, "keep_checkpoints": config.keep_checkpoints,
-                "model.patch_size": m.patch_size, "model.width": m.width, "model.depth": m.depth, "model.heads": m.heads}
+                "model.patch_size": m.patch_size, "model.width": m.width, "model.depth": m.depth,
+                "model.heads": m.heads}
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"--config.{key}={value}: expected at least 1")

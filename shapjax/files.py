@@ -24,7 +24,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Makes the parent directories of `path`; raises OSError if no file can be written there. For use before long work."""
+    """Makes the parents of `path`; raises OSError if no file can be written there. For use before long work."""
     parent = pathlib.Path(path).parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=parent):

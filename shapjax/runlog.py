@@ -42,4 +42,5 @@ class RunLog:
 
     def _lines(self) -> list[str]:
         """Complete lines written so far; a last line without its end was cut off and is dropped."""
-        return [x for x in self.path.read_text().splitlines(keepends=True) if x.endswith("\n")] if self.path.exists() else []
+        text = self.path.read_text() if self.path.exists() else ""
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

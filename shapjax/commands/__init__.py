@@ -1,4 +1,4 @@
-"""The commands: flags, config, calls into the library, what is printed. Each has a `run()` that a console script calls."""
+"""The commands: flags, config, calls into the library, what is printed. Each has a `run()`."""
 
 import difflib
 import pathlib
@@ -38,16 +38,18 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
         print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(name), sep="\n")
         sys.exit(0)
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        path = following if argument == "--config" else argument.partition("--config=")[2]
+        if path and not pathlib.Path(path.partition(":")[0]).is_file():
+            raise UserError(f"--config {path}: no such config file; see configs/")
     known = dict(shapjax.config.flatten(shapjax.config.default_config()))
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         if argument.startswith("--config.") and key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            raise UserError(f"{argument}: there is no setting {key!r}; "
-                            + (f"did you mean {' or '.join(near)}?" if near else f"the settings are {', '.join(known)}"))
-        if argument.startswith("--config=") and not pathlib.Path(argument.partition("=")[2].partition(":")[0]).is_file():
-            raise UserError(f"{argument}: no such config file; see configs/")
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the settings are {', '.join(known)}"
+            raise UserError(f"{argument}: there is no setting {key!r}; {hint}")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
-        raise UserError(str(e).strip("\"'").split("\n")[0]) from e
+        raise UserError(str(e).strip("\"'").split("\n")[0] + " (see --help)") from e

@@ -28,22 +28,22 @@ from shapjax.data import pipeline, sources
 from shapjax.errors import UserError
 from shapjax.runlog import RunLog
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py.",
-                                          lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics; resumed if it has any.")
-flags.mark_flags_as_required(["config", "workdir"])
+_FLAGS = flags.FLAGS
 
 
 def run() -> None:
     """Entry point of `python train.py` and `shapjax-train`."""
+    config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py.")
+    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics; resumed if it has any.")
+    flags.mark_flags_as_required(["config", "workdir"])
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags and trains."""
-    config = shapjax.config.resolve(_CONFIG.value)
+    config = shapjax.config.resolve(_FLAGS.config)
     parallel.split_cpu(config.cpu_devices)
-    train(config, pathlib.Path(_WORKDIR.value))
+    train(config, pathlib.Path(_FLAGS.workdir))
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
@@ -212,7 +212,8 @@ def _summary(workdir: pathlib.Path, config: ml_collections.ConfigDict, test: dic
              seconds: float, steps: int) -> str:
     speed = f", {steps * config.batch_size / seconds:,.0f} images/s with evaluation" if steps > 0 else ""
     return f"""
-{steps} steps in {seconds:.0f} s{speed} on {jax.device_count()} {jax.default_backend()} device(s), {num_params:,} parameters
+{steps} steps in {seconds:.0f} s{speed} on {jax.device_count()} {jax.default_backend()} device(s)
+{num_params:,} parameters
 test accuracy {test['accuracy_top1']:.4f}, cross-entropy {test['cross_entropy']:.4f}
 
 checkpoints   {workdir / 'checkpoints'}

@@ -17,7 +17,8 @@ from shapjax.errors import UserError
 # Fixed factor on the votes, by N. It decides how far a step of the head's weights moves the logits: 1/√N learns fastest
 # from scratch; with 1/N the sum of the votes is the usual mean-pooled classifier.
 HEAD_SCALES = {"sqrt": lambda n: n**-0.5, "mean": lambda n: 1.0 / n}
-HEAD_INITS = {"zero": nn.initializers.zeros, "default": nn.initializers.lecun_normal()}  # zero: start from the game v = 0
+# "zero" starts from the game v = 0.
+HEAD_INITS = {"zero": nn.initializers.zeros, "default": nn.initializers.lecun_normal()}
 
 # Width, depth, heads (Dosovitskiy et al. 2021, table 1; Ti and S as in Touvron et al. 2021).
 VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
@@ -123,7 +124,8 @@ class ViT(nn.Module):
             self.silent_tokens = self.param("silent_tokens", nn.initializers.normal(0.02), (silent, self.width))
         # One compiled block for all layers: compiles in constant time, and keeps XLA from fusing the residual stream
         # of all layers into each gradient, which on CPU more than halves the time of a step.
-        block = nn.remat(Block, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False) if self.remat else Block
+        policy = jax.checkpoint_policies.dots_saveable
+        block = nn.remat(Block, policy=policy, prevent_cse=False) if self.remat else Block
         self.blocks = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
                               length=self.depth)(self.heads, self.mlp_ratio, self.dtype)
         self.norm = nn.LayerNorm(dtype=self.dtype)

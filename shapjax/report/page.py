@@ -62,8 +62,11 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
         raise UserError(f"a report is about one run, or a model and its plain twin, not {len(runs)} runs")
     html = render([read_run(Path(run)) for run in runs])
     page = Path(output_dir) / "index.html"
-    with files.replacing(page) as part:
-        part.write_text(html, "utf-8")
+    try:
+        with files.replacing(page) as part:
+            part.write_text(html, "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {page} ({error.strerror}): give another --output") from None
     return page
 
 
@@ -126,13 +129,12 @@ def render(runs: Sequence[Run]) -> str:
         pictures=[_picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
         rows=_comparison([run.evaluation for run in runs]),
-        agreement=measured
-        and _variants(
+        agreement=_variants(
             figures.agreement_figure,
             [run.arrays["shapley"] for _, run in measured],
             [run.arrays["exact"] for _, run in measured],
             titles=[label for label, _ in measured],
-        ),
+        ) if measured else None,
         measured_runs=len(measured),
         curves=_variants(figures.curves_figure, [(name, run.records) for name, run in zip(labels, runs, strict=True)]),
         settings=_settings([run.config for run in runs]),

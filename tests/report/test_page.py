@@ -1,0 +1,290 @@
+"""The report as a reader gets it: complete, self-contained, escaped, the same every time; or one clear line."""
+
+import base64
+import html.parser
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from shapjax.errors import UserError
+from shapjax.metrics.shapley_error import shapley_error
+from shapjax.report import page
+
+NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
+IMAGES, GRID, CLASSES = 14, (2, 2), len(NAMES)
+
+
+def make_run(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, **changes):
+    """Writes the files of a run whose votes are the exact values with some noise."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 2, (IMAGES, *GRID, CLASSES))
+    votes = (truth + noise * rng.normal(size=truth.shape)).astype(np.float32)
+    arrays = {
+        "images": rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8),
+        "labels": rng.integers(0, CLASSES, IMAGES).astype(np.int32),
+        "logits": votes.sum((1, 2)),
+        "shapley": votes,
+        "exact": truth,
+        "class_names": np.array(names),
+    }
+    errors = shapley_error(votes, truth) | {"images": IMAGES, "coalitions_per_image": 16, "seconds": 1.0}
+    evaluation = {
+        "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "shapley_weight": weight,
+        "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
+        "efficiency_gap": 3.3e-6, "players": 4, "classes": CLASSES, "parameters": 123456,
+        "shapley_error": errors if exact else None, "seconds": 2.0, "device": "cpu x 2",
+        "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
+    }
+    if not exact:
+        del arrays["exact"]
+    records = [{"step": s, "split": split, "loss_classification": 2 / s, "loss_masked": 3 / s, "loss_shapley": 1 / s,
+                "accuracy": 1 - 1 / s} for s in range(10, 60, 10) for split in ("train", "test")]
+    directory.mkdir(parents=True)
+    (directory / "eval.json").write_text(json.dumps(evaluation))
+    np.savez(directory / "eval.npz", **arrays)
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = {"dataset": "pets", "model": {"width": 64}, "shapley_weight": weight}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    base = tmp_path_factory.mktemp("runs")
+    return [make_run(base / "model"), make_run(base / "twin", noise=3.0, weight=0.0, accuracy_top1=0.912, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory):
+    """The text of a page about a model and its plain twin."""
+    return page.write_report(tmp_path_factory.mktemp("report"), runs).read_text("utf-8")
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects tags and the text outside of style sheets."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "source", "br", "image", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+
+def test_the_page_is_well_formed_and_complete(report):
+    tags = Tags(report)
+    assert report.startswith("<!DOCTYPE html>")
+    assert not tags.open
+    ids = [attributes["id"] for _, attributes in tags.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"][1:] for tag, attributes in tags.tags if tag == "a"}
+    assert targets and targets <= set(ids)
+
+
+def test_the_page_fetches_nothing(report):
+    for tag, attributes in Tags(report).tags:
+        for name in ("src", "srcset", "href", "action", "data", "poster"):
+            value = attributes.get(name, "data:")
+            assert value.startswith("data:") or (tag == "a" and value.startswith("#")), (tag, name, value[:60])
+        assert tag not in ("script", "iframe", "object", "embed")
+    assert not re.search(r"@import|url\(", report)
+    for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", report):
+        inside = base64.b64decode(svg).decode()
+        assert not re.search(r"(href|src)=\"(?!#|data:)", inside)
+
+
+def test_every_picture_is_described(report):
+    for tag, attributes in Tags(report).tags:
+        if tag == "img":
+            assert len(attributes["alt"]) > 20
+        if tag == "svg":
+            assert attributes["role"] == "img" and len(attributes["aria-label"]) > 10
+
+
+def test_names_are_escaped(report):
+    assert "<b>" not in report
+    for name in NAMES:
+        assert name in Tags(report).words
+
+
+def test_the_figures_of_both_runs_are_on_the_page(report, runs):
+    words = Tags(report).words
+    for run, accuracy in zip(runs, ("90.0", "91.2"), strict=True):
+        measured = json.loads((run / "eval.json").read_text())["shapley_error"]
+        assert f"{accuracy} %" in words and f"{accuracy} ± 0.9 %" in words
+        for key, digits in (("r2", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
+            assert page.decimal(measured[key], digits=digits) in words
+    assert "3.3 × 10⁻⁶" in words
+    assert page.count(123456) in words
+    assert "Plain twin" in words and "cpu x 2" in words and "0.10.2" in words
+
+
+def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, runs):
+    words = Tags(report).words
+    with np.load(runs[0] / "eval.npz") as arrays:
+        logits, labels, exact = arrays["logits"], arrays["labels"], arrays["exact"]
+    shown = range(page.GALLERY_IMAGES)
+    for index in shown:
+        best = logits[index].argmax()
+        assert f"sum {page.signed(logits[index, best])} and {page.signed(exact[index, ..., best].sum())}" in words
+    assert report.count('<li><figure class="card">') == page.GALLERY_IMAGES
+    wrong = sum(logits[index].argmax() != labels[index] for index in shown)
+    assert report.count('class="wrong"') == wrong > 0
+
+
+def test_the_two_maps_of_an_image_share_a_symmetric_scale(runs):
+    run = page.read_run(runs[0])
+    picture = page._picture(run, 0, None)
+    best = run.arrays["logits"][0].argmax()
+    largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "exact"))
+    assert picture["limit"] == pytest.approx(largest)
+    assert [m["title"] for m in picture["maps"]] == ["Predicted votes", "Exact Shapley values"]
+
+
+def test_settings_in_which_the_runs_differ_are_marked(report):
+    rows = re.findall(r"<tr( class=\"differs\")?><th scope=\"row\">([\w.]+)</th>", report)
+    assert ("", "model.width") in rows
+    assert (' class="differs"', "shapley_weight") in rows
+
+
+def test_the_same_runs_give_the_same_bytes(report, runs, tmp_path):
+    assert page.write_report(tmp_path, runs).read_text("utf-8") == report
+
+
+def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path):
+    run = make_run(tmp_path / "run", exact=False)
+    words = Tags(page.write_report(tmp_path / "new" / "report", [run]).read_text("utf-8")).words
+    assert "not measured" in words
+    assert "twin" not in words.lower()
+    assert "Exact Shapley values" not in words
+    assert "Predicted votes" in words
+
+
+def test_measures_that_are_undefined_are_called_so(tmp_path):
+    run = make_run(tmp_path / "run")
+    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation["shapley_error"] |= {"r2": None, "pearson": None, "spearman": None}
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
+
+
+def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "heavier", weight=16.0)]
+    words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
+    assert "heavier" in words and "plain twin" not in words.lower()
+
+
+@pytest.mark.parametrize(("name", "maker"), [
+    ("eval.json", "eval.py"), ("eval.npz", "eval.py"), ("metrics.jsonl", "train.py"), ("config.json", "train.py")])
+@pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"\x80\x02\xff\xfe\n"])
+def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_path, name, maker, content):
+    run = make_run(tmp_path / "run")
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_bytes(content)
+    if (name, content) in (("metrics.jsonl", b""), ("metrics.jsonl", b"[1, 2")):
+        return  # nothing recorded yet, or only the line at which a run was cut off
+    with pytest.raises(UserError) as error:
+        page.write_report(tmp_path / "report", [run])
+    message = str(error.value)
+    assert str(run / name) in message and f"python {maker}" in message and "\n" not in message
+    assert not (tmp_path / "report").exists()
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    np.savez(run / "eval.npz", images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="plain arrays"):
+        page.read_run(run)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"logits": np.zeros((3, 2), np.float32)}, "fit together"),
+    ({"labels": np.full(IMAGES, CLASSES, np.int32)}, "fit together"),
+    ({"shapley": np.full((IMAGES, *GRID, CLASSES), np.nan, np.float32)}, "not finite"),
+    ({"exact": None}, "not from the same evaluation"),
+    ({"logits": None}, "lacks the array 'logits'"),
+])
+def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match):
+    run = make_run(tmp_path / "run")
+    with np.load(run / "eval.npz") as file:
+        arrays = {name: value for name, value in ({**file} | change).items() if value is not None}
+    np.savez(run / "eval.npz", **arrays)
+    with pytest.raises(UserError, match=match):
+        page.read_run(run)
+
+
+def test_figures_that_are_missing_or_not_numbers_are_named(tmp_path):
+    run = make_run(tmp_path / "run", accuracy_top1="high", cross_entropy=float("nan"))
+    with pytest.raises(UserError, match="has no accuracy_top1, cross_entropy"):
+        page.read_run(run)
+
+
+def test_runs_of_different_data_are_not_compared(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", dataset="digits")]
+    with pytest.raises(UserError, match="same data"):
+        page.write_report(tmp_path / "report", runs)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_report_is_about_one_or_two_runs(tmp_path, number):
+    with pytest.raises(UserError, match=f"not {number} runs"):
+        page.write_report(tmp_path, ["run"] * number)
+
+
+def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path, runs):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*--output"):
+        page.write_report(tmp_path / "file", runs[:1])
+
+
+def test_an_old_report_stays_when_a_new_one_fails(tmp_path, monkeypatch, runs):
+    (tmp_path / "index.html").write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(UserError, match="No space left"):
+        page.write_report(tmp_path, runs[:1])
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "old"
+
+
+@pytest.mark.parametrize(("number", "text"), [(3.3e-6, "3.3 × 10⁻⁶"), (0, "0"), (0.25, "0.25"), (2.5e10, "2.5 × 10¹⁰")])
+def test_scientific(number, text):
+    assert page.scientific(number) == text
+
+
+def test_the_command_prints_the_path_or_one_line(tmp_path, runs):
+    def command(*arguments):
+        return subprocess.run([sys.executable, "-m", "shapjax.commands.report", *map(str, arguments)],
+                              cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+
+    good = command("--runs", f"{runs[0]},{runs[1]}", "--output", tmp_path / "report")
+    assert (good.returncode, good.stdout.strip()) == (0, str(tmp_path / "report" / "index.html")), good.stderr
+    bad = command("--runs", tmp_path / "nowhere", "--output", tmp_path / "report")
+    assert bad.returncode == 1 and bad.stdout == ""
+    assert bad.stderr.count("\n") == 1 and str(tmp_path / "nowhere") in bad.stderr
