@@ -38,7 +38,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: fixes the part of the logits that softmax ignores
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
-    m.remat = True  # recompute what lies between the matrix products in the backward pass: less memory, faster on CPU
+    m.remat = True  # recompute what lies between the matrix products for the gradient: less memory, faster on CPU
 
     c.shapley_weight = 16.0  # of the Shapley task; 0 is the plain twin
     c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0

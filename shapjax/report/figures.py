@@ -15,19 +15,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from shapjax.metrics.shapley_error import shapley_error
-
-# Without the near-black ends, on which neither the image nor a number could be read.
-VOTE_COLORS = LinearSegmentedColormap.from_list(
-    "votes", matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 201)), 256
-)
-MAX_LABELLED_PATCHES = 25  # more numbers than this are too small to read
-MINUS = "\N{MINUS SIGN}"
+from shapjax.report.formatting import percent, signed
+from shapjax.report.votes import MAX_LABELLED_PATCHES, VOTE_COLORS, number_colors, rgb, vote_limit, vote_overlay
 
 
 class Theme(NamedTuple):
@@ -106,7 +101,7 @@ def explanation_figure(
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
-        panels[0].imshow(_rgb(image), interpolation="nearest")
+        panels[0].imshow(rgb(image))
         name = class_names[label] if isinstance(label, int | np.integer) else label
         _heading(panels[0], "Input", f"label {_shorten(str(name))}" if name is not None else " ", theme)
         for axes, index in zip(panels[1:], shown, strict=False):
@@ -202,6 +197,8 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: boo
                 steps, values = series(records, "train", key)
                 positive = values > 0  # a log scale has no place for a weight of zero
                 steps, values = steps[positive], values[positive]
+                if not len(values):
+                    continue
                 smooth = _running_mean(values, max(1, len(values) // 40))
                 axes.plot(steps, values, color=theme.runs[run], linewidth=0.8, alpha=0.3)
                 axes.plot(steps, smooth, color=theme.runs[run], linewidth=1.7)
@@ -220,35 +217,6 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: boo
         for axes in panels[-columns:]:
             axes.set_xlabel("step", color=theme.muted, fontsize=9)
     return figure
-
-
-def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarray:
-    """The image in faded grey, tinted patch by patch with the colour of the patch's vote.
-
-    An image on a black ground is shown inverted: light strokes become ink on paper, so that a vote of zero is white.
-
-    Args:
-      image: uint8 [H, W, C].
-      votes: float [gh, gw], logits.
-      limit: the vote with the strongest colour.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    height, width = image.shape[:2]
-    rows = np.arange(height) * votes.shape[0] // height
-    columns = np.arange(width) * votes.shape[1] // width
-    tint = VOTE_COLORS(Normalize(-limit, limit)(votes))[rows][:, columns, :3]
-    grey = _rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    if np.median(grey) < 0.1:
-        grey = 1 - grey
-    # Multiplied, the hue stays the vote's and the image shows as light and shade.
-    return np.round(255 * tint * (0.8 + 0.2 * grey[..., None])).astype(np.uint8)
-
-
-def vote_limit(votes: np.ndarray) -> float:
-    """The largest vote by size: the colour scale runs from minus this to this. 1 if all votes are zero."""
-    return float(np.max(np.abs(votes))) or 1.0
 
 
 def series(records: Sequence[Mapping], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -272,23 +240,6 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
     return buffer.getvalue()
 
 
-def signed(value: float, *, digits: int = 2, plus: str = "+") -> str:
-    """A number with its sign, a real minus, and no sign if it rounds to zero."""
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return text
-    return (MINUS if value < 0 else plus) + text
-
-
-def percent(probability: float) -> str:
-    """0.9731 as "97.3 %"; what is not quite all or nothing is not rounded to it."""
-    if 0.9995 <= probability < 1:
-        return "> 99.9 %"
-    if 0 < probability < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * probability:.1f} %"
-
-
 def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) -> None:
     height, width = image.shape[:2]
     grid_h, grid_w = votes.shape
@@ -300,21 +251,11 @@ def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) 
         return
     for (row, column), vote in np.ndenumerate(votes):
         color, halo = number_colors(float(vote) / limit)
+        number = signed(float(vote), digits=1 if limit >= 1 else 2)
         axes.text(
-            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, signed(float(vote), digits=1),
+            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, number,
             ha="center", va="center", fontsize=7.5, color=color,
             path_effects=[withStroke(linewidth=2, foreground=halo)])
-
-
-def number_colors(strength: float) -> tuple[str, str]:
-    """Colours of the number on a vote of this strength (vote / limit, in [-1, 1]).
-
-    The number is white or dark, whichever reads better on the vote's colour, which is the halo that keeps the image
-    away from the number.
-    """
-    tint = VOTE_COLORS((1 + strength) / 2)
-    luminance = np.dot(np.power(tint[:3], 2.2), (0.2126, 0.7152, 0.0722))
-    return ("#ffffff" if luminance < 0.28 else "#1c2430"), to_hex(tint)
 
 
 def _new_figure(width: float, height: float, theme: Theme) -> Figure:
@@ -353,10 +294,10 @@ def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
 def _use_log_scale(axes: Axes) -> None:
     """A logarithmic y axis with ticks at 1, 2 and 5 (or powers of ten, if those are many), at least two of them."""
     axes.set_yscale("log")
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
-    if not len(values):
+    if not axes.lines:
         axes.set_yticks([])
         return
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
     ticks = np.outer(10.0 ** np.arange(-12, 13), (1, 2, 5)).ravel()
     first = max(0, np.searchsorted(ticks, values.min(), side="right") - 1)
     last = np.searchsorted(ticks, values.max())
@@ -373,12 +314,6 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     ones = np.ones(2 * window + 1)
     total = np.convolve(np.pad(values, window), ones, "valid")
     return total / np.convolve(np.pad(np.ones_like(values), window), ones, "valid")
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
-        raise ValueError(f"an image must be uint8 [H, W, 1 or 3], not {image.dtype} {image.shape}")
-    return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def _shorten(name: str, length: int = 22) -> str:

@@ -6,13 +6,10 @@ The same runs give the same bytes, so a report can be kept under version control
 import base64
 import io
 import json
-import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -24,25 +21,11 @@ from shapjax.config import flatten
 from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures
-from shapjax.report.figures import percent, signed
+from shapjax.report.formatting import count, decimal, percent, scientific, signed
+from shapjax.report.runs import Run, read_run
+from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay
 
 GALLERY_IMAGES = 12
-_NUMBERS = (
-    "step", "shapley_weight", "images", "accuracy_top1", "accuracy_top5", "cross_entropy", "efficiency_gap",
-    "players", "classes", "parameters",
-)
-_SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse")
-_SHAPLEY_MEASURES = ("r2", "pearson", "spearman")  # null where undefined
-
-
-class Run(NamedTuple):
-    """What a run's directory says: eval.json, eval.npz, the lines of metrics.jsonl, config.json."""
-
-    directory: Path
-    evaluation: dict
-    arrays: dict[str, np.ndarray]
-    records: list[dict]
-    config: dict
 
 
 def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Path:
@@ -68,33 +51,6 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
     except OSError as error:
         raise UserError(f"cannot write {page} ({error.strerror}): give another --output") from None
     return page
-
-
-def read_run(directory: Path) -> Run:
-    """Reads and checks a run's files. Raises UserError that names the file and the command that makes it."""
-    if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory: --runs needs the directory of a trained, evaluated run")
-    evaluate = f"python eval.py --checkpoint {directory}"
-    train = f"python train.py --config CONFIG --workdir {directory}"
-
-    evaluation = _parse(directory / "eval.json", evaluate)
-    errors = evaluation.get("shapley_error")
-    unknown = [name for name in ("dataset", "split") if not isinstance(evaluation.get(name), str)]
-    unknown += [name for name in _NUMBERS if not _is_number(evaluation.get(name))]
-    if errors is not None:
-        errors = errors if isinstance(errors, dict) else {}
-        unknown += [name for name in _SHAPLEY_NUMBERS if not _is_number(errors.get(name))]
-        defined = [name for name in _SHAPLEY_MEASURES if errors.get(name, "absent") is not None]
-        unknown += [name for name in defined if not _is_number(errors.get(name))]
-    if unknown:
-        raise _broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
-
-    arrays = _read_arrays(directory / "eval.npz", evaluate)
-    if (errors is None) == ("exact" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
-        raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
-    return Run(
-        directory=directory, evaluation=evaluation, arrays=arrays,
-        records=_read_records(directory / "metrics.jsonl", train), config=_parse(directory / "config.json", train))
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -148,29 +104,8 @@ def render(runs: Sequence[Run]) -> str:
             }
             for label, run in zip(labels, runs, strict=True)
         ],
-        gradient=_gradient(),
+        gradient=gradient(),
     )
-
-
-def decimal(number: float | None, *, digits: int = 2) -> str:
-    """A number with a real minus; "undefined" for None."""
-    return "undefined" if number is None else signed(number, digits=digits, plus="")
-
-
-def count(number: float) -> str:
-    """65536 as "65 536", with a narrow space that no line breaks at."""
-    return f"{int(number):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def scientific(number: float) -> str:
-    """3.3e-06 as "3.3 × 10⁻⁶"."""
-    if number == 0:
-        return "0"
-    mantissa, exponent = f"{number:.1e}".split("e")
-    if exponent in ("+00", "-01"):
-        return decimal(number)
-    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{power}"
 
 
 def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
@@ -206,7 +141,7 @@ def _hero(run: Run) -> dict:
     votes, logits, names = run.arrays["shapley"][0], run.arrays["logits"][0], run.arrays["class_names"]
     probabilities = _softmax(logits)
     shown = np.argsort(-probabilities, kind="stable")[:3]
-    limit = figures.vote_limit(votes[..., shown])
+    limit = vote_limit(votes[..., shown])
     return {
         "input": picture["input"],
         "label": picture["label"],
@@ -231,7 +166,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
     votes = {"predicted": arrays["shapley"][index, ..., predicted]}
     if "exact" in arrays:
         votes["exact"] = arrays["exact"][index, ..., predicted]
-    limit = max(figures.vote_limit(values) for values in votes.values())
+    limit = max(vote_limit(values) for values in votes.values())
     label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
     return {
         "number": index + 1,
@@ -261,18 +196,18 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
     cell_w, cell_h = 100 / grid_w, height / grid_h
     row, column = np.unravel_index(np.argmax(votes), votes.shape)
     cells = []
-    if votes.size <= figures.MAX_LABELLED_PATCHES:
+    if votes.size <= MAX_LABELLED_PATCHES:
         cells = [
             {
                 "x": round((c + 0.5) * cell_w, 2),
                 "y": round((r + 0.5) * cell_h, 2),
-                "text": signed(float(vote), digits=1),
-                "colors": figures.number_colors(float(vote) / limit),
+                "text": signed(float(vote), digits=1 if limit >= 1 else 2),
+                "colors": number_colors(float(vote) / limit),
             }
             for (r, c), vote in np.ndenumerate(votes)
         ]
     return {
-        "uri": _png_uri(figures.vote_overlay(image, votes, limit)),
+        "uri": _png_uri(vote_overlay(image, votes, limit)),
         "height": height,
         "pixelated": _is_small(image),
         "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))
@@ -323,91 +258,6 @@ def _is_small(image: np.ndarray) -> bool:
     return max(image.shape[:2]) <= 96  # shown enlarged: pixels stay squares; a photograph is shown smooth
 
 
-def _gradient() -> str:
-    """The colours of the votes from the lowest to the highest, as CSS."""
-    stops = (figures.VOTE_COLORS(position)[:3] for position in np.linspace(0, 1, 9))
-    return ", ".join("#" + "".join(f"{round(255 * channel):02x}" for channel in stop) for stop in stops)
-
-
 def _softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     return exponentials / exponentials.sum()
-
-
-def _parse(path: Path, command: str) -> dict:
-    try:
-        content = json.loads(_read(path, command))
-    except ValueError:
-        raise _broken(path, "it is not JSON", command) from None
-    if not isinstance(content, dict):
-        raise _broken(path, "it is not a JSON object", command)
-    return content
-
-
-def _read_records(path: Path, command: str) -> list[dict]:
-    records = []
-    for number, line in enumerate(_read(path, command).splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break  # the last line of a run that was cut off
-        try:
-            record = json.loads(line)
-            good = isinstance(record, dict) and _is_number(record.get("step"))
-        except ValueError:
-            good = False
-        if not good:
-            raise _broken(path, f"line {number} is not a record of a step", command)
-        records.append(record)
-    return records
-
-
-def _read_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise _missing(path, command)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        raise _broken(path, "it is not an .npz archive of plain arrays", command) from None
-    try:
-        images, labels, logits, shapley = (arrays[name] for name in ("images", "labels", "logits", "shapley"))
-        names = arrays["class_names"]
-    except KeyError as error:
-        raise _broken(path, f"it lacks the array {error}", command) from None
-    n, k = len(images), len(names)
-    fits = (
-        n > 0
-        and images.dtype == np.uint8
-        and images.ndim == shapley.ndim == 4
-        and images.shape[-1] in (1, 3)
-        and labels.shape == (n,)
-        and logits.shape == (n, k)
-        and shapley.shape[::3] == (n, k)
-        and arrays.get("exact", shapley).shape == shapley.shape
-        and 0 <= labels.min() <= labels.max() < k
-    )
-    if not fits:
-        raise _broken(path, "its arrays do not fit together", command)
-    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley", "exact") if name in arrays):
-        raise _broken(path, "it has values that are not finite, so the training run diverged", command)
-    return arrays
-
-
-def _read(path: Path, command: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        raise _missing(path, command) from None
-    except (OSError, UnicodeDecodeError):
-        raise _broken(path, "it cannot be read as text", command) from None
-
-
-def _missing(path: Path, command: str) -> UserError:
-    return UserError(f"{path} is missing: run `{command}` first")
-
-
-def _broken(path: Path, fault: str, command: str) -> UserError:
-    return UserError(f"{path} cannot be used, {fault}: make it again with `{command}`")
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -156,7 +156,8 @@ def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path):
 
 
 def test_a_missing_config_file_is_one_line(tmp_path):
-    assert "no such config file" in fails_with_one_line("train.py", "--config", "configs/none.py", "--workdir", tmp_path)
+    error = fails_with_one_line("train.py", "--config", "configs/none.py", "--workdir", tmp_path)
+    assert "no such config file" in error
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):

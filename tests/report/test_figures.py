@@ -192,8 +192,9 @@ def test_the_same_figure_has_the_same_bytes():
 def test_themes_change_the_paper_and_leave_the_votes_alone():
     votes = votes_of()
     light, dark = (explain(votes, theme=theme) for theme in (figures.LIGHT, figures.DARK))
-    corners = [Image.open(io.BytesIO(figures.figure_bytes(f, dpi=40))).convert("L").getpixel((0, 0)) for f in (light, dark)]
-    assert corners[0] > 250 and corners[1] < 60
+    pictures = [Image.open(io.BytesIO(figures.figure_bytes(figure, dpi=40))) for figure in (light, dark)]
+    paper = [np.asarray(picture.convert("L"))[0, 0] for picture in pictures]
+    assert paper[0] > 250 and paper[1] < 60
     for a, b in zip(vote_panels(light), vote_panels(dark), strict=True):
         np.testing.assert_array_equal(a.images[0].get_array(), b.images[0].get_array())
 

@@ -7,10 +7,12 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from shapjax.commands import report as report_command
 from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import page
@@ -65,6 +67,13 @@ def report(runs, tmp_path_factory):
     return page.write_report(tmp_path_factory.mktemp("report"), runs).read_text("utf-8")
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Leaves out the plots, which take most of the time, where a test looks at words."""
+    plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
+    monkeypatch.setattr(page, "_variants", lambda *_, **__: plots)
+
+
 class Tags(html.parser.HTMLParser):
     """Collects tags and the text outside of style sheets."""
 
@@ -90,7 +99,7 @@ class Tags(html.parser.HTMLParser):
 
     @property
     def words(self):
-        return re.sub(r"\s+", " ", "".join(self.text))
+        return re.sub(r"[ \n]+", " ", "".join(self.text))
 
 
 def test_the_page_is_well_formed_and_complete(report):
@@ -169,11 +178,19 @@ def test_settings_in_which_the_runs_differ_are_marked(report):
     assert (' class="differs"', "shapley_weight") in rows
 
 
+def test_a_twin_that_differs_in_more_than_the_weight_is_not_called_the_same(report, tmp_path, no_curves):
+    assert "in nothing else" in Tags(report).words
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", weight=0.0)]
+    (runs[1] / "config.json").write_text(json.dumps({"dataset": "pets", "model": {"width": 96}, "shapley_weight": 0.0}))
+    words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
+    assert "in nothing else" not in words and "they differ in model.width, shapley_weight" in words
+
+
 def test_the_same_runs_give_the_same_bytes(report, runs, tmp_path):
     assert page.write_report(tmp_path, runs).read_text("utf-8") == report
 
 
-def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path):
+def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_curves):
     run = make_run(tmp_path / "run", exact=False)
     words = Tags(page.write_report(tmp_path / "new" / "report", [run]).read_text("utf-8")).words
     assert "not measured" in words
@@ -182,7 +199,7 @@ def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path):
     assert "Predicted votes" in words
 
 
-def test_measures_that_are_undefined_are_called_so(tmp_path):
+def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves):
     run = make_run(tmp_path / "run")
     evaluation = json.loads((run / "eval.json").read_text())
     evaluation["shapley_error"] |= {"r2": None, "pearson": None, "spearman": None}
@@ -190,7 +207,7 @@ def test_measures_that_are_undefined_are_called_so(tmp_path):
     assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
 
 
-def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path):
+def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path, no_curves):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "heavier", weight=16.0)]
     words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
     assert "heavier" in words and "plain twin" not in words.lower()
@@ -254,13 +271,13 @@ def test_a_report_is_about_one_or_two_runs(tmp_path, number):
         page.write_report(tmp_path, ["run"] * number)
 
 
-def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path, runs):
+def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path, runs, no_curves):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*--output"):
         page.write_report(tmp_path / "file", runs[:1])
 
 
-def test_an_old_report_stays_when_a_new_one_fails(tmp_path, monkeypatch, runs):
+def test_an_old_report_stays_when_a_new_one_fails(tmp_path, monkeypatch, runs, no_curves):
     (tmp_path / "index.html").write_text("old")
 
     def fail(*_):
@@ -278,13 +295,14 @@ def test_scientific(number, text):
     assert page.scientific(number) == text
 
 
-def test_the_command_prints_the_path_or_one_line(tmp_path, runs):
-    def command(*arguments):
-        return subprocess.run([sys.executable, "-m", "shapjax.commands.report", *map(str, arguments)],
-                              cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+def test_the_command_prints_the_path(tmp_path, runs, monkeypatch, capsys, no_curves):
+    monkeypatch.setattr(report_command, "_FLAGS", types.SimpleNamespace(runs=list(runs), output=tmp_path))
+    report_command.main([])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
 
-    good = command("--runs", f"{runs[0]},{runs[1]}", "--output", tmp_path / "report")
-    assert (good.returncode, good.stdout.strip()) == (0, str(tmp_path / "report" / "index.html")), good.stderr
-    bad = command("--runs", tmp_path / "nowhere", "--output", tmp_path / "report")
-    assert bad.returncode == 1 and bad.stdout == ""
-    assert bad.stderr.count("\n") == 1 and str(tmp_path / "nowhere") in bad.stderr
+
+def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
+    command = [sys.executable, "-m", "shapjax.commands.report", "--runs", f"{tmp_path}/nowhere"]
+    result = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and f"{tmp_path}/nowhere" in result.stderr

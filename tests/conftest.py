@@ -1,0 +1,72 @@
+"""What all tests share: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shapjax import models
+from shapjax.models import vit
+
+if "JAX_PLATFORMS" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # with models this small, compiling is what takes the time
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.load_profile("suite")
+
+PIXELS = (8, 8, 2)  # of the tiny models' images
+
+
+class Model(NamedTuple):
+    """A module, parameters and the compiled (params, images, sides) -> votes."""
+
+    module: vit.ViT
+    params: Any
+    apply: Any
+
+
+def random_tree(shapes: Any, *, scale: float) -> Any:
+    """Arrays of these shapes, none of them zero or one anywhere, so that no term of a formula hides."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape, scale=scale), s.dtype), shapes)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit():
+    """Makes a ViT of 4 patches (unless told otherwise) and 3 classes with random parameters; one for each setting."""
+
+    @functools.cache
+    def make(**changes) -> Model:
+        settings = dict(num_classes=3, image_size=PIXELS[:2], patch_size=4, width=16, depth=2, heads=2, remat=False)
+        module = vit.ViT(**(settings | changes))
+        shapes = models.param_shapes(module, image_shape=(*module.image_size, PIXELS[2]))
+        apply = jax.jit(lambda params, images, sides=None: module.apply({"params": params}, images, sides))
+        return Model(module, random_tree(shapes, scale=0.3), apply)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """The smallest model with interacting patches: "images" are [B, 5, 3], one row a patch; 3 classes."""
+
+    def apply(params, images, sides=None):
+        b, n, _ = images.shape
+        same_BNN = jnp.ones((b, n, n)) if sides is None else sides[:, :, None] == sides[:, None, :]
+        context = jnp.einsum("bnm,bmd->bnd", same_BNN.astype(images.dtype), images)
+        return jnp.tanh(images @ params["own"] + context @ params["context"]) @ params["kernel"] + params["bias"]
+
+    shapes = {"own": (3, 4), "context": (3, 4), "kernel": (4, 3), "bias": (1, 1, 3)}
+    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    return Model(None, random_tree(shapes, scale=1.0), apply)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

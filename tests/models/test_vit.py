@@ -1,0 +1,143 @@
+"""The vision transformer: sizes as published, patches in order, numerics that do not depend on how it is run."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shapjax import models
+from shapjax.errors import UserError
+from shapjax.models import vit
+
+
+@pytest.fixture
+def images(rng):
+    return jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("Ti/16", 5.72), ("S/16", 22.05), ("B/16", 86.57), ("L/16", 304.33)])
+def test_variants_have_the_published_number_of_parameters(name, millions):
+    module = vit.ViT(num_classes=1000, image_size=(224, 224), **vit.variant(name))
+    assert module.num_patches == 196
+    shapes = models.param_shapes(module, image_shape=(224, 224, 3))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_the_patch_size_is_the_number_after_the_slash():
+    assert vit.variant("B/8") == dict(width=768, depth=12, heads=12, patch_size=8)
+
+
+@pytest.mark.parametrize("name", ["XL/16", "S", "S/", "S/16/2", "s/16", "S16", ""])
+def test_an_unknown_variant_is_refused_with_the_known_ones(name):
+    with pytest.raises(UserError, match="Ti, S, B, L") as e:
+        vit.variant(name)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12, 2), (2, 12, 12, 2), (8, 8, 2), (1, 2, 8, 8, 2)])
+def test_images_of_another_size_are_refused_with_the_size_expected(tiny_vit, shape):
+    model = tiny_vit()
+    with pytest.raises(UserError, match=r"\[B, 8, 8, C\], got \[") as e:
+        model.module.apply({"params": model.params}, jnp.zeros(shape))
+    assert "\n" not in str(e.value)
+
+
+def test_patch_tokens_are_in_reading_order(tiny_vit):
+    model = tiny_vit(image_size=(8, 12))
+    assert model.module.grid == (2, 3)
+
+    def embed(images):
+        return model.module.apply({"params": model.params}, images, method="embed")
+
+    blank = embed(jnp.zeros((1, 8, 12, 2)))
+    for row, column in np.ndindex(2, 3):
+        image = np.zeros((1, 8, 12, 2), np.float32)
+        image[0, 4 * row + 3, 4 * column + 1] = 1.0
+        changed = np.any(embed(jnp.asarray(image)) != blank, axis=(0, 2))
+        np.testing.assert_array_equal(np.flatnonzero(changed), [row * 3 + column])
+
+
+def test_embedding_is_a_convolution_with_the_patch_as_stride(tiny_vit, images):
+    model = tiny_vit()
+    tokens = model.module.apply({"params": model.params}, images, method="embed") - model.params["positions"]
+    kernel = model.params["embedding"]["kernel"].reshape(4, 4, 2, 16)
+    expected = jax.lax.conv_general_dilated(images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    expected = expected + model.params["embedding"]["bias"]
+    np.testing.assert_allclose(tokens, expected.reshape(2, 4, 16), atol=1e-5)
+
+
+def test_patches_interact_and_know_their_place(tiny_vit, images):
+    model = tiny_vit()
+    phi = model.apply(model.params, images)
+    changed = model.apply(model.params, images.at[:, :4, :4].add(1.0))
+    assert (np.abs(changed - phi).max(axis=2) > 1e-4).all()  # every patch's vote depends on the first patch
+    mirrored = model.apply(model.params, images.reshape(2, 2, 4, 8, 2)[:, ::-1].reshape(2, 8, 8, 2))
+    assert np.abs(mirrored.reshape(2, 2, 2, 3)[:, ::-1].reshape(2, 4, 3) - phi).max() > 1e-2
+
+
+def test_layers_start_from_different_weights():
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2)
+    kernel = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 2))["blocks"]["mlp_in"]["kernel"]
+    assert kernel.shape == (2, 16, 64)
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_a_zero_initialised_head_starts_from_the_game_that_is_zero(images):
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=1, heads=2, head_init="zero")
+    params = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 2))
+    assert (np.asarray(module.apply({"params": params}, images)) == 0).all()
+
+
+def test_the_mean_head_is_a_mean_pooled_classifier_and_the_sqrt_head_is_root_n_times_it(tiny_vit, images):
+    mean, sqrt = tiny_vit(head_scale="mean", center_votes=False), tiny_vit(head_scale="sqrt", center_votes=False)
+
+    def pooled(module):
+        x, _ = module.blocks(module.embed(images), None)
+        return module.head(module.norm(x).mean(axis=1))
+
+    votes = mean.apply(mean.params, images)
+    np.testing.assert_allclose(votes.sum(axis=1), mean.module.apply({"params": mean.params}, method=pooled), atol=1e-5)
+    np.testing.assert_allclose(sqrt.apply(sqrt.params, images), 2 * votes, atol=1e-5)  # √4 patches
+
+
+def test_bfloat16_computes_with_float32_parameters_and_returns_float32_votes(tiny_vit, images):
+    exact, coarse = tiny_vit(), tiny_vit(dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(coarse.params)} == {jnp.dtype("float32")}
+    phi, phi_coarse = exact.apply(exact.params, images), coarse.apply(coarse.params, images)
+    assert phi_coarse.dtype == jnp.float32
+    difference = np.abs(phi - phi_coarse).max() / np.abs(phi).max()
+    assert 1e-6 < difference < 0.05  # near, and not secretly float32
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rematerialisation_changes_neither_votes_nor_gradients(tiny_vit, images, packed):
+    sides = jnp.array([[True, False, True, False], [False, False, True, False]]) if packed else None
+
+    def votes_and_gradient(model):
+        def loss(params):
+            phi = model.module.apply({"params": params}, images, sides)
+            return jnp.sum(phi**2), phi
+
+        (_, phi), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)
+        return phi, gradient
+
+    plain, remat = votes_and_gradient(tiny_vit()), votes_and_gradient(tiny_vit(remat=True))
+    chex.assert_trees_all_close(plain, remat, rtol=1e-4, atol=1e-4)
+
+
+def test_rematerialisation_recomputes_in_the_backward_pass(tiny_vit, images):
+    def saved_bytes(model):
+        _, pullback = jax.eval_shape(lambda p: jax.vjp(lambda q: model.module.apply({"params": q}, images), p),
+                                     model.params)
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
+
+    assert saved_bytes(tiny_vit(remat=True)) < 0.8 * saved_bytes(tiny_vit())
+
+
+def test_build_follows_the_config_and_the_images():
+    from shapjax import config
+
+    settings = config.resolve(config.default_config()).model
+    module = models.build(settings, image_shape=(28, 14, 1), num_classes=7)
+    assert (module.grid, module.num_classes, module.width, module.dtype) == ((4, 2), 7, settings.width, jnp.float32)
