@@ -2,8 +2,8 @@
 
   python benchmarks/step_time.py [--rounds 3] [--config configs/mnist5k.py]
 
-Each measurement is a process of its own (devices are fixed when JAX starts); variants take turns, so that a drift of the
-machine's speed hits all of them. Prints the median of each and its ratio to the default.
+Each measurement is a process of its own (devices are fixed when JAX starts); variants take turns, so that a drift
+of the machine's speed hits all of them. Prints the median of each and its ratio to the default.
 """
 
 import json
@@ -44,8 +44,9 @@ def main(_: Sequence[str]) -> None:
     times = {name: [] for name in VARIANTS}
     for _round in range(_ROUNDS.value):
         for name, overrides in VARIANTS.items():
-            command = [sys.executable, __file__, "--measure", f"--timed_steps={_STEPS.value}", *sys.argv[1:], *overrides]
-            times[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            command = [sys.executable, __file__, "--measure", *sys.argv[1:], *overrides]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            times[name].append(json.loads(out))
     base = statistics.median(next(iter(times.values())))
     print("| variant | ms a step | ratio |\n|---|---|---|")
     for name, seconds in times.items():

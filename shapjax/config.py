@@ -36,7 +36,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.registers = 0  # tokens that do not vote
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
-    m.center_votes = True  # a patch's votes sum to 0 over the classes: fixes the part of the logits that softmax ignores
+    m.center_votes = True  # a patch's votes sum to 0 over the classes: softmax does not see their mean, nor any label
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     m.remat = True  # recompute what lies between the matrix products for the gradient: less memory, faster on CPU
 

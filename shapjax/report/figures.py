@@ -22,7 +22,15 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFor
 
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report.formatting import percent, signed
-from shapjax.report.votes import MAX_LABELLED_PATCHES, VOTE_COLORS, number_colors, rgb, vote_limit, vote_overlay
+from shapjax.report.votes import (
+    MAX_LABELLED_PATCHES,
+    VOTE_COLORS,
+    number_colors,
+    rgb,
+    vote_limit,
+    vote_overlay,
+    vote_text,
+)
 
 
 class Theme(NamedTuple):
@@ -93,11 +101,12 @@ def explanation_figure(
     rows = math.ceil((len(shown) + 1) / columns)
 
     with matplotlib.rc_context(_FONTS):
-        figure = _new_figure(2.2 * columns + 0.75, 2.62 * rows + (0.3 if title else 0.0), theme)
+        figure = _new_figure(2.2 * columns + 0.75, 2.62 * rows + (0.4 if title else 0.0), theme)
         if title:
             figure.suptitle(
-                title, x=_MARGIN / figure.get_figwidth(), ha="left", color=theme.ink, fontsize=12, fontweight="bold",
-                parse_math=False)
+                f"{title}\n",  # the empty line is the distance to the panels
+                x=_MARGIN / figure.get_figwidth(), ha="left", color=theme.ink, fontsize=12, fontweight="bold",
+                linespacing=0.6, parse_math=False)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
@@ -115,7 +124,7 @@ def explanation_figure(
             shrink=0.86)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8, labelcolor=theme.muted)
-        bar.ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        bar.ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], symmetric=True))
         bar.set_label("vote of a patch (logits)", color=theme.muted, fontsize=8.5)
     return figure
 
@@ -251,10 +260,9 @@ def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) 
         return
     for (row, column), vote in np.ndenumerate(votes):
         color, halo = number_colors(float(vote) / limit)
-        number = signed(float(vote), digits=1 if limit >= 1 else 2)
         axes.text(
-            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, number,
-            ha="center", va="center", fontsize=7.5, color=color,
+            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5,
+            vote_text(float(vote), limit), ha="center", va="center", fontsize=7.5, color=color,
             path_effects=[withStroke(linewidth=2, foreground=halo)])
 
 
@@ -292,21 +300,27 @@ def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
 
 
 def _use_log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with ticks at 1, 2 and 5 (or powers of ten, if those are many), at least two of them."""
+    """A logarithmic y axis with ticks at 1, 2 and 5 (or powers of ten, if those are many), at least two of them.
+
+    It ends where the values end, or at the ticks around them where fewer than two lie between.
+    """
     axes.set_yscale("log")
     if not axes.lines:
         axes.set_yticks([])
         return
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     ticks = np.outer(10.0 ** np.arange(-12, 13), (1, 2, 5)).ravel()
-    first = max(0, np.searchsorted(ticks, values.min(), side="right") - 1)
-    last = np.searchsorted(ticks, values.max())
-    ticks = ticks[first : last + 1]
+    low, high = values.min() / 1.1, values.max() * 1.1
+    inside = ticks[(low <= ticks) & (ticks <= high)]
+    if len(inside) < 2:
+        first = max(0, np.searchsorted(ticks, low, side="right") - 1)
+        inside = ticks[first : np.searchsorted(ticks, high) + 1]
+    ticks = inside
     if len(ticks) > 9:
         ticks = ticks[np.isclose(np.log10(ticks) % 1, 0)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(min(ticks[0], values.min()) * 0.95, max(ticks[-1], values.max()) * 1.05)
+    axes.set_ylim(min(ticks[0] * 0.98, low), max(ticks[-1] * 1.02, high))
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures
 from shapjax.report.formatting import count, decimal, percent, scientific, signed
 from shapjax.report.runs import Run, read_run
-from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay
+from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay, vote_text
 
 GALLERY_IMAGES = 12
 
@@ -71,7 +71,8 @@ def render(runs: Sequence[Run]) -> str:
         measured = []  # the twin's agreement alone says nothing about the model
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal)
+    environment.filters.update(
+        percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal, vote_text=vote_text)
     template = environment.from_string(resources.files("shapjax.report").joinpath("template.html").read_text("utf-8"))
     r2 = [None] * len(model.arrays["images"])
     if "exact" in model.arrays:
@@ -201,7 +202,7 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
             {
                 "x": round((c + 0.5) * cell_w, 2),
                 "y": round((r + 0.5) * cell_h, 2),
-                "text": signed(float(vote), digits=1 if limit >= 1 else 2),
+                "text": vote_text(float(vote), limit),
                 "colors": number_colors(float(vote) / limit),
             }
             for (r, c), vote in np.ndenumerate(votes)
@@ -212,7 +213,7 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
         "pixelated": _is_small(image),
         "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))
         + "".join(f"M{i * cell_w:.2f} 0V{height:g}" for i in range(1, grid_w)),
-        "font": round(0.3 * min(cell_w, cell_h), 2),
+        "font": round((0.3 if limit >= 1 else 0.25) * min(cell_w, cell_h), 2),  # the longer numbers have to fit
         "cells": cells,
         "description": f"Votes for {subject}: {grid_h} × {grid_w} patches, the largest"
         f" {signed(float(votes[row, column]))} in row {row + 1}, column {column + 1};"

@@ -4,6 +4,8 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 
+from shapjax.report.formatting import signed
+
 # Without the near-black ends, on which neither the image nor a number could be read.
 VOTE_COLORS = LinearSegmentedColormap.from_list(
     "votes", matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 201)), 256
@@ -38,6 +40,11 @@ def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarr
 def vote_limit(votes: np.ndarray) -> float:
     """The largest vote by size: the colour scale runs from minus this to this. 1 if all votes are zero."""
     return float(np.max(np.abs(votes))) or 1.0
+
+
+def vote_text(vote: float, limit: float) -> str:
+    """A vote as it is written on its patch: with one digit behind the point, or two if all votes are below 1."""
+    return signed(vote, digits=1 if limit >= 1 else 2)
 
 
 def number_colors(strength: float) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from shapjax.report import figures
+from shapjax.report import figures, formatting
+from shapjax.report.votes import vote_overlay, vote_text
 
 NAMES = ["zero", "one", "two", "three"]
 GREY = np.full((8, 12, 1), 200, np.uint8)
@@ -68,7 +69,7 @@ def test_the_same_vote_has_the_same_colour_in_every_panel():
 
 
 def test_red_is_for_blue_is_against_and_zero_has_no_hue():
-    overlay = figures.vote_overlay(GREY, np.array([[2.0, 0.0, -2.0]]), 2.0).astype(int)
+    overlay = vote_overlay(GREY, np.array([[2.0, 0.0, -2.0]]), 2.0).astype(int)
     left, middle, right = overlay[0, 0], overlay[0, 5], overlay[0, -1]
     assert left[0] > left[2] + 80
     assert right[2] > right[0] + 80
@@ -78,7 +79,7 @@ def test_red_is_for_blue_is_against_and_zero_has_no_hue():
 def test_a_patch_is_tinted_exactly_where_it_lies():
     votes = np.zeros((2, 3))
     votes[1, 2] = 1.0
-    overlay = figures.vote_overlay(GREY, votes, 1.0)
+    overlay = vote_overlay(GREY, votes, 1.0)
     differs = (overlay != overlay[0, 0]).any(-1)
     expected = np.zeros((8, 12), bool)
     expected[4:, 8:] = True
@@ -88,7 +89,7 @@ def test_a_patch_is_tinted_exactly_where_it_lies():
 def test_zero_votes_are_light_on_black_pictures_too():
     image = np.zeros((8, 8, 1), np.uint8)
     image[2:4, 2:4] = 255
-    overlay = figures.vote_overlay(image, np.zeros((2, 2)), 1.0)
+    overlay = vote_overlay(image, np.zeros((2, 2)), 1.0)
     assert overlay[0, 0].min() > 230
     assert overlay[2, 2].max() < overlay[0, 0].min()
 
@@ -101,7 +102,7 @@ def test_titles_give_name_probability_and_the_logit(seed):
     for index in (best, second):
         logit = votes[..., index].sum()
         assert NAMES[index] in written
-        assert f"{figures.percent(probabilities[index])}  ·  sum {figures.signed(logit)}" in written
+        assert f"{formatting.percent(probabilities[index])}  ·  sum {formatting.signed(logit)}" in written
     assert not {NAMES[index] for index in rest} & set(written)
 
 
@@ -211,10 +212,15 @@ def test_no_global_state_is_left_behind():
 
 @pytest.mark.parametrize(("value", "text"), [(1.234, "+1.23"), (-1.234, "−1.23"), (-0.001, "0.00"), (0.0, "0.00")])
 def test_signed(value, text):
-    assert figures.signed(value) == text
+    assert formatting.signed(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [
     (0.9731, "97.3 %"), (1.0, "100.0 %"), (0.99996, "> 99.9 %"), (0.0, "0.0 %"), (0.0001, "< 0.1 %")])
 def test_percent_never_rounds_to_certainty(value, text):
-    assert figures.percent(value) == text
+    assert formatting.percent(value) == text
+
+
+@pytest.mark.parametrize(("vote", "limit", "text"), [(0.46, 2.0, "+0.5"), (0.46, 0.9, "+0.46"), (-0.04, 3.0, "0.0")])
+def test_small_votes_are_written_with_two_digits(vote, limit, text):
+    assert vote_text(vote, limit) == text

@@ -15,7 +15,8 @@ import pytest
 from shapjax.commands import report as report_command
 from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
-from shapjax.report import page
+from shapjax.report import formatting, page
+from shapjax.report.runs import read_run
 
 NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
 IMAGES, GRID, CLASSES = 14, (2, 2), len(NAMES)
@@ -144,9 +145,9 @@ def test_the_figures_of_both_runs_are_on_the_page(report, runs):
         measured = json.loads((run / "eval.json").read_text())["shapley_error"]
         assert f"{accuracy} %" in words and f"{accuracy} ± 0.9 %" in words
         for key, digits in (("r2", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
-            assert page.decimal(measured[key], digits=digits) in words
+            assert formatting.decimal(measured[key], digits=digits) in words
     assert "3.3 × 10⁻⁶" in words
-    assert page.count(123456) in words
+    assert formatting.count(123456) in words
     assert "Plain twin" in words and "cpu x 2" in words and "0.10.2" in words
 
 
@@ -157,14 +158,15 @@ def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, 
     shown = range(page.GALLERY_IMAGES)
     for index in shown:
         best = logits[index].argmax()
-        assert f"sum {page.signed(logits[index, best])} and {page.signed(exact[index, ..., best].sum())}" in words
+        predicted, true = map(formatting.signed, (logits[index, best], exact[index, ..., best].sum()))
+        assert f"sum {predicted} and {true}" in words
     assert report.count('<li><figure class="card">') == page.GALLERY_IMAGES
     wrong = sum(logits[index].argmax() != labels[index] for index in shown)
     assert report.count('class="wrong"') == wrong > 0
 
 
 def test_the_two_maps_of_an_image_share_a_symmetric_scale(runs):
-    run = page.read_run(runs[0])
+    run = read_run(runs[0])
     picture = page._picture(run, 0, None)
     best = run.arrays["logits"][0].argmax()
     largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "exact"))
@@ -234,7 +236,7 @@ def test_pickled_arrays_are_refused(tmp_path):
     run = make_run(tmp_path / "run")
     np.savez(run / "eval.npz", images=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="plain arrays"):
-        page.read_run(run)
+        read_run(run)
 
 
 @pytest.mark.parametrize(("change", "match"), [
@@ -250,13 +252,13 @@ def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match):
         arrays = {name: value for name, value in ({**file} | change).items() if value is not None}
     np.savez(run / "eval.npz", **arrays)
     with pytest.raises(UserError, match=match):
-        page.read_run(run)
+        read_run(run)
 
 
 def test_figures_that_are_missing_or_not_numbers_are_named(tmp_path):
     run = make_run(tmp_path / "run", accuracy_top1="high", cross_entropy=float("nan"))
     with pytest.raises(UserError, match="has no accuracy_top1, cross_entropy"):
-        page.read_run(run)
+        read_run(run)
 
 
 def test_runs_of_different_data_are_not_compared(tmp_path):
@@ -292,7 +294,7 @@ def test_an_old_report_stays_when_a_new_one_fails(tmp_path, monkeypatch, runs, n
 
 @pytest.mark.parametrize(("number", "text"), [(3.3e-6, "3.3 × 10⁻⁶"), (0, "0"), (0.25, "0.25"), (2.5e10, "2.5 × 10¹⁰")])
 def test_scientific(number, text):
-    assert page.scientific(number) == text
+    assert formatting.scientific(number) == text
 
 
 def test_the_command_prints_the_path(tmp_path, runs, monkeypatch, capsys, no_curves):

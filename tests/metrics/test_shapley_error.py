@@ -1,0 +1,82 @@
+"""Agreement with exact Shapley values, against scikit-learn and scipy, and what is undefined."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import mean_squared_error, r2_score
+
+from shapjax.errors import UserError
+from shapjax.metrics import shapley_error
+
+
+def test_exact_values_of_a_game_evaluated_in_pairs_equal_the_mean_over_orders(rng):
+    values = rng.normal(size=(2**4, 3))
+    codes = 2 ** np.arange(4)
+    seen = []
+
+    def pair_fn(masks):
+        seen.extend([*(masks @ codes), *(~masks @ codes)])
+        return values[masks @ codes], values[~masks @ codes]
+
+    phi = np.zeros((4, 3))
+    for order in itertools.permutations(range(4)):
+        code = 0
+        for player in order:
+            phi[player] += (values[code | 1 << player] - values[code]) / math.factorial(4)
+            code |= 1 << player
+    np.testing.assert_allclose(shapley_error.exact_shapley_values(pair_fn, 4), phi, atol=1e-12)
+    assert sorted(seen) == list(range(16))  # each coalition once
+
+
+def test_too_many_players_are_refused_before_any_pass():
+    with pytest.raises(UserError, match="use larger patches"):
+        shapley_error.exact_shapley_values(lambda masks: pytest.fail("evaluated"), 25)
+
+
+def test_the_error_is_measured_an_image_and_averaged_over_images(rng):
+    exact = rng.normal(size=(3, 4, 5)) * np.array([1.0, 2.0, 8.0])[:, None, None]
+    phi = (exact + rng.normal(size=exact.shape)).astype(np.float32)
+    rows = list(zip(phi.reshape(3, -1).astype(np.float64), exact.reshape(3, -1), strict=True))
+    error = shapley_error.shapley_error(phi, exact)
+    assert error["mse"] == pytest.approx(np.mean([mean_squared_error(e, p) for p, e in rows]))
+    assert error["r2_per_image"] == pytest.approx([r2_score(e, p) for p, e in rows])
+    assert error["r2"] == pytest.approx(np.mean([r2_score(e, p) for p, e in rows]))
+    assert error["pearson"] == pytest.approx(np.mean([stats.pearsonr(p, e)[0] for p, e in rows]))
+    assert error["spearman"] == pytest.approx(np.mean([stats.spearmanr(p, e)[0] for p, e in rows]))
+
+
+def test_exact_values_have_no_error(rng):
+    exact = rng.normal(size=(2, 4, 3))
+    error = shapley_error.shapley_error(exact, exact)
+    assert error["mse"] == 0 and error["r2"] == 1
+    assert error["pearson"] == pytest.approx(1) and error["spearman"] == pytest.approx(1)
+
+
+def test_what_is_undefined_is_none_and_left_out_of_the_mean(rng):
+    exact, phi = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 4, 3))
+    exact[0] = 2.0  # a constant game has no variance to explain
+    error = shapley_error.shapley_error(phi, exact)
+    assert error["r2_per_image"][0] is None
+    assert error["r2"] == error["r2_per_image"][1] == pytest.approx(r2_score(exact[1].ravel(), phi[1].ravel()))
+    assert error["pearson"] == pytest.approx(stats.pearsonr(phi[1].ravel(), exact[1].ravel())[0])
+    error = shapley_error.shapley_error(phi[:1], exact[:1])
+    assert error["r2"] is error["pearson"] is error["spearman"] is None and error["mse"] > 0
+
+
+def test_constant_estimates_have_an_r2_but_no_correlation(rng):
+    error = shapley_error.shapley_error(np.zeros((1, 4, 3)), rng.normal(size=(1, 4, 3)))
+    assert error["pearson"] is error["spearman"] is None and error["r2"] <= 0
+
+
+def test_the_efficiency_gap_is_the_largest_missing_or_surplus_worth(rng):
+    phi = rng.normal(size=(3, 4, 2))
+    empty = rng.normal(size=(3, 2))
+    totals = phi.sum(axis=1) + empty
+    assert shapley_error.efficiency_gap(totals, empty, phi) < 1e-12
+    phi[1, 2, 0] += 0.25
+    phi[2, 3, 1] -= 0.5
+    assert shapley_error.efficiency_gap(totals, empty, phi) == pytest.approx(0.5)
+    assert shapley_error.efficiency_gap(totals, 0 * empty, phi) > 0.5

@@ -1,0 +1,214 @@
+"""The joint loss: its parts as formulas, its gradient, and what the Shapley task may and may not move."""
+
+import fractions
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from scipy import special
+
+from shapjax import losses, shapley
+from shapjax.losses import LossSettings
+
+SETTINGS = LossSettings(num_pairs=2, masked_weight=0.7, label_smoothing=0.1, shapley_gradient="allocation",
+                        shapley_scale="variance")
+FULL = SETTINGS._replace(shapley_gradient="full", shapley_scale="none")
+
+
+@pytest.fixture
+def batch(rng):
+    images = jnp.asarray(rng.normal(size=(6, 5, 3)), jnp.float32)
+    return images, jnp.asarray(rng.integers(0, 3, 6)), jax.random.split(jax.random.key(4), 6)
+
+
+def loss_of(toy, batch, settings, *, weight=1.5, part="loss"):
+    """The joint loss, or a part of it, as a compiled function of the parameters."""
+
+    @jax.jit
+    def loss(params, batch):
+        _, parts = losses.joint_loss(functools.partial(toy.apply, params), *batch, shapley_weight=weight,
+                                     settings=settings)
+        return getattr(parts, part)
+
+    return functools.partial(loss, batch=batch)
+
+
+def random_values(rng, *, b=3, n=5, m=4, k=2, scale=1.0):
+    """phi, masks, v(S), v(S^c) that no model made."""
+    phi, v, c = (jnp.asarray(scale * rng.normal(size=s), jnp.float32) for s in ((b, n, k), (b, m, k), (b, m, k)))
+    return phi, jnp.asarray(rng.random((b, m, n)) < 0.5), v, c
+
+
+# The parts
+
+
+def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, batch):
+    images, labels, keys = batch
+    _, parts = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=1.5, settings=SETTINGS)
+
+    targets = 0.9 * np.eye(3)[np.asarray(labels)] + 0.1 / 3
+    phi = np.asarray(toy.apply(toy.params, images))
+    values, residuals, masked = [], [], []
+    for b in range(6):
+        for mask in np.asarray(shapley.sample_coalitions(keys[b], num_players=5, num_pairs=2)):
+            for side in (mask, ~mask):
+                value = np.asarray(toy.apply(toy.params, images[b : b + 1, side])).sum(axis=(0, 1))
+                values.append(value)
+                residuals.append(value - phi[b, side].sum(axis=0))
+                masked.append(-targets[b] @ special.log_softmax(value))
+    classification = -np.mean(np.sum(targets * special.log_softmax(phi.sum(axis=1), axis=1), axis=1))
+    shapley_part = np.mean(np.square(residuals)) / np.mean(np.var(values, axis=0))
+    assert parts.loss_classification == pytest.approx(classification, rel=1e-4)
+    assert parts.loss_masked == pytest.approx(np.mean(masked), rel=1e-4)
+    assert parts.loss_shapley == pytest.approx(shapley_part, rel=1e-4)
+    assert parts.loss == pytest.approx(classification + 0.7 * np.mean(masked) + 1.5 * shapley_part, rel=1e-4)
+    assert parts.accuracy == pytest.approx(np.mean(phi.sum(axis=1).argmax(axis=1) == labels))
+    hits = np.argmax(values, axis=1) == np.repeat(labels, 4)
+    assert parts.masked_accuracy == pytest.approx(hits.mean())
+
+
+def test_the_loss_is_the_one_that_is_differentiated(toy, batch):
+    loss, parts = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=1.5,
+                                    settings=SETTINGS)
+    assert loss == parts.loss
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, FULL])
+def test_the_order_of_a_batch_does_not_matter(toy, batch, settings):
+    loss = loss_of(toy, batch, settings)
+    turned = loss_of(toy, jax.tree.map(lambda x: x[::-1], batch), settings)
+    np.testing.assert_allclose(loss(toy.params), turned(toy.params), rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, FULL])
+def test_compiled_equals_eager(toy, batch, settings):
+    eager = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=1.5, settings=settings)
+    np.testing.assert_allclose(loss_of(toy, batch, settings)(toy.params), eager[0], rtol=1e-5)
+
+
+def test_nothing_is_silently_broadcast_over_ranks(toy, batch):
+    with jax.numpy_rank_promotion("raise"):
+        losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=1.5, settings=SETTINGS)
+
+
+# Gradients
+
+
+def test_the_gradient_agrees_with_finite_differences(toy, batch):
+    with jax.enable_x64(True):
+        params, images = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (toy.params, batch[0]))
+        loss = loss_of(toy, (images, *batch[1:]), FULL)
+        assert loss(params).dtype == jnp.float64
+        jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+def test_the_gradient_of_the_vision_model_agrees_with_finite_differences(tiny_vit, rng):
+    model = tiny_vit()
+    images = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
+    batch = images, jnp.array([0, 2]), jax.random.split(jax.random.key(0), 2)
+    jax.test_util.check_grads(loss_of(model, batch, FULL._replace(num_pairs=1)), (model.params,), order=1,
+                              modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+
+
+def test_without_weight_the_shapley_task_gives_no_gradient(toy, batch):
+    def rest(params):
+        return (loss_of(toy, batch, SETTINGS, part="loss_classification")(params)
+                + 0.7 * loss_of(toy, batch, SETTINGS, part="loss_masked")(params))
+
+    off = jax.grad(loss_of(toy, batch, SETTINGS, weight=0.0))(toy.params)
+    on = jax.grad(loss_of(toy, batch, SETTINGS, weight=1.0))(toy.params)
+    chex.assert_trees_all_close(off, jax.grad(rest)(toy.params), rtol=1e-4, atol=1e-5)
+    assert np.abs(on["kernel"] - off["kernel"]).max() > 1e-2
+
+
+def test_the_allocation_gradient_cannot_move_all_votes_together(toy, batch):
+    """The head's bias shifts every patch's vote alike, so it moves totals and nothing else."""
+    bias = {name: jax.grad(loss_of(toy, batch, settings, part="loss_shapley"))(toy.params)["bias"]
+            for name, settings in (("allocation", SETTINGS), ("full", FULL))}
+    np.testing.assert_allclose(bias["allocation"], 0, atol=1e-6)
+    assert np.abs(bias["full"]).max() > 1e-2
+
+
+@pytest.mark.parametrize("scale", losses.SHAPLEY_SCALES)
+def test_the_allocation_gradient_reaches_no_coalition_value_and_no_total(rng, scale):
+    phi, masks, v, c = random_values(rng)
+
+    def gradient(kind):
+        return jax.grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind, scale=scale),
+                        argnums=(0, 1, 2))(phi, v, c)
+
+    phi_gradient, *value_gradients = gradient("allocation")
+    assert all((np.asarray(g) == 0).all() for g in value_gradients)
+    np.testing.assert_allclose(phi_gradient.sum(axis=1), 0, atol=1e-6)
+    full, *value_gradients = gradient("full")
+    assert all(np.abs(g).max() > 1e-3 for g in value_gradients)
+    np.testing.assert_allclose(phi_gradient, full - full.mean(axis=1, keepdims=True), atol=1e-6)
+
+
+# The stationary point
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_over_all_coalitions_the_exact_values_are_stationary_for_the_allocation_gradient_alone(rng, n):
+    """Each pair is repeated as often as the kernel says, so the loss is the expectation that training samples."""
+    values = rng.normal(size=(2**n, 2))
+    values[0] = 0
+    exact = jnp.asarray(shapley.exact_shapley(values), jnp.float32)[None]
+    codes = range(1, 2 ** (n - 1))  # one of each pair but (empty, all)
+    sizes = [bin(code).count("1") for code in codes]
+    weights = [fractions.Fraction(1, math.comb(n, k) * k * (n - k)) for k in sizes]
+    common = math.lcm(*(w.denominator for w in weights))
+    codes = np.repeat(codes, [int(w * common) for w in weights])
+    masks = jnp.asarray((codes[:, None] >> np.arange(n) & 1 == 1)[None])
+    v, c = (jnp.asarray(values[i], jnp.float32)[None] for i in (codes, 2**n - 1 - codes))
+
+    def gradient(phi, kind):
+        return jax.grad(lambda p: losses.shapley_loss(p, masks, v, c, gradient=kind, scale="none"))(phi)
+
+    np.testing.assert_allclose(gradient(exact, "allocation"), 0, atol=1e-6)
+    moved = exact.at[0, 0].add(0.1).at[0, 1].add(-0.1)
+    assert np.abs(gradient(moved, "allocation")).max() > 1e-3
+    assert np.abs(gradient(exact, "full")).max() > 1e-3  # it drags the total along
+
+
+# The scale
+
+
+def test_in_units_of_the_variance_the_loss_does_not_depend_on_the_size_of_the_logits(rng):
+    phi, masks, v, c = random_values(rng)
+
+    def loss(factor, scale):
+        return float(losses.shapley_loss(factor * phi, masks, factor * v, factor * c, gradient="full", scale=scale))
+
+    assert loss(7.0, "variance") == pytest.approx(loss(1.0, "variance"), rel=1e-4)
+    assert loss(7.0, "none") == pytest.approx(49 * loss(1.0, "none"), rel=1e-4)
+
+
+def test_the_variance_is_that_of_each_class_over_images_and_coalitions_of_both_sides(rng):
+    phi, masks, v, c = random_values(rng)
+    v, c = v + jnp.array([50.0, -50.0]), c + jnp.array([50.0, -50.0])  # a class's mean is no variance
+    both = np.concatenate([v, c], axis=1).reshape(-1, 2)
+    plain, scaled = (losses.shapley_loss(phi, masks, v, c, gradient="full", scale=s) for s in ("none", "variance"))
+    assert plain / scaled == pytest.approx(both.var(axis=0).mean(), rel=1e-2)
+
+
+def test_where_values_hardly_vary_the_loss_stays_finite(rng):
+    phi, masks, v, c = random_values(rng, scale=1e-3)
+    plain, scaled = (losses.shapley_loss(phi, masks, v, c, gradient="full", scale=s) for s in ("none", "variance"))
+    assert scaled == pytest.approx(plain / losses.MIN_VARIANCE, rel=1e-5)
+    zero = losses.shapley_loss(0 * phi, masks, 0 * v, 0 * c, gradient="allocation", scale="variance")
+    assert zero == 0
+
+
+def test_devices_that_share_a_batch_divide_by_the_variance_of_the_whole_batch(rng):
+    values = random_values(rng, b=4)
+    whole = losses.shapley_loss(*values, gradient="allocation", scale="variance")
+    shares = jax.vmap(
+        lambda *x: losses.shapley_loss(*x, gradient="allocation", scale="variance", axis_name="devices"),
+        axis_name="devices")(*(x.reshape(2, 2, *x.shape[1:]) for x in values))
+    assert shares.mean() == pytest.approx(float(whole), rel=1e-5)

@@ -1,0 +1,195 @@
+"""The training step: reproducible coalitions, schedules, weight decay, the moving average, one compilation."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from shapjax import losses, models, training
+from shapjax.models import vit
+
+LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, label_smoothing=0.0, shapley_gradient="allocation",
+                           shapley_scale="variance")
+
+
+def settings(**changes):
+    return training.StepSettings(**(dict(seed=0, loss=LOSS, shapley_weight=optax.constant_schedule(2.0), ema_decay=0.0)
+                                    | changes))
+
+
+@pytest.fixture
+def batch(rng):
+    """images, labels, positions in the dataset."""
+    return (jnp.asarray(rng.normal(size=(8, 5, 3)), jnp.float32), jnp.asarray(rng.integers(0, 3, 8), jnp.int32),
+            jnp.arange(100, 108, dtype=jnp.int32))
+
+
+def step_of(toy, *, optimizer=None, **changes):
+    """The step and the state before it."""
+    optimizer = optimizer or optax.sgd(0.1)
+    step = functools.partial(training.train_step, apply_fn=toy.apply, optimizer=optimizer, settings=settings(**changes))
+    return step, training.init_state(toy.params, optimizer, ema=changes.get("ema_decay", 0.0) > 0)
+
+
+# The step
+
+
+def test_a_step_descends_the_joint_loss_with_keys_from_seed_step_and_index(toy, batch):
+    images, labels, indices = batch
+    step, state = step_of(toy, seed=3)
+    new, metrics = jax.jit(step)(state.replace(step=jnp.int32(5)), images, labels, indices)
+
+    def loss(params):
+        keys = training.example_keys(3, 5, indices)
+        return losses.joint_loss(functools.partial(toy.apply, params), images, labels, keys, shapley_weight=2.0,
+                                 settings=LOSS)[0]
+
+    value, gradient = jax.value_and_grad(loss)(toy.params)
+    assert new.step == 6
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert metrics["gradient_norm"] == pytest.approx(float(optax.global_norm(gradient)), rel=1e-4)
+    chex.assert_trees_all_close(new.params, jax.tree.map(lambda p, g: p - 0.1 * g, toy.params, gradient), atol=1e-5)
+
+
+def test_compiled_equals_eager(toy, batch):
+    step, state = step_of(toy, ema_decay=0.9)
+    chex.assert_trees_all_close(jax.jit(step)(state, *batch), step(state, *batch), rtol=1e-4, atol=1e-5)
+
+
+def test_steps_after_the_first_compile_nothing(toy, batch):
+    optimizer, _ = training.make_optimizer(learning_rate=1e-2, warmup_steps=2, steps=6, weight_decay=0.1, b2=0.99,
+                                           clip_norm=1.0)
+    step, state = step_of(toy, optimizer=optimizer, ema_decay=0.9, shapley_weight=training.weight_schedule(4.0, 3))
+    compiled = jax.jit(chex.assert_max_traces(step, n=1))
+    for _ in range(4):
+        state, metrics = compiled(state, *batch)
+    assert compiled._cache_size() == 1
+    assert all(v.dtype == jnp.float32 and v.shape == () for v in metrics.values())
+
+
+def test_training_lowers_the_loss(toy, batch):
+    optimizer, _ = training.make_optimizer(learning_rate=3e-2, warmup_steps=5, steps=60, weight_decay=0.0, b2=0.99,
+                                           clip_norm=1.0)
+    step, state = step_of(toy, optimizer=optimizer)
+    history = []
+    compiled = jax.jit(step)
+    for _ in range(60):
+        state, metrics = compiled(state, *batch)
+        history.append(float(metrics["loss"]))
+    assert np.mean(history[-5:]) < 0.6 * np.mean(history[:5])
+
+
+# Keys
+
+
+def test_an_examples_key_follows_the_example_and_not_its_place_in_the_batch():
+    order = np.random.default_rng(0).permutation(8)
+    indices = jnp.arange(8, dtype=jnp.int32) * 7
+    keys = jax.random.key_data(training.example_keys(0, jnp.int32(3), indices))
+    turned = jax.random.key_data(training.example_keys(0, jnp.int32(3), indices[order]))
+    np.testing.assert_array_equal(turned, keys[order])
+    half = jax.random.key_data(training.example_keys(0, jnp.int32(3), indices[4:]))
+    np.testing.assert_array_equal(half, keys[4:])
+
+
+def test_every_seed_step_and_example_has_a_key_of_its_own():
+    keys = [np.asarray(jax.random.key_data(training.example_keys(seed, jnp.int32(step), jnp.arange(50))))
+            for seed in (0, 1) for step in (0, 1, 2)]
+    assert len(np.unique(np.concatenate(keys), axis=0)) == 300
+
+
+def test_the_order_of_a_batch_does_not_matter(toy, batch):
+    step, state = step_of(toy)
+    order = np.random.default_rng(1).permutation(8)
+    compiled = jax.jit(step)
+    chex.assert_trees_all_close(compiled(state, *batch), compiled(state, *(x[order] for x in batch)),
+                                rtol=1e-5, atol=1e-5)
+
+
+# The optimiser and its schedules
+
+
+def test_weight_decay_acts_on_kernels_and_on_nothing_else():
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2, class_token=True,
+                     registers=1)
+    params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), models.param_shapes(module, image_shape=(8, 8, 2)))
+    optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.5, b2=0.99,
+                                           clip_norm=1.0)
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(u)
+            for path, u in jax.tree_util.tree_leaves_with_path(updates)}
+    shrunk = {name for name, update in flat.items() if update.any()}
+    assert shrunk == {"embedding/kernel", "head/kernel", "blocks/attention/qkv/kernel", "blocks/attention/out/kernel",
+                      "blocks/mlp_in/kernel", "blocks/mlp_out/kernel"}
+    np.testing.assert_allclose(flat["head/kernel"], -0.1 * 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+def test_the_learning_rate_rises_to_its_peak_and_ends_at_zero(warmup_steps):
+    _, rate = training.make_optimizer(learning_rate=0.3, warmup_steps=warmup_steps, steps=50, weight_decay=0.0, b2=0.99,
+                                      clip_norm=1.0)
+    rates = np.array([rate(i) for i in range(51)])
+    assert np.argmax(rates) == warmup_steps and rates.max() == pytest.approx(0.3)
+    assert rates[50] == pytest.approx(0, abs=1e-7) and rates[49] > 0
+    assert (np.diff(rates[warmup_steps:]) < 0).all()
+    if warmup_steps:
+        np.testing.assert_allclose(rates[: warmup_steps + 1], np.linspace(0, 0.3, warmup_steps + 1), atol=1e-7)
+
+
+def test_a_gradient_larger_than_the_clip_is_scaled_down_before_the_optimiser_sees_it():
+    params = {"kernel": jnp.zeros(2)}
+
+    def second_update(clip_norm):
+        optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.0, b2=0.99,
+                                               clip_norm=clip_norm)
+        state = optimizer.init(params)
+        for gradient in ([0.3, 0.4], [300.0, 400.0]):
+            updates, state = optimizer.update({"kernel": jnp.array(gradient)}, state, params)
+        return np.asarray(updates["kernel"])
+
+    # Both gradients have norm 0.5 once clipped, so Adam takes the step that it takes on a constant gradient.
+    rate = 0.1 * 0.5 * (1 + np.cos(np.pi / 10))
+    np.testing.assert_allclose(second_update(0.5), -rate, rtol=1e-3)
+    assert np.abs(second_update(1e9) + rate).min() > 0.01
+
+
+def test_the_shapley_weight_grows_over_its_warm_up_and_then_stays():
+    weight = training.weight_schedule(4.0, 8)
+    np.testing.assert_allclose([weight(i) for i in (0, 2, 8, 100)], [0, 1, 4, 4], atol=1e-6)
+    assert training.weight_schedule(4.0, 0)(0) == 4.0
+
+
+def test_the_step_uses_the_weight_of_its_own_step(toy, batch):
+    step, state = step_of(toy, shapley_weight=training.weight_schedule(4.0, 8))
+    _, metrics = jax.jit(step)(state.replace(step=jnp.int32(2)), *batch)
+    assert metrics["shapley_weight"] == 1.0
+    parts = metrics["loss_classification"] + metrics["loss_masked"] + 1.0 * metrics["loss_shapley"]
+    assert metrics["loss"] == pytest.approx(float(parts), rel=1e-5)
+
+
+# The moving average
+
+
+def test_the_moving_average_starts_fast_and_settles_at_its_decay(toy, batch):
+    step, state = step_of(toy, ema_decay=0.5)
+    compiled = jax.jit(step)
+    average = np.asarray(state.params["kernel"])
+    for i in range(12):
+        state, _ = compiled(state, *batch)
+        decay = min(0.5, (1 + i) / (10 + i))
+        average = decay * average + (1 - decay) * np.asarray(state.params["kernel"])
+        np.testing.assert_allclose(state.ema_params["kernel"], average, atol=1e-5)
+    assert np.abs(average - state.params["kernel"]).max() > 1e-4
+
+
+def test_inference_uses_the_moving_average_where_there_is_one(toy, batch):
+    step, state = step_of(toy, ema_decay=0.5)
+    state, _ = jax.jit(step)(state, *batch)
+    assert training.inference_params(state) is state.ema_params
+    step, state = step_of(toy)
+    state, _ = jax.jit(step)(state, *batch)
+    assert state.ema_params is None and training.inference_params(state) is state.params
