@@ -15,22 +15,24 @@ from collections.abc import Sequence
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).parents[1]
+HALF = {"steps": 3000}  # half the default's schedule: enough to tell settings apart
 ROWS = {  # name: what it shows, settings, whether all seeds are worth their time
-    "default": ("the default", {}, True),
-    "twin": ("plain twin: no Shapley task", {"shapley_weight": 0}, True),
-    "weight4": ("weight 4", {"shapley_weight": 4}, False),
-    "weight8": ("weight 8", {"shapley_weight": 8}, False),
-    "weight32": ("weight 32", {"shapley_weight": 32}, False),
-    "weight32-warmup": ("weight 32, grown over 30 % of the run", {"shapley_weight": 32, "shapley_warmup": 0.3}, False),
-    "full": ("gradient through everything", {"shapley_gradient": "full"}, False),
-    "raw4": ("loss in squared logits, weight 4", {"shapley_scale": "none", "shapley_weight": 4}, False),
-    "mean": ("votes times 1/N", {"model.head_scale": "mean"}, False),
-    "head-default": ("head not zero at the start", {"model.head_init": "default"}, False),
-    "uncentred": ("votes not centred over classes", {"model.center_votes": False}, False),
-    "unmasked": ("coalitions not classified", {"masked_weight": 0}, False),
-    "smoothing": ("label smoothing 0.1", {"label_smoothing": 0.1}, False),
-    "pairs2": ("2 pairs an image, 2/3 of the steps", {"num_pairs": 2, "steps": 2667}, False),
-    "no-ema": ("no moving average", {"ema_decay": 0}, False),
+    "default": ("**the default**", {}, True),
+    "twin": ("**plain twin: no Shapley task**", {"shapley_weight": 0}, True),
+    "half": ("half the steps; so all below", HALF, False),
+    "weight4": ("weight 4", HALF | {"shapley_weight": 4}, False),
+    "weight8": ("weight 8", HALF | {"shapley_weight": 8}, False),
+    "weight32": ("weight 32", HALF | {"shapley_weight": 32}, False),
+    "full": ("gradient of the Shapley task through everything", HALF | {"shapley_gradient": "full"}, False),
+    "raw4": ("Shapley task in squared logits, weight 4", HALF | {"shapley_scale": "none", "shapley_weight": 4}, False),
+    "mean": ("votes times 1/N", HALF | {"model.head_scale": "mean"}, False),
+    "head-default": ("head not zero at the start", HALF | {"model.head_init": "default"}, False),
+    "uncentred": ("votes not centred over classes", HALF | {"model.center_votes": False}, False),
+    "unmasked": ("coalitions not classified", HALF | {"masked_weight": 0}, False),
+    "plain": ("neither Shapley task nor coalitions classified", HALF | {"masked_weight": 0, "shapley_weight": 0}, False),
+    "smoothing": ("label smoothing 0.1", HALF | {"label_smoothing": 0.1}, False),
+    "pairs2": ("2 pairs an image, 2/3 of the steps", {"steps": 2000, "num_pairs": 2}, False),
+    "no-ema": ("no moving average of the parameters", HALF | {"ema_decay": 0}, False),
 }
 
 _OUTPUT = flags.DEFINE_string("output", "runs/ablation", "Directory of the runs.")

@@ -1,6 +1,6 @@
 """Time of a joint training step on the CPU, by how the CPU is split into devices and what the backward pass recomputes.
 
-  python benchmarks/step_time.py [--rounds 3] [--config configs/mnist5k.py]
+  python -m benchmarks.step_time [--rounds 3] [--config configs/mnist5k.py]
 
 Each measurement is a process of its own (devices are fixed when JAX starts); variants take turns, so that a drift
 of the machine's speed hits all of them. Prints the median of each and its ratio to the default.
@@ -44,7 +44,7 @@ def main(_: Sequence[str]) -> None:
     times = {name: [] for name in VARIANTS}
     for _round in range(_ROUNDS.value):
         for name, overrides in VARIANTS.items():
-            command = [sys.executable, __file__, "--measure", *sys.argv[1:], *overrides]
+            command = [sys.executable, "-m", "benchmarks.step_time", "--measure", *sys.argv[1:], *overrides]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             times[name].append(json.loads(out))
     base = statistics.median(next(iter(times.values())))

@@ -48,7 +48,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes
     c.label_smoothing = 0.0
 
-    c.steps = 4000
+    c.steps = 6000
     c.batch_size = 48  # images a step, over all devices
     c.learning_rate = 2e-3  # the peak
     c.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine to 0

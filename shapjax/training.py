@@ -154,5 +154,5 @@ def train_step(
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
     metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
-                                 "gradient_norm": optax.global_norm(gradients)}
+                                 "gradient_norm": optax.tree.norm(gradients)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics

@@ -11,7 +11,8 @@ import pytest
 from shapjax import coalitions, shapley
 
 PATCH = 2  # pixels: 16 players
-SILENT = [dict(), dict(class_token=True, head_scale="mean"), dict(registers=1), dict(class_token=True, registers=2)]
+# Tokens that do not vote: none, one, three; and both scales of the head.
+SILENT = [dict(), dict(class_token=True, head_scale="mean"), dict(class_token=True, registers=2)]
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_packed_pair_equals_two_masked_passes_in_values_and_gradients(tiny_vit
     chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", SILENT[::3])
+@pytest.mark.parametrize("settings", SILENT[::2])
 def test_pairs_of_one_image_do_not_mix(tiny_vit, images, rng, settings):
     model = tiny_vit(patch_size=PATCH, **settings)
     masks = masks_of_size(5, rng=rng, pairs=3)
@@ -101,7 +102,7 @@ def test_pairs_of_one_image_do_not_mix(tiny_vit, images, rng, settings):
     chex.assert_trees_all_close(swapped, (complements, values), atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", SILENT[::3])
+@pytest.mark.parametrize("settings", SILENT[::2])
 def test_a_hidden_patch_has_no_influence_at_all_on_a_coalitions_value(tiny_vit, images, rng, settings):
     model = tiny_vit(patch_size=PATCH, **settings)
     masks = masks_of_size(5, rng=rng)

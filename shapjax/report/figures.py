@@ -302,7 +302,7 @@ def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
 def _use_log_scale(axes: Axes) -> None:
     """A logarithmic y axis with ticks at 1, 2 and 5 (or powers of ten, if those are many), at least two of them.
 
-    It ends where the values end, or at the ticks around them where fewer than two lie between.
+    It ends where the values end, or, where fewer than two ticks lie between, at the nearest others.
     """
     axes.set_yscale("log")
     if not axes.lines:
@@ -311,11 +311,9 @@ def _use_log_scale(axes: Axes) -> None:
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     ticks = np.outer(10.0 ** np.arange(-12, 13), (1, 2, 5)).ravel()
     low, high = values.min() / 1.1, values.max() * 1.1
-    inside = ticks[(low <= ticks) & (ticks <= high)]
-    if len(inside) < 2:
-        first = max(0, np.searchsorted(ticks, low, side="right") - 1)
-        inside = ticks[first : np.searchsorted(ticks, high) + 1]
-    ticks = inside
+    outside = np.maximum(0, np.maximum(np.log(low / ticks), np.log(ticks / high)))
+    shown = max(2, np.count_nonzero(outside == 0))
+    ticks = np.sort(ticks[np.argsort(outside, kind="stable")[:shown]])
     if len(ticks) > 9:
         ticks = ticks[np.isclose(np.log10(ticks) % 1, 0)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

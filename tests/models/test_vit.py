@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import models
+from shapjax import config, models
 from shapjax.errors import UserError
 from shapjax.models import vit
 
@@ -76,17 +76,12 @@ def test_patches_interact_and_know_their_place(tiny_vit, images):
     assert np.abs(mirrored.reshape(2, 2, 2, 3)[:, ::-1].reshape(2, 4, 3) - phi).max() > 1e-2
 
 
-def test_layers_start_from_different_weights():
-    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2)
-    kernel = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 2))["blocks"]["mlp_in"]["kernel"]
-    assert kernel.shape == (2, 16, 64)
-    assert not np.allclose(kernel[0], kernel[1])
-
-
-def test_a_zero_initialised_head_starts_from_the_game_that_is_zero(images):
-    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=1, heads=2, head_init="zero")
+def test_layers_start_from_different_weights_and_a_zero_head_from_the_game_that_is_zero(images):
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2, head_init="zero")
     params = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 2))
-    assert (np.asarray(module.apply({"params": params}, images)) == 0).all()
+    kernel = params["blocks"]["mlp_in"]["kernel"]
+    assert kernel.shape == (2, 16, 64) and not np.allclose(kernel[0], kernel[1])
+    assert (np.asarray(jax.jit(module.apply)({"params": params}, images)) == 0).all()
 
 
 def test_the_mean_head_is_a_mean_pooled_classifier_and_the_sqrt_head_is_root_n_times_it(tiny_vit, images):
@@ -136,8 +131,6 @@ def test_rematerialisation_recomputes_in_the_backward_pass(tiny_vit, images):
 
 
 def test_build_follows_the_config_and_the_images():
-    from shapjax import config
-
     settings = config.resolve(config.default_config()).model
     module = models.build(settings, image_shape=(28, 14, 1), num_classes=7)
     assert (module.grid, module.num_classes, module.width, module.dtype) == ((4, 2), 7, settings.width, jnp.float32)
