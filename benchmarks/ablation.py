@@ -29,7 +29,7 @@ ROWS = {  # name: what it shows, settings, whether all seeds are worth their tim
     "head-default": ("head not zero at the start", HALF | {"model.head_init": "default"}, False),
     "uncentred": ("votes not centred over classes", HALF | {"model.center_votes": False}, False),
     "unmasked": ("coalitions not classified", HALF | {"masked_weight": 0}, False),
-    "plain": ("neither Shapley task nor coalitions classified", HALF | {"masked_weight": 0, "shapley_weight": 0}, False),
+    "plain": ("neither task: an ordinary classifier", HALF | {"masked_weight": 0, "shapley_weight": 0}, False),
     "smoothing": ("label smoothing 0.1", HALF | {"label_smoothing": 0.1}, False),
     "pairs2": ("2 pairs an image, 2/3 of the steps", {"steps": 2000, "num_pairs": 2}, False),
     "no-ema": ("no moving average of the parameters", HALF | {"ema_decay": 0}, False),

@@ -1,6 +1,7 @@
 """The commands: flags, config, calls into the library, what is printed. Each has a `run()`."""
 
 import difflib
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
         print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(name), sep="\n")
         sys.exit(0)
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
         path = following if argument == "--config" else argument.partition("--config=")[2]
         if path and not pathlib.Path(path.partition(":")[0]).is_file():
             raise UserError(f"--config {path}: no such config file; see configs/")

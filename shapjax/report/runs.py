@@ -56,8 +56,9 @@ def read_run(directory: Path) -> Run:
 
 
 def _parse(path: Path, command: str) -> dict:
+    text = _read(path, command)
     try:
-        content = json.loads(_read(path, command))
+        content = json.loads(text)
     except ValueError:
         raise _broken(path, "it is not JSON", command) from None
     if not isinstance(content, dict):

@@ -201,6 +201,11 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
+def test_a_command_without_arguments_says_what_it_needs(script):
+    assert "must have a value" in fails_with_one_line(script)
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
 def test_help_shows_the_flags(script):
     assert "--checkpoint" in (out := command(script, "--help")) or "--workdir" in out
     assert "python " + script in out

@@ -229,6 +229,7 @@ def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_pa
         page.write_report(tmp_path / "report", [run])
     message = str(error.value)
     assert str(run / name) in message and f"python {maker}" in message and "\n" not in message
+    assert ("is missing" in message) == (content is None)
     assert not (tmp_path / "report").exists()
 
 
