@@ -1,6 +1,6 @@
 """What coalition packing saves: a training step's floating-point operations and seconds, with and without it.
 
-  python benchmarks/packing.py [--variant S/16] [--image_size 224] [--batch 8] [--repeats 5] [--flops_only]
+  python -m benchmarks.packing [--variant S/16] [--image_size 224] [--batch 8] [--repeats 5] [--flops_only]
 
 Three gradient steps of the same model on the same batch: "plain" classifies the image (one pass), "packed" is the joint
 loss with one coalition pair in one packed pass, "unpacked" the same loss with a masked pass each for S and for its

@@ -48,7 +48,7 @@ def test_a_step_descends_the_joint_loss_with_keys_from_seed_step_and_index(toy, 
         return losses.joint_loss(functools.partial(toy.apply, params), images, labels, keys, shapley_weight=2.0,
                                  settings=LOSS)[0]
 
-    value, gradient = jax.value_and_grad(loss)(toy.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(toy.params)
     assert new.step == 6
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
@@ -119,7 +119,7 @@ def test_weight_decay_acts_on_kernels_and_on_nothing_else():
     params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), models.param_shapes(module, image_shape=(8, 8, 2)))
     optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.5, b2=0.99,
                                            clip_norm=1.0)
-    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p))(params)
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(u)
             for path, u in jax.tree_util.tree_leaves_with_path(updates)}
     shrunk = {name for name, update in flat.items() if update.any()}
