@@ -71,7 +71,7 @@ class SelfExplainingModel:
         Raises:
           UserError: if the images are of another shape or range.
         """
-        images = self._checked(images)
+        images = self._checked(images, batch_size)
         rows = min(len(images), batch_size)
         padded = _pad(images, rows, axis=0)
         phi = jax.device_get([self._phi(self.params, padded[i : i + rows]) for i in range(0, len(padded), rows)])
@@ -104,7 +104,7 @@ class SelfExplainingModel:
         Returns:
           two float32 [B, M, K]: v(S) and v(S^c).
         """
-        images, masks = self._checked(images), np.asarray(masks)
+        images, masks = self._checked(images, batch_size), np.asarray(masks)
         if masks.dtype != bool or masks.ndim != 3 or not masks.shape[1] or (
                 masks.shape[::2] != (len(images), self.num_players)):
             raise UserError(f"masks are {masks.dtype} {list(masks.shape)}, expected bool [{len(images)}, M, "
@@ -123,8 +123,10 @@ class SelfExplainingModel:
             for side in (0, 1))
         return values, complements
 
-    def _checked(self, images: Any) -> np.ndarray:
+    def _checked(self, images: Any, batch_size: int) -> np.ndarray:
         """The images as an array of the right shape and range, or a UserError."""
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
         images = np.asarray(images)
         shape = ", ".join(map(str, self.image_shape))
         if images.ndim != 4 or not len(images) or images.shape[1:] != tuple(self.image_shape):

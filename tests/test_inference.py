@@ -100,6 +100,11 @@ def test_images_that_do_not_fit_are_refused_in_one_line(model, bad, message):
         assert "\n" not in str(e.value)
 
 
+def test_a_batch_of_no_images_is_refused(model, images):
+    with pytest.raises(UserError, match="batch_size is 0"):
+        model.explain(images, batch_size=0)
+
+
 @pytest.mark.parametrize("bad", [np.ones((4, 5, 4), np.float32), np.ones((4, 5, 3), bool), np.ones((3, 5, 4), bool),
                                  np.ones((4, 4), bool), np.ones((4, 0, 4), bool), np.ones((4, 5, 2, 2), bool)])
 def test_masks_that_do_not_fit_are_refused_in_one_line(model, images, bad):

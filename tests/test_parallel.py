@@ -73,7 +73,7 @@ def test_eight_devices_train_as_one_does_with_adam_and_clipping(toy, toy_batch):
     assert np.abs(one.params["kernel"] - toy.params["kernel"]).max() > 1e-2
 
 
-def test_the_step_over_all_devices_is_traced_once(toy, toy_batch):
+def test_the_step_over_all_devices_compiles_once(toy, toy_batch, caplog):
     optimizer = optax.adamw(1e-3)
 
     def step(state, batch):
@@ -82,8 +82,13 @@ def test_the_step_over_all_devices_is_traced_once(toy, toy_batch):
 
     compiled = parallel.data_parallel(chex.assert_max_traces(step, n=1))
     state = parallel.replicate(training.init_state(toy.params, optimizer, ema=True))
+    compilations = []
     for _ in range(3):
-        state, _ = compiled(state, parallel.shard(toy_batch))
+        caplog.clear()
+        with jax.log_compiles():
+            state, _ = compiled(state, parallel.shard(toy_batch))
+        compilations.append(sum("Finished XLA compilation of" in r.getMessage() for r in caplog.records))
+    assert compilations[0] > 0 and compilations[1:] == [0, 0]
     np.testing.assert_array_equal(state.step, np.full(DEVICES, 3))
 
 
