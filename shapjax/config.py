@@ -5,6 +5,8 @@ line overrides it. The resolved config travels inside each checkpoint, as JSON.
 """
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,10 +30,10 @@ def default_config() -> ml_collections.ConfigDict:
     c.model = m = ml_collections.ConfigDict()
     m.variant = ""  # "Ti/16", "S/16", "B/16", "L/16", …: fills in the next four; empty: they stand as they are
     m.patch_size = 7  # pixels; (height/patch)·(width/patch) patches are the players of the game
-    m.width = 64
-    m.depth = 3
-    m.heads = 4
-    m.mlp_ratio = 4.0
+    m.width = 64  # D, of a token
+    m.depth = 3  # transformer blocks
+    m.heads = 4  # H; divides the width
+    m.mlp_ratio = 4.0  # hidden width of a block's MLP over D
     m.class_token = False  # a CLS token that does not vote
     m.registers = 0  # tokens that do not vote
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
@@ -46,23 +48,30 @@ def default_config() -> ml_collections.ConfigDict:
     c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
     c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes
-    c.label_smoothing = 0.0
+    c.label_smoothing = 0.0  # limits the logits; costs some R²
 
-    c.steps = 6000
+    c.steps = 6000  # of the whole run; 140 s on 2 cores
     c.batch_size = 48  # images a step, over all devices
     c.learning_rate = 2e-3  # the peak
     c.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine to 0
     c.weight_decay = 0.05  # on kernels only
-    c.b2 = 0.99
+    c.b2 = 0.99  # Adam's decay of squared gradients
     c.clip_norm = 1.0  # of the gradient's global norm
     c.ema_decay = 0.998  # evaluate a moving average of the parameters: better accuracy for free; 0: off
 
     c.log_every = 50  # steps between lines of metrics
     c.eval_every = 500  # steps between evaluations on the test split, each followed by a checkpoint
-    c.eval_batch_size = 250
+    c.eval_batch_size = 250  # images a forward pass
     c.keep_checkpoints = 2  # the newest ones; the best by test accuracy is kept besides
     c.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so)
     return c.lock()
+
+
+def describe() -> str:
+    """Every setting with its default and its reason, a line each, for `--help`: `default_config` as it is written."""
+    lines = (line.strip() for line in inspect.getsource(default_config).splitlines())
+    settings = (re.match(r"([cm])\.(\w+) = (.*?)  # (.*)", line) for line in lines)
+    return "\n".join(f"  {'model.' if s[1] == 'm' else ''}{s[2]} = {s[3]}\n      {s[4]}" for s in settings if s)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

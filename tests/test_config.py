@@ -18,6 +18,12 @@ def test_the_default_config_is_valid_and_survives_json():
     assert config.from_dict(c.to_dict()).to_dict() == c.to_dict()
 
 
+def test_every_setting_is_described_with_its_reason():
+    lines = config.describe().splitlines()[::2]  # each followed by its reason
+    described = [line.split(" = ")[0].strip() for line in lines]
+    assert sorted(described) == [key for key, _ in config.flatten(config.default_config())]
+
+
 def test_an_unknown_setting_cannot_be_set():
     with pytest.raises(AttributeError):
         config.default_config().shapely_weight = 1.0

@@ -38,6 +38,8 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
     if {"-h", "--help", "-help"} & set(argv[1:]):
         name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
         print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(name), sep="\n")
+        if "config" in flags.FLAGS:
+            print(f"\nSettings, --config.KEY=VALUE, with their defaults:\n{shapjax.config.describe()}")
         sys.exit(0)
     for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
         path = following if argument == "--config" else argument.partition("--config=")[2]

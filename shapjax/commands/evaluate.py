@@ -58,8 +58,10 @@ def table(figures: dict[str, Any]) -> str:
     if error:
         rows += [("against exact", f"{error['images']} images, {error['coalitions_per_image']:,} coalitions each, "
                                    f"{error['seconds']:.0f} s")]
+        titles = {"r2": "R²", "r2_allocation": "R² of shares", "mse": "MSE", "pearson": "Pearson",
+                  "spearman": "Spearman"}
         rows += [(f"  {title}", "undefined" if error[key] is None else f"{error[key]:.4f}")
-                 for key, title in (("r2", "R²"), ("mse", "MSE"), ("pearson", "Pearson"), ("spearman", "Spearman"))]
+                 for key, title in titles.items()]
     heading = f"{figures['checkpoint']}, step {figures['step']}, {figures['players']} patches, {figures['dataset']}"
     return "\n".join([heading, *(f"{name:18}{value}" for name, value in rows)])
 

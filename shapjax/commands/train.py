@@ -2,8 +2,7 @@
 
   python train.py --config configs/mnist5k.py --workdir runs/mnist5k [--config.shapley_weight=0.5 ...]
 
-Run again with the same workdir, it goes on from the newest checkpoint. Every setting that --config.KEY=VALUE can change
-stands in shapjax/config.py with its reason.
+Run again with the same workdir, it goes on from the newest checkpoint.
 """
 
 import json

@@ -48,24 +48,34 @@ def shapley_error(phi: np.ndarray, exact: np.ndarray) -> dict[str, float | list[
       exact: float [B, N, K].
 
     Returns:
-      mse (squared logits), r2 = 1 - SSE/SST, pearson, spearman, and r2_per_image (B numbers). None where undefined: R²
-      of a constant game, correlations with constant values.
+      mse (squared logits), r2 = 1 - SSE/SST, r2_allocation, pearson, spearman, and r2_per_image (B numbers). None where
+      undefined: R² of a constant game, correlations with constant values. r2_allocation is R² once each class's mean
+      over the patches is taken out of both: efficiency fixes these means, so even equal shares f(x)/N have an r2 above
+      0, but an r2_allocation of 0.
     """
-    rows = [_agreement(np.ravel(a), np.ravel(e)) for a, e in zip(phi.astype(np.float64), exact, strict=True)]
-    means = {name: _mean([row[name] for row in rows]) for name in ("mse", "r2", "pearson", "spearman")}
+    rows = [_agreement(a, e) for a, e in zip(phi.astype(np.float64), exact, strict=True)]
+    means = {name: _mean([row[name] for row in rows]) for name in ("mse", "r2", "r2_allocation", "pearson", "spearman")}
     return means | {"r2_per_image": [row["r2"] for row in rows]}
 
 
 def _agreement(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """The four measures of one image."""
-    sse, sst = np.sum((estimate - truth) ** 2), np.sum((truth - truth.mean()) ** 2)
-    varies = np.ptp(estimate) > 0 and sst > 0
+    """The measures of one image, from float64 [N, K]."""
+    allocation = _r2(estimate - estimate.mean(axis=0), truth - truth.mean(axis=0))
+    estimate, truth = estimate.ravel(), truth.ravel()
+    varies = np.ptp(estimate) > 0 and np.ptp(truth) > 0
     return {
         "mse": float(np.mean((estimate - truth) ** 2)),
-        "r2": float(1 - sse / sst) if sst > 0 else None,
+        "r2": _r2(estimate, truth),
+        "r2_allocation": allocation,
         "pearson": float(stats.pearsonr(estimate, truth).statistic) if varies else None,
         "spearman": float(stats.spearmanr(estimate, truth).statistic) if varies else None,
     }
+
+
+def _r2(estimate: np.ndarray, truth: np.ndarray) -> float | None:
+    """1 - SSE/SST over all entries; None where the truth is constant (but for rounding: values are logits)."""
+    sst = np.sum((truth - truth.mean()) ** 2)
+    return float(1 - np.sum((estimate - truth) ** 2) / sst) if np.ptp(truth) > 1e-9 else None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -128,6 +128,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
         {"name": "Cross-entropy", "hint": lower,
          "values": [decimal(e["cross_entropy"], digits=3) for e in evaluations]},
         {"name": "R² against exact values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
+        {"name": "R² of the shares", "hint": "equal shares have 0", "values": of_shapley_error("r2_allocation", 3)},
         {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
         {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
         {"name": "Spearman rank correlation", "hint": "1 is perfect", "values": of_shapley_error("spearman", 3)},

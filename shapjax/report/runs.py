@@ -15,7 +15,7 @@ _NUMBERS = (
     "players", "classes", "parameters",
 )
 _SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse")
-_SHAPLEY_MEASURES = ("r2", "pearson", "spearman")  # null where undefined
+_SHAPLEY_MEASURES = ("r2", "r2_allocation", "pearson", "spearman")  # null where undefined
 
 
 class Run(NamedTuple):

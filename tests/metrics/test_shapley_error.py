@@ -48,6 +48,15 @@ def test_the_error_is_measured_an_image_and_averaged_over_images(rng):
     assert error["spearman"] == pytest.approx(np.mean([stats.spearmanr(p, e)[0] for p, e in rows]))
 
 
+def test_equal_shares_of_the_right_totals_explain_nothing_of_the_allocation(rng):
+    exact = rng.normal(size=(3, 4, 5)) + rng.normal(size=(3, 1, 5)) * 3
+    equal = np.broadcast_to(exact.mean(axis=1, keepdims=True), exact.shape)
+    error = shapley_error.shapley_error(equal, exact)
+    assert error["r2_allocation"] == pytest.approx(0) and error["r2"] > 0.5
+    shifted = shapley_error.shapley_error(exact + 7 * rng.normal(size=(3, 1, 5)), exact)  # right shares, wrong totals
+    assert shifted["r2_allocation"] == pytest.approx(1) and shifted["r2"] < 0.9
+
+
 def test_exact_values_have_no_error(rng):
     exact = rng.normal(size=(2, 4, 3))
     error = shapley_error.shapley_error(exact, exact)

@@ -144,7 +144,7 @@ def test_the_figures_of_both_runs_are_on_the_page(report, runs):
     for run, accuracy in zip(runs, ("90.0", "91.2"), strict=True):
         measured = json.loads((run / "eval.json").read_text())["shapley_error"]
         assert f"{accuracy} %" in words and f"{accuracy} ± 0.9 %" in words
-        for key, digits in (("r2", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
+        for key, digits in (("r2", 3), ("r2_allocation", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
             assert formatting.decimal(measured[key], digits=digits) in words
     assert "3.3 × 10⁻⁶" in words
     assert formatting.count(123456) in words
@@ -204,7 +204,7 @@ def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_cur
 def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves):
     run = make_run(tmp_path / "run")
     evaluation = json.loads((run / "eval.json").read_text())
-    evaluation["shapley_error"] |= {"r2": None, "pearson": None, "spearman": None}
+    evaluation["shapley_error"] |= {"r2": None, "r2_allocation": None, "pearson": None, "spearman": None}
     (run / "eval.json").write_text(json.dumps(evaluation))
     assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
 
