@@ -43,14 +43,15 @@ _EXACT_IMAGES = flags.DEFINE_integer("exact_images", 16, "Test images enumerated
 
 def main(_: Sequence[str]) -> None:
     """Runs what is missing, then prints the table."""
-    lines = ["| what | accuracy | cross-entropy | R² against exact |", "|---|---|---|---|"]
+    lines = ["| what | accuracy, % | cross-entropy | R² | R² of shares |", "|---|---|---|---|---|"]
     for row in _ROWS.value:
         title, settings, all_seeds = ROWS[row]
         results = [_evaluated(row, settings, seed) for seed in range(_SEEDS.value if all_seeds else 1)]
         accuracy = " ".join(f"{100 * r['accuracy_top1']:.1f}" for r in results)
         entropy = " ".join(f"{r['cross_entropy']:.3f}" for r in results)
         r2 = " ".join(f"{r['shapley_error']['r2']:.3f}" for r in results)
-        lines.append(f"| {title} | {accuracy} | {entropy} | {r2} |")
+        shares = " ".join(f"{r['shapley_error']['r2_allocation']:.3f}" for r in results)
+        lines.append(f"| {title} | {accuracy} | {entropy} | {r2} | {shares} |")
         print("\n".join(lines), flush=True)
 
 
