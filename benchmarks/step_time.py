@@ -27,7 +27,6 @@ VARIANTS = {
     "one device over all cores": ["--config.cpu_devices=1"],
     "keep everything for the backward pass": ["--config.model.remat=False"],
     "one device, keep everything": ["--config.cpu_devices=1", "--config.model.remat=False"],
-    "plain step: 0 weight, same passes": ["--config.shapley_weight=0"],
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist5k.py", "Config file of the run.")
