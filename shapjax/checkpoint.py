@@ -126,6 +126,7 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
         rest["params"] = template.params
     read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
                  training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
+    _require_shapes((read.params, read.training), (template.params, rest), manager.directory / str(step))
     ema = template.ema_params is not None
     state = training.TrainState(
         step=read.training["step"], opt_state=read.training["opt_state"],
@@ -168,7 +169,17 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
         meta = read_meta(manager, step)
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), init_params(meta))
         params = _read(manager, step, params=ocp.args.StandardRestore(template)).params
+        _require_shapes(params, template, manager.directory / str(step))
     return params, meta, step
+
+
+def _require_shapes(arrays: chex.ArrayTree, expected: chex.ArrayTree, directory: pathlib.Path) -> None:
+    """UserError unless all arrays have the shapes expected; orbax itself takes what lies there."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(arrays), jax.tree.leaves(expected), strict=True)
+    for (path, array), other in pairs:
+        if array.shape != other.shape:
+            raise UserError(f"checkpoint {directory} is of another model: {jax.tree_util.keystr(path)} is "
+                            f"{list(array.shape)}, expected {list(other.shape)}")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
