@@ -16,6 +16,8 @@ from shapjax.inference import SelfExplainingModel
 from shapjax.metrics import accuracy, shapley_error
 from shapjax.version import __version__
 
+MAX_DEFAULT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions an image take seconds; each further patch doubles that
+
 
 def collect_logits(logits_fn: Callable[[np.ndarray], np.ndarray], source: sources.Source, *, batch_size: int,
                    progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +71,7 @@ def evaluate(model: SelfExplainingModel, *, exact_images: int, batch_size: int
         raise UserError(f"the model has {model.num_players} patches: exact enumeration would take "
                         f"2^{model.num_players - 1} forward passes an image; use --exact_images 0")
     logits, labels = collect_logits(lambda images: model.explain(images, batch_size=batch_size).logits,
-                                               source, batch_size=batch_size, progress=True)
+                                    source, batch_size=batch_size, progress=True)
     chosen = source.read(np.arange(min(exact_images or 16, len(source))))
     images, phi = chosen["image"], _flat(model.explain(chosen["image"]).shapley)
     totals, empty = model.pair_values(images, np.ones((len(images), 1, model.num_players), bool))

@@ -16,6 +16,9 @@ from absl import flags
 import shapjax
 from shapjax import evaluation, files
 from shapjax.commands import run_command
+from shapjax.errors import UserError
+
+DEFAULT_EXACT_IMAGES = 16
 
 _FLAGS = flags.FLAGS
 
@@ -25,8 +28,9 @@ def run() -> None:
     flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir).", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Where to write the figures; CHECKPOINT/eval.json if not given.")
-    flags.DEFINE_integer("exact_images", 16, "Test images whose exact Shapley values are enumerated (2^N coalitions "
-                         "each); 0: none.", lower_bound=0)
+    flags.DEFINE_integer("exact_images", None, "Test images whose exact Shapley values are enumerated (2^N coalitions "
+                         f"each); {DEFAULT_EXACT_IMAGES} if the model has at most {evaluation.MAX_DEFAULT_PLAYERS} "
+                         "patches, else 0.", lower_bound=0)
     flags.DEFINE_integer("batch_size", 256, "Images, or coalition pairs, a forward pass.", lower_bound=1)
     run_command(main)
 
@@ -35,8 +39,13 @@ def main(_: Sequence[str]) -> None:
     """Reads the flags, evaluates, writes and prints."""
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     output = pathlib.Path(_FLAGS.output or model.directory / "eval.json")
+    if output.suffix == ".npz":
+        raise UserError(f"--output {output}: the arrays go to a file of that ending; give one that ends in .json")
     files.require_writable(output)
-    figures, arrays = evaluation.evaluate(model, exact_images=_FLAGS.exact_images, batch_size=_FLAGS.batch_size)
+    exact_images = _FLAGS.exact_images
+    if exact_images is None:
+        exact_images = DEFAULT_EXACT_IMAGES if model.num_players <= evaluation.MAX_DEFAULT_PLAYERS else 0
+    figures, arrays = evaluation.evaluate(model, exact_images=exact_images, batch_size=_FLAGS.batch_size)
     with files.replacing(output.with_suffix(".npz")) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
     with files.replacing(output) as part:
@@ -62,6 +71,8 @@ def table(figures: dict[str, Any]) -> str:
                   "spearman": "Spearman"}
         rows += [(f"  {title}", "undefined" if error[key] is None else f"{error[key]:.4f}")
                  for key, title in titles.items()]
+    else:
+        rows += [("against exact", f"not measured: 2^{figures['players']} coalitions an image; see --exact_images")]
     heading = f"{figures['checkpoint']}, step {figures['step']}, {figures['players']} patches, {figures['dataset']}"
     return "\n".join([heading, *(f"{name:18}{value}" for name, value in rows)])
 

@@ -40,7 +40,6 @@ from shapjax.report.formatting import decimal, percent
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8
 MAX_EXACT_IMAGES = 16
-MAX_DEFAULT_PLAYERS = 16  # 65 536 coalitions an image take seconds; every further patch doubles that
 
 _FLAGS = flags.FLAGS
 
@@ -65,7 +64,8 @@ def run() -> None:
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
     flags.DEFINE_integer("top", 3, "Show the votes for so many classes, the most probable ones.", lower_bound=1)
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
-                         f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_DEFAULT_PLAYERS} patches.")
+                         f"{MAX_EXACT_IMAGES} images; on if the model has at most {evaluation.MAX_DEFAULT_PLAYERS} "
+                         "patches.")
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the second of several images
     run_command(main)
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     if not paths and not examples:
         raise UserError("there is nothing to explain: give --images, or --examples of at least 1")
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
-    enumerate_all = model.num_players <= MAX_DEFAULT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
+    enumerate_all = model.num_players <= evaluation.MAX_DEFAULT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
     if enumerate_all and model.num_players > shapley.MAX_EXACT_PLAYERS:
         raise UserError(f"the model has {model.num_players} patches: exact enumeration would take "
                         f"2^{model.num_players - 1} forward passes an image; use --noexact")

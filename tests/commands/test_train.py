@@ -110,6 +110,20 @@ def test_eval_writes_figures_and_arrays_that_agree(run, tmp_path):
     np.testing.assert_allclose(arrays["exact"].sum((1, 2)), arrays["logits"], atol=1e-4)
 
 
+def test_a_model_with_too_many_patches_to_enumerate_is_evaluated_and_reported_without(tmp_path):
+    run = tmp_path / "run"
+    command("train.py", *SMALL, "--workdir", run, "--config.steps=2", "--config.model.patch_size=4")
+    assert "not measured" in command("eval.py", "--checkpoint", run)
+    assert json.loads((run / "eval.json").read_text())["shapley_error"] is None
+    assert "use --exact_images 0" in fails_with_one_line("eval.py", "--checkpoint", run, "--exact_images", 1)
+    command("-m", "shapjax.commands.report", "--runs", run, "--output", tmp_path / "report")
+    assert "49" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_eval_does_not_write_its_figures_over_its_arrays(run, tmp_path):
+    assert ".json" in fails_with_one_line("eval.py", "--checkpoint", run, "--output", tmp_path / "figures.npz")
+
+
 def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
