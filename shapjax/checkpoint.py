@@ -94,13 +94,11 @@ def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_sta
       metrics: of this step; needs "accuracy", by which the best is kept.
     """
     state = jax.device_get(state)
-    rest = {"step": state.step, "opt_state": state.opt_state}
-    if state.ema_params is not None:
-        rest["params"] = state.params
     manager.save(
         int(state.step), metrics=metrics, force=True,
         args=ocp.args.Composite(
-            params=ocp.args.StandardSave(training.inference_params(state)), training=ocp.args.StandardSave(rest),
+            params=ocp.args.StandardSave(training.inference_params(state)),
+            training=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())),
     )
 
@@ -121,9 +119,7 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
     """
     step = manager.latest_step()
     template = jax.device_get(template)
-    rest = {"step": template.step, "opt_state": template.opt_state}
-    if template.ema_params is not None:
-        rest["params"] = template.params
+    rest = _rest(template)
     read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
                  training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
     _require_shapes((read.params, read.training), (template.params, rest), manager.directory / str(step))
@@ -171,6 +167,12 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
         params = _read(manager, step, params=ocp.args.StandardRestore(template)).params
         _require_shapes(params, template, manager.directory / str(step))
     return params, meta, step
+
+
+def _rest(state: training.TrainState) -> dict[str, Any]:
+    """The item `training`: what inference does not use. With a moving average these are also the raw parameters."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    return rest if state.ema_params is None else rest | {"params": state.params}
 
 
 def _require_shapes(arrays: chex.ArrayTree, expected: chex.ArrayTree, directory: pathlib.Path) -> None:

@@ -37,7 +37,7 @@ class RunLog:
             part.write_text("".join(kept))
         self._file = self.path.open("a")
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self._steps, self._batch_size, self._every = steps, batch_size, every
+        self._batch_size, self._every = batch_size, every
         self._bar = tqdm.tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True,
                               mininterval=1.0, disable=start >= steps)
         self._pending: tuple[int, dict[str, chex.Array]] | None = None
