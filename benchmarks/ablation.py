@@ -38,7 +38,7 @@ ROWS = {  # name: what it shows, settings, whether all seeds are worth their tim
 _OUTPUT = flags.DEFINE_string("output", "runs/ablation", "Directory of the runs.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of the rows that are run more than once.", lower_bound=1)
 _ROWS = flags.DEFINE_list("rows", list(ROWS), "Rows to run.")
-_EXACT_IMAGES = flags.DEFINE_integer("exact_images", 16, "Test images enumerated a run.", lower_bound=1)
+_IMAGES = flags.DEFINE_integer("images", 16, "Test images enumerated a run.", lower_bound=1)
 
 
 def main(_: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def _evaluated(row: str, settings: dict, seed: int) -> dict:
     if not (workdir / "eval.json").exists():
         overrides = [f"--config.{key}={value}" for key, value in (settings | {"seed": seed}).items()]
         for script in (["train.py", "--config", "configs/mnist5k.py", "--workdir", workdir, *overrides],
-                       ["eval.py", "--checkpoint", workdir, "--exact_images", _EXACT_IMAGES.value]):
+                       ["eval.py", "--checkpoint", workdir, "--images", _IMAGES.value, "--methods", "none"]):
             subprocess.run([sys.executable, *map(str, script)], cwd=ROOT, check=True)
     return json.loads((workdir / "eval.json").read_text())
 

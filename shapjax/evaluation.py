@@ -1,22 +1,99 @@
-"""All figures of a trained model on a dataset split: every image counted once, some enumerated exactly."""
+"""Figures of a model on a dataset split: accuracy, efficiency, and how close its values are to the Shapley values."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
 from shapjax import shapley
+from shapjax.attribution import shapley_values
+from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
+from shapjax.classifier import Classifier
 from shapjax.data import pipeline, sources
 from shapjax.errors import UserError
+from shapjax.estimators import Estimate
 from shapjax.inference import SelfExplainingModel
-from shapjax.metrics import accuracy, shapley_error
+from shapjax.metrics import accuracy, robustness, shapley_error
+from shapjax.parallel import OverImages
 from shapjax.version import __version__
 
-MAX_DEFAULT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions an image take seconds; each further patch doubles that
+TRUTHS = ("exact", "kernel_shap", "none")
+TOLERANCE = 0.02  # of estimated true values: standard error over the spread of an image's values
+MAX_COALITIONS = 65_536  # an image, for estimated true values
+REMOVAL_IMAGES = 1000  # test images whose patches are removed at random
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """True Shapley values of a model's game, for every class.
+
+    Attributes:
+      kind: "exact" (enumeration) or "kernel_shap" (estimated until precise).
+      values: float32 [n, N, K], logits.
+      coalitions: int [n], evaluated an image.
+      precision: float [n], the largest standard error over the spread of the image's values; 0 if exact.
+      seconds: an image.
+    """
+
+    kind: str
+    values: np.ndarray
+    coalitions: np.ndarray
+    precision: np.ndarray
+    seconds: float
+
+
+def truth_kind(asked: str, num_players: int) -> str:
+    """What "auto" means for so many players: enumeration while it takes seconds, else estimation.
+
+    Raises:
+      UserError: on a kind that does not exist, or enumeration of too many players.
+    """
+    if asked not in ("auto", *TRUTHS):
+        raise UserError(f"true values {asked!r} are unknown; expected auto, {', '.join(TRUTHS)}")
+    if asked == "exact":
+        shapley.require_enumerable(num_players)
+    return asked if asked != "auto" else "exact" if num_players <= MAX_UNASKED_EXACT_PLAYERS else "kernel_shap"
+
+
+def true_values(model: Classifier, images: np.ndarray, *, kind: str, batch_size: int = 256, seed: int = 0) -> Truth:
+    """True Shapley values, with a progress bar.
+
+    Args:
+      model: the game.
+      images: float32 [n, H, W, C], as the model takes them.
+      kind: "exact" or "kernel_shap".
+      batch_size: coalition pairs a forward pass.
+      seed: of the sampled coalitions.
+
+    Raises:
+      UserError: if the game has too many players to enumerate.
+    """
+    truth_kind(kind, model.num_players)
+
+    def fn(model: Classifier, images: chex.Array, keys: chex.Array) -> Estimate:
+        if kind == "kernel_shap":
+            return shapley_values.kernel_shap_all(model, images, keys, batch_size=batch_size, tolerance=TOLERANCE,
+                                                  max_coalitions=MAX_COALITIONS, round_coalitions=2048)
+        values = shapley_values.exact_all(model, images, batch_size=batch_size)
+        b = len(images)
+        return Estimate(values, jnp.zeros_like(values), jnp.zeros(b), jnp.full(b, 2**model.num_players),
+                        jnp.ones(b, bool))
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(images)))
+    what = f"exact Shapley values, {2**model.num_players:,} coalitions an image" if kind == "exact" else (
+        f"Shapley values by KernelSHAP, at most {MAX_COALITIONS:,} coalitions an image")
+    begun = time.perf_counter()
+    with tqdm.tqdm(total=len(images), desc=what, unit="image") as bar:
+        estimate = OverImages(fn, block=1)(model, images, keys, done=bar.update)
+    return Truth(kind, estimate.values, np.asarray(estimate.coalitions), np.asarray(estimate.ratio),
+                 (time.perf_counter() - begun) / len(images))
 
 
 def collect_logits(logits_fn: Callable[[np.ndarray], np.ndarray], source: sources.Source, *, batch_size: int,
@@ -50,31 +127,36 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def evaluate(model: SelfExplainingModel, *, exact_images: int, batch_size: int
-             ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def evaluate(model: SelfExplainingModel, *, images: int, truth: str, batch_size: int
+             ) -> tuple[dict[str, Any], dict[str, np.ndarray], Truth | None]:
     """All figures of a model on the test split of its dataset.
 
     Args:
       model: from `shapjax.load`.
-      exact_images: how many of the first test images to enumerate.
+      images: how many test images, the first ones, are compared with true Shapley values.
+      truth: of `TRUTHS`, or "auto" (`truth_kind`).
       batch_size: of a forward pass.
 
     Returns:
-      the figures (JSON-able; keys in docs/metrics.md) and the arrays of the enumerated images.
+      the figures (JSON-able; keys in docs/metrics.md), the arrays of those images, and their true values.
 
     Raises:
-      UserError: if the game has too many players to enumerate.
+      UserError: if there are no images, or the game has too many players to enumerate.
     """
     start = time.monotonic()
+    kind = truth_kind(truth, model.num_players)
     source = sources.load_source(model.config.dataset, "test")
-    if exact_images and model.num_players > shapley.MAX_EXACT_PLAYERS:
-        raise UserError(f"the model has {model.num_players} patches: exact enumeration would take "
-                        f"2^{model.num_players - 1} forward passes an image; use --exact_images 0")
+    if not 1 <= images <= len(source):
+        raise UserError(f"{images} images were asked for; the test split of {model.config.dataset} has {len(source)}: "
+                        f"give 1 to {len(source)}")
     logits, labels = collect_logits(lambda images: model.explain(images, batch_size=batch_size).logits,
                                     source, batch_size=batch_size, progress=True)
-    chosen = source.read(np.arange(min(exact_images or 16, len(source))))
-    images, phi = chosen["image"], _flat(model.explain(chosen["image"]).shapley)
-    totals, empty = model.pair_values(images, np.ones((len(images), 1, model.num_players), bool))
+    chosen = source.read(np.arange(images))
+    phi = _flat(model.explain(chosen["image"], batch_size=batch_size).shapley)
+    totals, empty = model.pair_values(chosen["image"], np.ones((images, 1, model.num_players), bool),
+                                      batch_size=batch_size)
+    true = None if kind == "none" else true_values(
+        model.classifier, pixels(chosen["image"]), kind=kind, batch_size=batch_size)
     figures = {
         "checkpoint": str(model.directory),
         "step": model.step,
@@ -84,48 +166,39 @@ def evaluate(model: SelfExplainingModel, *, exact_images: int, batch_size: int
         "masked_weight": model.config.masked_weight,
         "images": len(labels),
         **classification_metrics(logits, labels),
+        "accuracy_under_removal": _accuracy_under_removal(model, source, batch_size),
         "efficiency_gap": shapley_error.efficiency_gap(totals[:, 0], empty[:, 0], phi),
         "players": model.num_players,
         "classes": len(model.class_names),
         "parameters": sum(x.size for x in jax.tree.leaves(model.params)),
+        "shapley_error": true and {
+            "truth": true.kind, "images": images, "coalitions_per_image": round(float(true.coalitions.mean())),
+            "standard_error": float(true.precision.max()), **shapley_error.shapley_error(phi, true.values),
+            "seconds": round(true.seconds * images, 2)},
     }
-    arrays = {"images": images, "labels": chosen["label"], "logits": logits[: len(images)],
+    arrays = {"images": chosen["image"], "labels": chosen["label"], "logits": logits[:images],
               "shapley": _grid(phi, model), "class_names": np.array(model.class_names)}
-    if exact_images:
-        begun = time.monotonic()
-        exact = exact_values(model, images, batch_size=batch_size)
-        figures["shapley_error"] = {
-            "images": len(images), "coalitions_per_image": 2**model.num_players,
-            **shapley_error.shapley_error(phi, exact), "seconds": round(time.monotonic() - begun, 2)}
-        arrays["exact"] = _grid(exact, model)
-    else:
-        figures["shapley_error"] = None
+    if true is not None:
+        arrays["exact" if true.kind == "exact" else "estimated"] = _grid(true.values, model)
     figures |= {"seconds": round(time.monotonic() - start, 2),
                 "device": f"{jax.default_backend()} x {jax.device_count()}",
                 "versions": {"shapjax": __version__, "jax": jax.__version__}}
-    return figures, arrays
+    return figures, arrays, true
 
 
-def exact_values(model: SelfExplainingModel, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
-    """Exact Shapley values of images by enumeration, with a progress bar.
+def _accuracy_under_removal(model: SelfExplainingModel, source: sources.Source, batch_size: int) -> list[float]:
+    """Accuracy without a random 0, 10 … 90 % of the patches, of the first `REMOVAL_IMAGES` images."""
+    chosen = source.read(np.arange(min(len(source), REMOVAL_IMAGES)))
+    keys = jax.random.split(jax.random.key(0), len(chosen["label"]))
+    correct = OverImages(
+        lambda model, *arrays: robustness.random_removal(model, *arrays, batch_size=batch_size), block=batch_size)(
+            model.classifier, pixels(chosen["image"]), chosen["label"], keys)
+    return np.mean(correct, axis=0, dtype=np.float64).tolist()
 
-    Args:
-      model: from `shapjax.load`.
-      images: uint8 [B, H, W, C].
-      batch_size: coalition pairs a forward pass.
 
-    Returns:
-      float64 [B, N, K].
-    """
-    def game(image: np.ndarray) -> Callable:
-        def pairs(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            values, complements = model.pair_values(image[None], masks[None], batch_size=batch_size)
-            return values[0], complements[0]
-        return pairs
-
-    description = f"exact Shapley values, {2**model.num_players:,} coalitions an image"
-    return np.stack([shapley_error.exact_shapley_values(game(image), model.num_players)
-                     for image in tqdm.tqdm(images, desc=description, unit="image")])
+def pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 images as float32 in [0, 1], as a `SelfExplainingModel.classifier` takes them."""
+    return images.astype(np.float32) / 255
 
 
 def _flat(shapley_values: np.ndarray) -> np.ndarray:

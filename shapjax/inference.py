@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from shapjax import checkpoint, coalitions, models, preprocessing
+from shapjax import checkpoint, classifier, coalitions, models, preprocessing
 from shapjax.errors import UserError
+from shapjax.models import vit_probes
 
 
 @chex.dataclass(frozen=True)
@@ -36,8 +38,10 @@ class SelfExplainingModel:
       config: the resolved config of its training run.
       class_names: K names.
       image_shape: (H, W, C) of the images it takes.
+      mean: the dataset's colour, one number a channel in [0, 1].
       grid: (gh, gw), patches down and across; gh·gw = N players.
       params: parameters, arrays on the device.
+      classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
       step: of the checkpoint.
       directory: of the training run.
     """
@@ -46,15 +50,13 @@ class SelfExplainingModel:
                  directory: pathlib.Path):
         self.params, self.step, self.directory = jax.device_put(params), step, directory
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
+        self.mean = meta.mean
         self.grid: tuple[int, int] = module.grid
 
-        def phi_fn(params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
-            return module.apply({"params": params}, preprocessing.normalize(images, meta.mean, meta.std), sides)
-
-        def pair_values(params: chex.ArrayTree, images: chex.Array, masks: chex.Array):
-            return coalitions.pair_values(functools.partial(phi_fn, params), images, masks)
-
-        self._phi, self._pair_values = jax.jit(phi_fn), jax.jit(pair_values)
+        self.classifier = _classifier(module, self.params, meta)
+        self._votes = jax.jit(lambda model, images: model.votes(images))
+        self._pair_values = jax.jit(
+            functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
 
     @property
     def num_players(self) -> int:
@@ -74,7 +76,7 @@ class SelfExplainingModel:
         images = self._checked(images, batch_size)
         rows = min(len(images), batch_size)
         padded = _pad(images, rows, axis=0)
-        phi = jax.device_get([self._phi(self.params, padded[i : i + rows]) for i in range(0, len(padded), rows)])
+        phi = jax.device_get([self._votes(self.classifier, padded[i : i + rows]) for i in range(0, len(padded), rows)])
         phi_BNK = np.concatenate(phi)[: len(images)]
         logits = phi_BNK.sum(axis=1)
         return Explanation(logits=logits, shapley=phi_BNK.reshape(len(images), *self.grid, -1),
@@ -109,19 +111,7 @@ class SelfExplainingModel:
                 masks.shape[::2] != (len(images), self.num_players)):
             raise UserError(f"masks are {masks.dtype} {list(masks.shape)}, expected bool [{len(images)}, M, "
                             f"{self.num_players}] with M of at least 1; True = visible")
-        b, m, _ = masks.shape
-        columns = min(m, batch_size)
-        rows = min(b, max(1, batch_size // columns))
-        images, masks = _pad(images, rows, axis=0), _pad(_pad(masks, rows, axis=0), columns, axis=1)
-        blocks = jax.device_get([
-            [self._pair_values(self.params, images[i : i + rows], masks[i : i + rows, j : j + columns])
-             for j in range(0, masks.shape[1], columns)]
-            for i in range(0, masks.shape[0], rows)
-        ])  # fetched once, at the end: the device never waits for the host
-        values, complements = (
-            np.concatenate([np.concatenate([block[side] for block in row], axis=1) for row in blocks])[:b, :m]
-            for side in (0, 1))
-        return values, complements
+        return jax.device_get(self._pair_values(self.classifier, images, masks, batch_size=batch_size))
 
     def _checked(self, images: Any, batch_size: int) -> np.ndarray:
         """The images as an array of the right shape and range, or a UserError."""
@@ -155,6 +145,28 @@ def load(directory: str | pathlib.Path, *, step: int | None = None) -> SelfExpla
     params, meta, step = checkpoint.load_params(
         directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)
     return SelfExplainingModel(build(meta), params, meta, step=step, directory=pathlib.Path(directory))
+
+
+def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta) -> classifier.Classifier:
+    """The model's functions on pixels: hidden patches are dropped, a coalition and its complement share a pass."""
+
+    def normalize(images: chex.Array) -> chex.Array:
+        return preprocessing.normalize(images, meta.mean, meta.std)
+
+    def votes_fn(params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+        return module.apply({"params": params}, normalize(images), sides)
+
+    def pair_fn(params: chex.ArrayTree, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+        values = coalitions.pair_values(functools.partial(votes_fn, params), images, mask[:, None])
+        return tuple(value[:, 0] for value in values)
+
+    def on_pixels(fn: Callable) -> Callable:
+        return lambda params, images, argument: fn(params, normalize(images), argument)
+
+    return classifier.wrap(
+        lambda params, images: votes_fn(params, images).sum(axis=1), params, grid=module.grid, removal=None,
+        pair_fn=pair_fn, coalition_fn=lambda params, images, mask: pair_fn(params, images, mask)[0], pair_passes=1,
+        votes_fn=votes_fn, **{name: on_pixels(fn) for name, fn in vit_probes.probes(module).items()})
 
 
 def _pad(x: np.ndarray, multiple: int, *, axis: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Where arrays live: data parallelism over the local devices with `jax.pmap`.
+"""Where arrays live: training data-parallel with `jax.pmap`, evaluation over blocks of images, both on local devices.
 
-Each device holds a copy of the state and takes its share of the batch. One device is the same code path.
+Each device holds a copy of the parameters and takes its share of the images. One device is the same code path.
 """
 
 import functools
@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 from flax import jax_utils
+from jax.sharding import PartitionSpec
 
 AXIS = "devices"  # the name over which gradients and metrics are averaged
 
@@ -48,3 +49,52 @@ def shard(batch: chex.ArrayTree) -> chex.ArrayTree:
     """Host arrays [B, ...] -> [local devices, B / local devices, ...]; B must be divisible."""
     n = jax.local_device_count()
     return jax.tree.map(lambda x: np.reshape(x, (n, x.shape[0] // n, *x.shape[1:])), batch)
+
+
+class OverImages:
+    """A function of a model and of arrays with one row an image, compiled once and run block by block on all devices.
+
+    Attributes:
+      block: images a block; the last one is filled up with copies of its last image, which are dropped again.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *, block: int):
+        """fn: (model, *arrays [rows, ...]) -> a pytree of arrays [rows, ...], each row depending on its own row alone;
+        block: images a block, rounded up to a multiple of the devices."""
+        devices = jax.local_devices()
+        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+        rows = PartitionSpec(AXIS)
+
+        def over_rows(model, arrays):
+            return fn(model, *arrays)
+
+        self._jitted = jax.jit(jax.shard_map(
+            over_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False))
+        self.block, self._compiled = -(-block // len(devices)) * len(devices), None
+
+    def __call__(self, model: Any, *arrays: Any, done: Callable[[int], Any] = lambda images: None) -> Any:
+        """The function of all images.
+
+        Args:
+          model: any pytree.
+          arrays: pytrees, one row an image, all of one length n of at least 1; numpy, or jax arrays such as keys.
+          done: called after each block with its number of images.
+
+        Returns:
+          the function's pytree as numpy arrays [n, ...].
+        """
+        n, blocks = jax.tree.leaves(arrays)[0].shape[0], []
+        for start in range(0, n, self.block):
+            index = np.minimum(np.arange(start, start + self.block), n - 1)
+            share = jax.tree.map(lambda array, index=index: array[index], arrays)
+            if self._compiled is None:
+                self._compiled = self._jitted.lower(model, share).compile()
+            blocks.append(jax.device_get(self._compiled(model, share)))
+            done(min(self.block, n - start))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *blocks)
+
+    @property
+    def peak_bytes(self) -> float:
+        """Bytes that a block takes on a device besides its input, as the compiler plans; NaN if unknown."""
+        memory = self._compiled.memory_analysis() if self._compiled else None
+        return float("nan") if memory is None else float(memory.temp_size_in_bytes + memory.output_size_in_bytes)

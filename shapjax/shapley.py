@@ -61,6 +61,14 @@ def sample_coalitions(key: chex.PRNGKey, *, num_players: int, num_pairs: int) ->
     return rank_MN < size_M[:, None]
 
 
+def require_enumerable(num_players: int) -> None:
+    """Raises UserError if there are more than `MAX_EXACT_PLAYERS` players."""
+    if num_players > MAX_EXACT_PLAYERS:
+        raise UserError(
+            f"exact Shapley values of {num_players} players take 2^{num_players - 1} packed passes an image; "
+            f"enumeration is limited to {MAX_EXACT_PLAYERS} players: estimate with kernel_shap, or use larger patches")
+
+
 def enumerate_pairs(num_players: int) -> np.ndarray:
     """One coalition of every pair: all coalitions without the last player, in the order of their codes.
 
@@ -72,11 +80,7 @@ def enumerate_pairs(num_players: int) -> np.ndarray:
     Raises:
       UserError: if N is above `MAX_EXACT_PLAYERS`.
     """
-    if num_players > MAX_EXACT_PLAYERS:
-        raise UserError(
-            f"exact Shapley values of {num_players} players need 2^{num_players - 1} packed passes an image; "
-            f"enumeration is limited to {MAX_EXACT_PLAYERS} players, use larger patches"
-        )
+    require_enumerable(num_players)
     codes = np.arange(2 ** (num_players - 1))
     return (codes[:, None] >> np.arange(num_players)) & 1 == 1
 
@@ -111,6 +115,26 @@ def exact_shapley(values: np.ndarray) -> np.ndarray:
         weight = weight_by_size[size.reshape(-1, 2, 2**n)[:, 0]]
         phi.append(np.tensordot(weight, v[:, 1] - v[:, 0], axes=2))
     return np.stack(phi)
+
+
+def pair_weights(masks: chex.Array) -> chex.Array:
+    """What a pair adds to the Shapley values: phi_n = Σ over all pairs of weight_n(S) · (v(S) - v(S^c)).
+
+    The weights of S and of its complement in Shapley's sum are opposite, which is why the difference is enough. With
+    s = |S| that of S is (s-1)! (N-s)! / N! = 1 / (s C(N,s)) for its members and -s! (N-s-1)! / N! = -1 / ((N-s) C(N,s))
+    for the others (Shapley 1953).
+
+    Args:
+      masks: bool [..., N], one coalition of each pair; the pair of the empty and the full one is among all pairs.
+
+    Returns:
+      float32 [..., N].
+    """
+    n = masks.shape[-1]
+    inside = np.array([0] + [1 / (s * math.comb(n, s)) for s in range(1, n + 1)], np.float32)
+    outside = np.array([1 / ((n - s) * math.comb(n, s)) for s in range(n)] + [0], np.float32)
+    size = masks.sum(axis=-1, keepdims=True)
+    return jnp.where(masks, jnp.asarray(inside)[size], -jnp.asarray(outside)[size])
 
 
 def allocation_only(phi: chex.Array) -> chex.Array:

@@ -147,6 +147,14 @@ def test_exact_values_agree_with_shap(rng):
     np.testing.assert_allclose(shapley.exact_shapley(values), theirs, atol=1e-9)
 
 
+@hypothesis.given(games)
+def test_weighted_differences_of_all_pairs_are_the_exact_values(values):
+    n = len(values).bit_length() - 1
+    differences = values[: 2 ** (n - 1)] - values[::-1][: 2 ** (n - 1)]
+    phi = np.asarray(shapley.pair_weights(shapley.enumerate_pairs(n)), np.float64).T @ differences
+    np.testing.assert_allclose(phi, shapley.exact_shapley(values), atol=1e-5)
+
+
 # Coalitions
 
 
@@ -157,8 +165,9 @@ def test_pairs_and_their_complements_are_all_coalitions_in_the_order_of_their_co
 
 
 def test_too_many_players_to_enumerate_are_refused():
-    with pytest.raises(UserError, match="limited to 20 players"):
+    with pytest.raises(UserError, match=r"2\^20 packed passes .* limited to 20 players"):
         shapley.enumerate_pairs(21)
+    shapley.require_enumerable(20)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7])

@@ -1,8 +1,15 @@
-"""Evaluates a trained model: accuracy, efficiency, and its Shapley values against exact enumeration.
+"""Evaluates a trained model: accuracy, efficiency, its Shapley values against the true ones, and how well they and the
+attributions of other methods say what the prediction rests on.
 
-  python eval.py --checkpoint runs/mnist5k [--exact_images 16] [--output eval.json]
+  python eval.py --checkpoint runs/mnist5k
+  python eval.py --checkpoint runs/mnist5k --methods phi,kernel_shap,gradcam --metrics deletion,aopc --images 200
+  python eval.py --checkpoint runs/mnist5k --methods none            # the model's own figures only
 
-Writes eval.json (the figures; keys in docs/metrics.md) and, beside it, eval.npz (images, predicted and exact values).
+Writes to OUTPUT (the run's directory if not given):
+  eval.json, eval.npz      figures of the model (keys in docs/metrics.md); images, its values and the true ones
+  methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
+  methods/METHOD.npz       what each method measured, image by image; an interrupted evaluation goes on from these
+  report/index.html        all of it as a page to look at, where OUTPUT is the run's directory
 """
 
 import json
@@ -10,15 +17,32 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
+import tqdm
 from absl import flags
 
 import shapjax
-from shapjax import evaluation, files
+from shapjax import classifier, comparison, comparison_table, efficiency, evaluation, files, parallel, removal, results
+from shapjax.attribution import registry as methods_registry
 from shapjax.commands import run_command
+from shapjax.data.images import read_masks
 from shapjax.errors import UserError
+from shapjax.inference import SelfExplainingModel
+from shapjax.metrics import registry as metrics_registry
+from shapjax.report import page
+from shapjax.report.formatting import decimal, duration
 
-DEFAULT_EXACT_IMAGES = 16
+FORMAT = 1  # of methods.json
+SHOWN = ("deletion", "insertion", "aopc", "lodds", "sensitivity_n", "shapley_pearson", "map", "pointing")  # printed
+REMOVALS = {
+    "drop": None,
+    "zero": lambda mean: removal.Constant(0.0),
+    "mean": lambda mean: removal.Constant(tuple(mean)),
+    "blur": lambda mean: removal.Blur(),
+    "noise": lambda mean: removal.Noise(mean=0.5, scale=0.25),
+    "road": lambda mean: removal.NoisyLinear(),
+}
 
 _FLAGS = flags.FLAGS
 
@@ -27,52 +51,194 @@ def run() -> None:
     """Entry point of `python eval.py` and `shapjax-eval`."""
     flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir).", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
-    flags.DEFINE_string("output", None, "Where to write the figures; CHECKPOINT/eval.json if not given.")
-    flags.DEFINE_integer("exact_images", None, "Test images whose exact Shapley values are enumerated (2^N coalitions "
-                         f"each); {DEFAULT_EXACT_IMAGES} if the model has at most {evaluation.MAX_DEFAULT_PLAYERS} "
-                         "patches, else 0.", lower_bound=0)
-    flags.DEFINE_integer("batch_size", 256, "Images, or coalition pairs, a forward pass.", lower_bound=1)
+    flags.DEFINE_string("output", None, "Directory to write to; the run's directory if not given.")
+    flags.DEFINE_integer("images", 64, "Test images (the first ones) that are explained and compared with true Shapley "
+                         "values. Accuracy is over the whole split.")
+    flags.DEFINE_list("methods", ["all"], "Attribution methods to compare: names separated by commas, all that the "
+                      f"model can be asked for, or none. There are {', '.join(methods_registry.METHODS)}.")
+    flags.DEFINE_list("metrics", ["all"], "Metrics of the table: names separated by commas, or all. There are "
+                      f"{', '.join(metrics_registry.METRICS)}.")
+    flags.DEFINE_enum("target", "predicted", ["predicted", "label"], "The class that is explained and scored.")
+    flags.DEFINE_enum("truth", "auto", ["auto", *evaluation.TRUTHS], "True Shapley values: by enumeration, by "
+                      "KernelSHAP until precise, or not at all; auto enumerates up to "
+                      f"{methods_registry.MAX_UNASKED_EXACT_PLAYERS} patches and estimates beyond.")
+    flags.DEFINE_string("masks", None, "Segmentation of the objects in the images, for localisation: an .npy of "
+                        "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabelled.")
+    flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop their tokens, or "
+                      "paint them over.")
+    flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
+                         lower_bound=2)
+    flags.DEFINE_integer("explorer_images", 8, "Images in the report's explorer.", lower_bound=0, upper_bound=24)
+    flags.DEFINE_integer("batch_size", 256, "Images, or coalition pairs, a forward pass; bounds the memory.",
+                         lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of random coalitions, ties and resampling.", lower_bound=0)
+    flags.DEFINE_boolean("fresh", False, "Measure again what an earlier evaluation has left in OUTPUT/methods.")
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags, evaluates, writes and prints."""
+    parallel.split_cpu(0)
+    if not any(_FLAGS.methods) or not any(_FLAGS.metrics):
+        raise UserError(f"--{'methods' if not any(_FLAGS.methods) else 'metrics'} is empty: name some, separated by "
+                        "commas, or all")
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
-    output = pathlib.Path(_FLAGS.output or model.directory / "eval.json")
-    if output.suffix == ".npz":
-        raise UserError(f"--output {output}: the arrays go to a file of that ending; give one that ends in .json")
-    files.require_writable(output)
-    exact_images = _FLAGS.exact_images
-    if exact_images is None:
-        exact_images = DEFAULT_EXACT_IMAGES if model.num_players <= evaluation.MAX_DEFAULT_PLAYERS else 0
-    figures, arrays = evaluation.evaluate(model, exact_images=exact_images, batch_size=_FLAGS.batch_size)
-    with files.replacing(output.with_suffix(".npz")) as part, part.open("wb") as file:
+    output = pathlib.Path(_FLAGS.output or model.directory)
+    files.require_writable(output / "eval.json")
+    # All that can be wrong with the flags is found before the long work.
+    kind = evaluation.truth_kind(_FLAGS.truth, model.num_players)
+    masks = None if _FLAGS.masks is None else read_masks(
+        _FLAGS.masks, shape=(_FLAGS.images, *model.image_shape[:2]))
+    methods = _methods(model.classifier)
+    metrics = _metrics(truth=kind != "none", masks=masks is not None)
+    if _FLAGS.coalitions % 2:
+        raise UserError(f"--coalitions={_FLAGS.coalitions}: expected an even number, they come in complementary pairs")
+
+    figures, arrays, truth = evaluation.evaluate(
+        model, images=_FLAGS.images, truth=kind, batch_size=_FLAGS.batch_size)
+    with files.replacing(output / "eval.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    with files.replacing(output) as part:
+    with files.replacing(output / "eval.json") as part:
         part.write_text(json.dumps(figures, indent=2) + "\n")
     print(table(figures))
-    print(f"\nwritten to {output} and {output.with_suffix('.npz')}")
+    if methods:
+        summary = compare(model, output, arrays, truth, masks, methods, metrics)
+        print("\n" + comparison_lines(summary))
+    print(f"\nwritten to {output}: eval.json, eval.npz{', methods.json, methods.csv, methods.npz' if methods else ''}")
+    if output.resolve() == model.directory.resolve():
+        print(f"page       {page.write_report(output / 'report', [output])}")
+
+
+def _methods(model: classifier.Classifier) -> list[methods_registry.Method]:
+    if _FLAGS.methods == ["none"]:
+        return []
+    if _FLAGS.methods == ["all"]:
+        return methods_registry.applicable(model)
+    return methods_registry.select(_FLAGS.methods, model)
+
+
+def _metrics(*, truth: bool, masks: bool) -> list[metrics_registry.Metric]:
+    if _FLAGS.metrics == ["all"]:
+        return metrics_registry.applicable(truth=truth, masks=masks)
+    return metrics_registry.select(_FLAGS.metrics, truth=truth, masks=masks)
+
+
+def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, np.ndarray],
+            truth: evaluation.Truth | None, masks: np.ndarray | None, methods: Sequence[methods_registry.Method],
+            metrics: Sequence[metrics_registry.Metric]) -> dict[str, Any]:
+    """Measures method after method, writes what each has found as it ends, then the table; returns methods.json."""
+    game = model.classifier
+    if painting := REMOVALS[_FLAGS.removal]:
+        game = classifier.painted(game, painting(model.mean))
+        truth = None if truth is None else evaluation.true_values(
+            game, evaluation.pixels(arrays["images"]), kind=truth.kind, batch_size=_FLAGS.batch_size)
+    predicted = arrays["logits"].argmax(axis=1).astype(np.int32)
+    labels = arrays["labels"].astype(np.int32)
+    subjects = comparison.Subjects(
+        images=evaluation.pixels(arrays["images"]), labels=labels, predicted=predicted,
+        targets=predicted if _FLAGS.target == "predicted" else labels,
+        probabilities=np.asarray(jax.nn.softmax(arrays["logits"])), masks=masks,
+        truth=None if truth is None else truth.values)
+    settings = comparison.Settings(
+        coalitions=_FLAGS.coalitions, batch_size=_FLAGS.batch_size, block=max(1, _FLAGS.batch_size // 8),
+        seed=_FLAGS.seed, explorer_images=_FLAGS.explorer_images)
+    work = comparison.Comparison(game, subjects, settings, exact_seconds=(
+        truth.seconds if truth is not None and truth.kind == "exact" else None))
+    mark = results.fingerprint(
+        {"version": shapjax.__version__, "format": FORMAT, "step": model.step, "removal": _FLAGS.removal,
+         "coalitions": settings.coalitions, "seed": settings.seed, "explorer": work.classes.tolist(),
+         "target": _FLAGS.target, "truth": truth and truth.kind},
+        subjects.images, subjects.targets, subjects.labels, *([] if masks is None else [masks]),
+        *map(np.asarray, jax.tree.leaves(model.params)))
+
+    measured = {} if _FLAGS.fresh else {
+        method.key: found for method in methods
+        if (found := results.load_method(output / "methods" / f"{method.key}.npz", mark)) is not None}
+    if measured:
+        print(f"\ngoing on: {', '.join(measured)} already measured (--fresh measures again)")
+    todo = [method for method in methods if method.key not in measured]
+    with tqdm.tqdm(total=sum(map(work.passes, todo)), unit="pass", unit_scale=True, disable=not todo) as bar:
+        for method in todo:
+            bar.set_description(method.key)
+            found = work.measure(method, done=bar.update)
+            results.save_method(output / "methods" / f"{method.key}.npz", mark, found)
+            measured[method.key] = found
+            bar.write(_line(comparison_table.summarize(
+                {method.key: found}, [method], [m for m in metrics if m.key in SHOWN], coalitions=settings.coalitions,
+                seed=settings.seed)[0]))
+
+    summary = {
+        "format": FORMAT, "checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset,
+        "split": "test", "images": len(labels), "target": _FLAGS.target, "removal": _FLAGS.removal,
+        "truth": truth and truth.kind, "seed": settings.seed, "players": game.num_players, "grid": list(game.grid),
+        "class_names": list(model.class_names), "confidence": 0.95,
+        "device": f"{jax.default_backend()} x {jax.device_count()}",
+        "versions": {"shapjax": shapjax.__version__, "jax": jax.__version__},
+        "metrics": [{"key": m.key, "title": m.title, "better": m.better, "hint": m.hint, "digits": m.digits}
+                    for m in metrics],
+        "methods": comparison_table.summarize(measured, methods, metrics, coalitions=settings.coalitions,
+                                              seed=settings.seed),
+    }
+    if truth is not None and truth.kind == "exact":
+        summary["efficiency"] = efficiency.budget_to_reach(
+            game, subjects.images, truth.values, batch_size=_FLAGS.batch_size, seed=settings.seed)
+    e = len(work.classes)
+    results.write_comparison(output, summary, {
+        "images": arrays["images"][:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
+        "classes": work.classes, "methods": np.array([method.key for method in methods]),
+        **{name: np.stack([measured[method.key][f"explorer/{name}"] for method in methods])
+           for name in ("attributions", "deleted", "order")}})
+    return summary
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A method's means, as it ends."""
+    means = "  ".join(f"{key} {decimal(value['mean']) if value else '–'}" for key, value in row["values"].items())
+    return f"{row['key']:22}{means}  {duration(row['cost']['seconds'])} an image"
+
+
+def comparison_lines(summary: dict[str, Any]) -> str:
+    """The table for a terminal: the metrics of `SHOWN`; * marks the best, = what is not significantly worse."""
+    metrics = [metric for metric in summary["metrics"] if metric["key"] in SHOWN]
+    arrows = {"higher": " ↑", "lower": " ↓", None: ""}
+    rows = [["method", *(metric["title"] + arrows[metric["better"]] for metric in metrics), "passes", "seconds"]]
+    for method in summary["methods"]:
+        cells = []
+        for metric in metrics:
+            value = method["values"][metric["key"]]
+            sign = "" if not value else "*" if value["best"] else "=" if value["not_worse"] else " "
+            cells.append(decimal(value["mean"], digits=metric["digits"]) + sign if value else "–")
+        rows.append([method["title"], *cells, f"{method['cost']['passes']:,.0f}", duration(method["cost"]["seconds"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    note = f"* best, = not significantly worse ({summary['images']} images, paired bootstrap, 95 %); all in methods.csv"
+    return "\n".join([*lines, note])
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a person reads them."""
+    """The figures of the model as a person reads them."""
     error = figures["shapley_error"]
+    removed = figures["accuracy_under_removal"]
     rows = [
         ("test images", f"{figures['images']:,}"),
         ("accuracy, top 1", f"{figures['accuracy_top1']:.4f}"),
         ("accuracy, top 5", f"{figures['accuracy_top5']:.4f}"),
+        ("  half removed", f"{removed[5]:.4f}"),
         ("cross-entropy", f"{figures['cross_entropy']:.4f} nats"),
         ("efficiency gap", f"{figures['efficiency_gap']:.1e} logits"),
     ]
     if error:
-        rows += [("against exact", f"{error['images']} images, {error['coalitions_per_image']:,} coalitions each, "
-                                   f"{error['seconds']:.0f} s")]
+        how = "exact" if error["truth"] == "exact" else (
+            f"KernelSHAP to a standard error of {error['standard_error']:.3f} of the spread")
+        rows += [("true values", f"{how}: {error['images']} images, {error['coalitions_per_image']:,} coalitions each, "
+                                 f"{error['seconds']:.0f} s")]
         titles = {"r2": "R²", "r2_allocation": "R² of shares", "mse": "MSE", "pearson": "Pearson",
                   "spearman": "Spearman"}
         rows += [(f"  {title}", "undefined" if error[key] is None else f"{error[key]:.4f}")
                  for key, title in titles.items()]
     else:
-        rows += [("against exact", f"not measured: 2^{figures['players']} coalitions an image; see --exact_images")]
+        rows += [("true values", "not computed; see --truth")]
     heading = f"{figures['checkpoint']}, step {figures['step']}, {figures['players']} patches, {figures['dataset']}"
     return "\n".join([heading, *(f"{name:18}{value}" for name, value in rows)])
 

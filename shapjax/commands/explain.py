@@ -12,7 +12,7 @@ Writes to OUTPUT:
                      least two, each "class", "probability", "logit") and "r2" (null if not enumerated)
   explanations.npz   arrays in the order of "images": images uint8 [n,H,W,C] as the model saw them, logits and
                      probabilities float32 [n,K], shapley float32 [n,gh,gw,K] (the votes, in logits), class_names [K],
-                     and of the first m images, if any were enumerated, exact float64 [m,gh,gw,K]
+                     and of the first m images, if any were enumerated, exact float32 [m,gh,gw,K]
 """
 
 import itertools
@@ -27,7 +27,8 @@ import tqdm
 from absl import flags
 
 import shapjax
-from shapjax import evaluation, files, shapley
+from shapjax import evaluation, files, parallel, shapley
+from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
 from shapjax.commands import run_command
 from shapjax.data import sources
 from shapjax.data.images import read_image
@@ -64,7 +65,7 @@ def run() -> None:
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
     flags.DEFINE_integer("top", 3, "Show the votes for so many classes, the most probable ones.", lower_bound=1)
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
-                         f"{MAX_EXACT_IMAGES} images; on if the model has at most {evaluation.MAX_DEFAULT_PLAYERS} "
+                         f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
                          "patches.")
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the second of several images
     run_command(main)
@@ -72,15 +73,15 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Reads the flags, explains, writes and prints."""
+    parallel.split_cpu(0)
     paths = [*_FLAGS.images, *argv[1:]]
     examples = _FLAGS.examples if _FLAGS.examples is not None else 0 if paths else DEFAULT_EXAMPLES
     if not paths and not examples:
         raise UserError("there is nothing to explain: give --images, or --examples of at least 1")
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
-    enumerate_all = model.num_players <= evaluation.MAX_DEFAULT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
-    if enumerate_all and model.num_players > shapley.MAX_EXACT_PLAYERS:
-        raise UserError(f"the model has {model.num_players} patches: exact enumeration would take "
-                        f"2^{model.num_players - 1} forward passes an image; use --noexact")
+    enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
+    if enumerate_all:
+        shapley.require_enumerable(model.num_players)
     subjects = distinct([*_image_files(paths, model.image_shape), *_test_images(model.config.dataset, examples)])
     output = pathlib.Path(_FLAGS.output)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], paths)
@@ -89,8 +90,8 @@ def main(argv: Sequence[str]) -> None:
     explanation = model.explain(images)
     exact = None
     if enumerate_all:
-        exact_BNK = evaluation.exact_values(model, images[:MAX_EXACT_IMAGES])
-        exact = exact_BNK.reshape(len(exact_BNK), *model.grid, -1)
+        true = evaluation.true_values(model.classifier, evaluation.pixels(images[:MAX_EXACT_IMAGES]), kind="exact")
+        exact = true.values.reshape(len(true.values), *model.grid, -1)
     summary = summarize(model, subjects, explanation, exact, top=_FLAGS.top)
     _write_pictures(output, model, subjects, explanation, exact, top=_FLAGS.top)
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,

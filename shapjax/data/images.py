@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import zipfile
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -75,3 +76,26 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def read_masks(path: str | os.PathLike, *, shape: tuple[int, int, int]) -> np.ndarray:
+    """Segmentation masks of images: positive on the object, 0 on the background, negative where not labelled.
+
+    Args:
+      path: an .npy with an array [n, H, W] of bools or integers, or an .npz that holds one as "masks".
+      shape: (n, H, W) to expect; of more masks, the first n are taken.
+
+    Raises:
+      UserError: if the file is missing, holds no such array, or one of another type or size.
+    """
+    wanted = f"expected bools or integers [{', '.join(map(str, shape))}]"
+    try:
+        stored = np.load(path, allow_pickle=False)
+        masks = stored if isinstance(stored, np.ndarray) else stored["masks"]
+    except FileNotFoundError:
+        raise UserError(f"there is no file of masks {path}; check the path") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{path} is not an .npy of masks, nor an .npz with an array \"masks\"; {wanted}") from None
+    if masks.ndim != 3 or len(masks) < shape[0] or masks.shape[1:] != tuple(shape[1:]) or masks.dtype.kind not in "biu":
+        raise UserError(f"the masks of {path} are {masks.dtype} {list(masks.shape)}; {wanted}")
+    return masks[: shape[0]]

@@ -1,1 +1,1 @@
-"""Metrics as pure functions of arrays and of games; nothing here knows of models, training or files."""
+"""Metrics as pure functions of arrays, games and classifiers; nothing here knows of training or files."""

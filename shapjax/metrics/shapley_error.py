@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from shapjax import shapley
+from shapjax.metrics.checks import require_shape
 
 # A coalition-pair evaluator of one image's game: masks bool [M, N] -> v(S), v(S^c), two float [M, K].
 PairFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -40,44 +41,50 @@ def efficiency_gap(totals: np.ndarray, empty_values: np.ndarray, phi: np.ndarray
     return float(np.max(np.abs(totals - empty_values - phi.sum(axis=1))))
 
 
-def shapley_error(phi: np.ndarray, exact: np.ndarray) -> dict[str, float | list[float | None] | None]:
-    """Agreement of values with the exact ones, over (patch, class) of each image, averaged over images.
+def agreement(phi: np.ndarray, exact: np.ndarray) -> dict[str, np.ndarray]:
+    """Agreement of values with the true ones, over (patch, class) of each image.
 
     Args:
-      phi: float [B, N, K].
+      phi: float [B, N, K]; of a method that explains one class, K = 1.
       exact: float [B, N, K].
 
     Returns:
-      mse (squared logits), r2 = 1 - SSE/SST, r2_allocation, pearson, spearman, and r2_per_image (B numbers). None where
-      undefined: R² of a constant game, correlations with constant values. r2_allocation is R² once each class's mean
-      over the patches is taken out of both: efficiency fixes these means, so even equal shares f(x)/N have an r2 above
-      0, but an r2_allocation of 0.
+      float64 [B] each: mse (squared logits), r2 = 1 - SSE/SST, r2_allocation, pearson, spearman. NaN where undefined:
+      R² of a constant game, correlations with constant values. r2_allocation is R² once each class's mean over the
+      patches is taken out of both: efficiency fixes these means, so even equal shares f(x)/N have an r2 above 0, but
+      an r2_allocation of 0.
     """
-    rows = [_agreement(a, e) for a, e in zip(phi.astype(np.float64), exact, strict=True)]
-    means = {name: _mean([row[name] for row in rows]) for name in ("mse", "r2", "r2_allocation", "pearson", "spearman")}
-    return means | {"r2_per_image": [row["r2"] for row in rows]}
+    phi, exact = np.asarray(phi, np.float64), np.asarray(exact, np.float64)
+    require_shape("values", phi, exact.shape, "images, patches, classes")
+    allocations = [values - values.mean(axis=1, keepdims=True) for values in (phi, exact)]
+    phi, exact = (values.reshape(len(values), -1) for values in (phi, exact))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "mse": np.mean((phi - exact) ** 2, axis=1),
+            "r2": _r2(phi, exact),
+            "r2_allocation": _r2(*(values.reshape(len(values), -1) for values in allocations)),
+            "pearson": _pearson(phi, exact),
+            "spearman": _pearson(*(stats.rankdata(values, axis=1) for values in (phi, exact))),
+        }
 
 
-def _agreement(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """The measures of one image, from float64 [N, K]."""
-    allocation = _r2(estimate - estimate.mean(axis=0), truth - truth.mean(axis=0))
-    estimate, truth = estimate.ravel(), truth.ravel()
-    varies = np.ptp(estimate) > 0 and np.ptp(truth) > 0
-    return {
-        "mse": float(np.mean((estimate - truth) ** 2)),
-        "r2": _r2(estimate, truth),
-        "r2_allocation": allocation,
-        "pearson": float(stats.pearsonr(estimate, truth).statistic) if varies else None,
-        "spearman": float(stats.spearmanr(estimate, truth).statistic) if varies else None,
-    }
+def shapley_error(phi: np.ndarray, exact: np.ndarray) -> dict[str, float | list[float | None] | None]:
+    """Means over images of each measure of `agreement`, and r2_per_image (B numbers); None where undefined."""
+    per_image = agreement(phi, exact)
+    means = {name: float(np.nanmean(values)) if not np.isnan(values).all() else None
+             for name, values in per_image.items()}
+    return means | {"r2_per_image": [None if np.isnan(r2) else float(r2) for r2 in per_image["r2"]]}
 
 
-def _r2(estimate: np.ndarray, truth: np.ndarray) -> float | None:
-    """1 - SSE/SST over all entries; None where the truth is constant (but for rounding: values are logits)."""
-    sst = np.sum((truth - truth.mean()) ** 2)
-    return float(1 - np.sum((estimate - truth) ** 2) / sst) if np.ptp(truth) > 1e-9 else None
+def _r2(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """1 - SSE/SST of rows [B, P]; NaN where the truth is constant (but for rounding: values are logits)."""
+    sst = np.sum((truth - truth.mean(axis=1, keepdims=True)) ** 2, axis=1)
+    return np.where(np.ptp(truth, axis=1) > 1e-9, 1 - np.sum((estimate - truth) ** 2, axis=1) / sst, np.nan)
 
 
-def _mean(values: list[float | None]) -> float | None:
-    defined = [v for v in values if v is not None]
-    return float(np.mean(defined)) if defined else None
+def _pearson(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Correlations of rows [B, P]; NaN where one is constant."""
+    varies = (np.ptp(estimate, axis=1) > 0) & (np.ptp(truth, axis=1) > 0)
+    centred = [values - values.mean(axis=1, keepdims=True) for values in (estimate, truth)]
+    x, y = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in centred)
+    return np.where(varies, np.clip(np.sum(x * y, axis=1), -1, 1), np.nan)

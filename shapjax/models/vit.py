@@ -42,36 +42,47 @@ def variant(name: str) -> dict[str, int]:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, optionally within groups of tokens."""
+    """Multi-head self-attention, optionally within groups of tokens; its maps only when a delta is to be added to them.
+
+    Without delta_BHTT the fused attention is used, which never writes the maps down, and None stands in their place.
+    """
 
     heads: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None) -> chex.Array:
+    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None, delta_BHTT: chex.Array | None
+                 ) -> tuple[chex.Array, chex.Array | None]:
         b, t, d = x_BTD.shape
         qkv = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(x_BTD)
         q, k, v = jnp.moveaxis(qkv.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)
         mask = None if allowed_BTT is None else allowed_BTT[:, None]
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask)
-        return nn.Dense(d, dtype=self.dtype, name="out")(y.reshape(b, t, d))
+        if delta_BHTT is None:
+            y, maps_BHTT = jax.nn.dot_product_attention(q, k, v, mask=mask), None
+        else:
+            scores_BHTT = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
+            maps_BHTT = jax.nn.softmax(scores_BHTT * q.shape[-1] ** -0.5, where=mask) + delta_BHTT
+            y = jnp.einsum("bhts,bshd->bthd", maps_BHTT.astype(v.dtype), v)
+        return nn.Dense(d, dtype=self.dtype, name="out")(y.reshape(b, t, d)), maps_BHTT
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; the form that `nn.scan` wants: (carry, broadcast) -> (carry, None)."""
+    """A pre-norm transformer block; the form that `nn.scan` wants: (carry, broadcast, layer's) -> (carry, layer's)."""
 
     heads: int
     mlp_ratio: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None) -> tuple[chex.Array, None]:
+    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None, delta_BHTT: chex.Array | None
+                 ) -> tuple[chex.Array, chex.Array | None]:
         d = x_BTD.shape[-1]
         y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x_BTD)
-        x_BTD = x_BTD + Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT)
+        y, maps_BHTT = Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT, delta_BHTT)
+        x_BTD = x_BTD + y
         y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x_BTD)
         y = nn.gelu(nn.Dense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
-        return x_BTD + nn.Dense(d, dtype=self.dtype, name="mlp_out")(y), None
+        return x_BTD + nn.Dense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 
 class ViT(nn.Module):
@@ -116,18 +127,23 @@ class ViT(nn.Module):
         """N, the number of players."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def num_silent(self) -> int:
+        """Tokens that do not vote; they come before the patches."""
+        return self.registers + int(self.class_token)
+
     def setup(self):
-        n, silent = self.num_patches, self.registers + int(self.class_token)
         self.embedding = nn.Dense(self.width, dtype=self.dtype)
-        self.positions = self.param("positions", nn.initializers.normal(0.02), (n, self.width))
-        if silent:
-            self.silent_tokens = self.param("silent_tokens", nn.initializers.normal(0.02), (silent, self.width))
+        self.positions = self.param("positions", nn.initializers.normal(0.02), (self.num_patches, self.width))
+        if self.num_silent:
+            shape = (self.num_silent, self.width)
+            self.silent_tokens = self.param("silent_tokens", nn.initializers.normal(0.02), shape)
         # One compiled block for all layers: compiles in constant time, and keeps XLA from fusing the residual stream
         # of all layers into each gradient, which on CPU more than halves the time of a step.
         policy = jax.checkpoint_policies.dots_saveable
         block = nn.remat(Block, policy=policy, prevent_cse=False) if self.remat else Block
-        self.blocks = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                              length=self.depth)(self.heads, self.mlp_ratio, self.dtype)
+        self.blocks = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True},
+                              in_axes=(nn.broadcast, 0), length=self.depth)(self.heads, self.mlp_ratio, self.dtype)
         self.norm = nn.LayerNorm(dtype=self.dtype)
         self.head = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init])
 
@@ -151,20 +167,62 @@ class ViT(nn.Module):
         Returns:
           float32 [B, T, K].
         """
-        b, t, _ = tokens.shape
-        silent = self.registers + int(self.class_token)
-        allowed_BTT = None
+        t = tokens.shape[1]
+        x, _ = self.blocks(*self.sequence(tokens, sides), None)
+        return self.read(x[:, -t:])
+
+    def sequence(self, tokens: chex.Array, sides: chex.Array | None = None) -> tuple[chex.Array, chex.Array | None]:
+        """What the blocks take: silent and patch tokens [B, T, D], and who attends to whom, bool [B, T, T] or None."""
+        b, silent = tokens.shape[0], self.num_silent
         copies = 1 if sides is None else 2
         if silent:
             silent_BSD = jnp.broadcast_to(self.silent_tokens.astype(self.dtype), (b, silent, self.width))
             tokens = jnp.concatenate([silent_BSD] * copies + [tokens], axis=1)
-        if sides is not None:
-            group = jnp.repeat(jnp.array([False, True]), silent)
-            sides = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), sides], axis=1)
-            allowed_BTT = sides[:, :, None] == sides[:, None, :]
-        x, _ = self.blocks(tokens, allowed_BTT)
-        votes_BTK = self.head(self.norm(x[:, -t:])).astype(jnp.float32) * HEAD_SCALES[self.head_scale](self.num_patches)
+        if sides is None:
+            return tokens, None
+        group = jnp.repeat(jnp.array([False, True]), silent)
+        sides = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), sides], axis=1)
+        return tokens, sides[:, :, None] == sides[:, None, :]
+
+    def read(self, x: chex.Array) -> chex.Array:
+        """Votes float32 [B, T, K] of patch tokens [B, T, D] as the last block leaves them."""
+        votes_BTK = self.head(self.norm(x)).astype(jnp.float32) * HEAD_SCALES[self.head_scale](self.num_patches)
         return votes_BTK - jnp.mean(votes_BTK, axis=-1, keepdims=True) if self.center_votes else votes_BTK
+
+    def votes_and_attention(self, images: chex.Array, delta: chex.Array | None = None
+                            ) -> tuple[chex.Array, chex.Array]:
+        """Votes of whole images, and the attention maps they come from.
+
+        Args:
+          images: as in `__call__`.
+          delta: float32 [L, B, H, T, T] or None, added to the maps: a gradient with respect to it is that of the maps.
+
+        Returns:
+          float32 [B, N, K], and the maps after the softmax and delta, float32 [L, B, H, T, T]: L blocks, H heads, row
+          t what token t attends to; the T tokens are the silent ones, then the patches.
+        """
+        x, _ = self.sequence(self.embed(images))
+        if delta is None:
+            b, t, _ = x.shape
+            delta = jnp.zeros((self.depth, b, self.heads, t, t))
+        x, maps_LBHTT = self.blocks(x, None, delta)
+        return self.read(x[:, -self.num_patches:]), maps_LBHTT
+
+    def votes_and_features(self, images: chex.Array, delta: chex.Array | None = None
+                           ) -> tuple[chex.Array, chex.Array]:
+        """Votes of whole images, and the last block's patch tokens, before the final norm, that they are read from.
+
+        Args:
+          images: as in `__call__`.
+          delta: float32 [B, gh, gw, D] or None, added to the features.
+
+        Returns:
+          float32 [B, N, K] and float32 [B, gh, gw, D].
+        """
+        x, _ = self.blocks(*self.sequence(self.embed(images)), None)
+        features = x[:, -self.num_patches:].astype(jnp.float32).reshape(-1, *self.grid, self.width)
+        features = features if delta is None else features + delta
+        return self.read(features.reshape(-1, self.num_patches, self.width).astype(self.dtype)), features
 
     def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches.

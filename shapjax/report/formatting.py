@@ -39,3 +39,40 @@ def scientific(number: float) -> str:
         return decimal(number)
     power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa} × 10{power}"
+
+
+def duration(seconds: float | None) -> str:
+    """0.0012 as "1.2 ms"; "–" for None."""
+    if seconds is None:
+        return "–"
+    if seconds == 0:
+        return "0 s"
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if seconds * factor >= 0.9995 or unit == "µs":
+            return f"{_two_digits(seconds * factor)} {unit}"
+
+
+def size(bytes: float | None) -> str:
+    """3400000 as "3.4 MB"; "–" for None."""
+    if bytes is None:
+        return "–"
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if bytes >= 0.9995 * factor or unit == "kB":
+            return f"{_two_digits(bytes / factor)} {unit}"
+
+
+def passes(number: float | None) -> str:
+    """Forward passes: 2048 as "2 048", 33.5 as "33.5"; "–" for None."""
+    if number is None:
+        return "–"
+    return count(round(number)) if number >= 100 or number == int(number) else f"{number:.1f}"
+
+
+def interval(low: float, high: float, *, digits: int) -> str:
+    """The ends of an interval, "[0.12, 0.15]"."""
+    return f"[{decimal(low, digits=digits)}, {decimal(high, digits=digits)}]"
+
+
+def _two_digits(number: float) -> str:
+    """At least two digits: 1.2, 12, 1 234."""
+    return count(round(number)) if number >= 9.95 else f"{number:.1f}"

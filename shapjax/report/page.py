@@ -4,7 +4,7 @@ The same runs give the same bytes, so a report can be kept under version control
 """
 
 import base64
-import io
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,20 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from shapjax import files
 from shapjax.config import flatten
 from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
-from shapjax.report import figures
+from shapjax.report import figures, methods
+from shapjax.report.comparison import Comparison
 from shapjax.report.formatting import count, decimal, percent, scientific, signed
+from shapjax.report.pictures import image_height, is_small, png_uri, svg_uri
 from shapjax.report.runs import Run, read_run
 from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay, vote_text
 
 GALLERY_IMAGES = 12
+SCRIPTS = ("format.js", "table.js", "curves.js", "explorer.js")
 
 
 def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Path:
@@ -70,10 +72,11 @@ def render(runs: Sequence[Run]) -> str:
     if "exact" not in model.arrays:
         measured = []  # the twin's agreement alone says nothing about the model
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        loader=jinja2.PackageLoader("shapjax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal, vote_text=vote_text)
-    template = environment.from_string(resources.files("shapjax.report").joinpath("template.html").read_text("utf-8"))
+    template = environment.get_template("page.html")
     r2 = [None] * len(model.arrays["images"])
     if "exact" in model.arrays:
         r2 = shapley_error(model.arrays["shapley"], model.arrays["exact"])["r2_per_image"]
@@ -106,7 +109,24 @@ def render(runs: Sequence[Run]) -> str:
             for label, run in zip(labels, runs, strict=True)
         ],
         gradient=gradient(),
+        comparison=_methods(model.comparison) if model.comparison else None,
     )
+
+
+def _methods(comparison: Comparison) -> dict:
+    """The sections about methods and the script they need, with its hash: the page runs no other."""
+    folder = resources.files("shapjax.report") / "templates"
+    parts = "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{parts}}})();\n'
+    return {
+        "summary": comparison.summary,
+        "table": methods.table(comparison),
+        "curves": methods.curves(comparison),
+        "efficiency": methods.efficiency(comparison),
+        "explorer": methods.explorer(comparison),
+        "script": script,
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
 
 
 def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
@@ -178,7 +198,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
         "probability": float(_softmax(logits)[predicted]),
         "r2": r2,
         "limit": limit,
-        "input": {"uri": _png_uri(image), "height": _height(image), "pixelated": _is_small(image),
+        "input": {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
                   "description": f"Image {index + 1}, labelled {label}"},
         "maps": [
             {
@@ -194,7 +214,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
 def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) -> dict:
     """What an inline SVG of 100 units' width needs: the tinted image, lines between patches, their numbers."""
     grid_h, grid_w = votes.shape
-    height = _height(image)
+    height = image_height(image)
     cell_w, cell_h = 100 / grid_w, height / grid_h
     row, column = np.unravel_index(np.argmax(votes), votes.shape)
     cells = []
@@ -209,9 +229,9 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
             for (r, c), vote in np.ndenumerate(votes)
         ]
     return {
-        "uri": _png_uri(vote_overlay(image, votes, limit)),
+        "uri": png_uri(vote_overlay(image, votes, limit)),
         "height": height,
-        "pixelated": _is_small(image),
+        "pixelated": is_small(image),
         "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))
         + "".join(f"M{i * cell_w:.2f} 0V{height:g}" for i in range(1, grid_w)),
         "font": round((0.3 if limit >= 1 else 0.25) * min(cell_w, cell_h), 2),  # the longer numbers have to fit
@@ -235,29 +255,10 @@ def _settings(configs: Sequence[Mapping]) -> list[dict]:
 def _variants(draw: Callable[..., Figure], *arguments, **settings) -> dict[str, str]:
     """A figure in two themes, wide and stacked: the browser shows the one that fits."""
     return {
-        f"{theme_name}_{width}": _svg_uri(draw(*arguments, **settings, stacked=width == "narrow", theme=theme))
+        f"{theme_name}_{width}": svg_uri(draw(*arguments, **settings, stacked=width == "narrow", theme=theme))
         for theme_name, theme in (("light", figures.LIGHT), ("dark", figures.DARK))
         for width in ("wide", "narrow")
     }
-
-
-def _svg_uri(figure: Figure) -> str:
-    svg = figures.figure_bytes(figure, format="svg", transparent=True)
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-
-
-def _png_uri(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _height(image: np.ndarray) -> float:
-    return round(100 * image.shape[0] / image.shape[1], 2)
-
-
-def _is_small(image: np.ndarray) -> bool:
-    return max(image.shape[:2]) <= 96  # shown enlarged: pixels stay squares; a photograph is shown smooth
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""Reading what the directory of a run holds; what is missing or broken is named with the command that makes it."""
+"""What the directory of a run holds, read and checked."""
 
 import json
-import math
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from shapjax.errors import UserError
+from shapjax.report.comparison import Comparison, read_comparison
+from shapjax.report.reading import broken, is_number, read_arrays, read_object, read_text
 
 _NUMBERS = (
     "step", "shapley_weight", "images", "accuracy_top1", "accuracy_top5", "cross_entropy", "efficiency_gap",
@@ -19,13 +19,15 @@ _SHAPLEY_MEASURES = ("r2", "r2_allocation", "pearson", "spearman")  # null where
 
 
 class Run(NamedTuple):
-    """What a run's directory says: eval.json, eval.npz, the lines of metrics.jsonl, config.json."""
+    """What a run's directory says: eval.json, eval.npz, the lines of metrics.jsonl, config.json, and the comparison of
+    methods if there is one."""
 
     directory: Path
     evaluation: dict
     arrays: dict[str, np.ndarray]
     records: list[dict]
     config: dict
+    comparison: Comparison | None
 
 
 def read_run(directory: Path) -> Run:
@@ -35,66 +37,50 @@ def read_run(directory: Path) -> Run:
     evaluate = f"python eval.py --checkpoint {directory}"
     train = f"python train.py --config CONFIG --workdir {directory}"
 
-    evaluation = _parse(directory / "eval.json", evaluate)
+    evaluation = read_object(directory / "eval.json", evaluate)
     errors = evaluation.get("shapley_error")
     unknown = [name for name in ("dataset", "split") if not isinstance(evaluation.get(name), str)]
-    unknown += [name for name in _NUMBERS if not _is_number(evaluation.get(name))]
+    unknown += [name for name in _NUMBERS if not is_number(evaluation.get(name))]
     if errors is not None:
         errors = errors if isinstance(errors, dict) else {}
-        unknown += [name for name in _SHAPLEY_NUMBERS if not _is_number(errors.get(name))]
+        unknown += [name for name in _SHAPLEY_NUMBERS if not is_number(errors.get(name))]
         defined = [name for name in _SHAPLEY_MEASURES if errors.get(name, "absent") is not None]
-        unknown += [name for name in defined if not _is_number(errors.get(name))]
+        unknown += [name for name in defined if not is_number(errors.get(name))]
     if unknown:
-        raise _broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
+        raise broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
 
-    arrays = _read_arrays(directory / "eval.npz", evaluate)
+    arrays = _read_evaluation_arrays(directory / "eval.npz", evaluate)
     if (errors is None) == ("exact" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
-        raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
+        raise broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
     return Run(
         directory=directory, evaluation=evaluation, arrays=arrays,
-        records=_read_records(directory / "metrics.jsonl", train), config=_parse(directory / "config.json", train))
-
-
-def _parse(path: Path, command: str) -> dict:
-    text = _read(path, command)
-    try:
-        content = json.loads(text)
-    except ValueError:
-        raise _broken(path, "it is not JSON", command) from None
-    if not isinstance(content, dict):
-        raise _broken(path, "it is not a JSON object", command)
-    return content
+        records=_read_records(directory / "metrics.jsonl", train), config=read_object(directory / "config.json", train),
+        comparison=read_comparison(directory))
 
 
 def _read_records(path: Path, command: str) -> list[dict]:
     records = []
-    for number, line in enumerate(_read(path, command).splitlines(keepends=True), start=1):
+    for number, line in enumerate(read_text(path, command).splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break  # the last line of a run that was cut off
         try:
             record = json.loads(line)
-            good = isinstance(record, dict) and _is_number(record.get("step"))
+            good = isinstance(record, dict) and is_number(record.get("step"))
         except ValueError:
             good = False
         if not good:
-            raise _broken(path, f"line {number} is not a record of a step", command)
+            raise broken(path, f"line {number} is not a record of a step", command)
         records.append(record)
     return records
 
 
-def _read_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise _missing(path, command)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        raise _broken(path, "it is not an .npz archive of plain arrays", command) from None
+def _read_evaluation_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
+    arrays = read_arrays(path, command)
     try:
         images, labels, logits, shapley = (arrays[name] for name in ("images", "labels", "logits", "shapley"))
         names = arrays["class_names"]
     except KeyError as error:
-        raise _broken(path, f"it lacks the array {error}", command) from None
+        raise broken(path, f"it lacks the array {error}", command) from None
     n, k = len(images), len(names)
     fits = (
         n > 0
@@ -108,28 +94,7 @@ def _read_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
         and 0 <= labels.min() <= labels.max() < k
     )
     if not fits:
-        raise _broken(path, "its arrays do not fit together", command)
+        raise broken(path, "its arrays do not fit together", command)
     if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley", "exact") if name in arrays):
-        raise _broken(path, "it has values that are not finite, so the training run diverged", command)
+        raise broken(path, "it has values that are not finite, so the training run diverged", command)
     return arrays
-
-
-def _read(path: Path, command: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        raise _missing(path, command) from None
-    except (OSError, UnicodeDecodeError):
-        raise _broken(path, "it cannot be read as text", command) from None
-
-
-def _missing(path: Path, command: str) -> UserError:
-    return UserError(f"{path} is missing: run `{command}` first")
-
-
-def _broken(path: Path, fault: str, command: str) -> UserError:
-    return UserError(f"{path} cannot be used, {fault}: make it again with `{command}`")
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

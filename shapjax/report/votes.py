@@ -30,11 +30,16 @@ def vote_overlay(image: np.ndarray, votes: np.ndarray, limit: float) -> np.ndarr
     rows = np.arange(height) * votes.shape[0] // height
     columns = np.arange(width) * votes.shape[1] // width
     tint = VOTE_COLORS(Normalize(-limit, limit)(votes))[rows][:, columns, :3]
-    grey = rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    if np.median(grey) < 0.1:
+    grey = _grey(image)
+    if has_dark_ground(image):
         grey = 1 - grey
     # Multiplied, the hue stays the vote's and the image shows as light and shade.
     return np.round(255 * tint * (0.8 + 0.2 * grey[..., None])).astype(np.uint8)
+
+
+def has_dark_ground(image: np.ndarray) -> bool:
+    """Whether most of a uint8 [H, W, C] image is all but black."""
+    return bool(np.median(_grey(image)) < 0.1)
 
 
 def vote_limit(votes: np.ndarray) -> float:
@@ -69,3 +74,7 @@ def rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
         raise ValueError(f"an image must be uint8 [H, W, 1 or 3], not {image.dtype} {image.shape}")
     return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return rgb(image).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255

@@ -15,7 +15,7 @@ def test_the_default_run_is_accurate_and_its_votes_are_shapley_values(tmp_path):
     """The bars are below what three seeds reached (docs/results.md), above what a run without the Shapley task does."""
     run = str(tmp_path / "run")
     for command in (["train.py", "--config", "configs/mnist5k.py", "--workdir", run],
-                    ["eval.py", "--checkpoint", run, "--exact_images", "8"]):
+                    ["eval.py", "--checkpoint", run, "--images", "8", "--methods", "none"]):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, timeout=1500)
     figures = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert figures["accuracy_top1"] >= 0.96

@@ -16,33 +16,6 @@ import shapjax
 from shapjax import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.model.depth=1",
-         "--config.model.heads=2", "--config.model.patch_size=14", "--config.batch_size=16", "--config.log_every=5",
-         "--config.cpu_devices=2"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compilation_cache(tmp_path_factory):
-    """The processes started here share what they compile: half the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-        yield
-
-
-def command(script, *arguments, expect=0):
-    """Runs a script of the project in a process of its own; returns stdout, or stderr where it is to fail."""
-    result = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-                            timeout=300)
-    assert result.returncode == expect, result.stderr[-3000:]
-    return result.stderr if expect else result.stdout
-
-
-def fails_with_one_line(script, *arguments):
-    """The one line of a user's mistake."""
-    lines = [x for x in command(script, *arguments, expect=1).splitlines() if x and not x.startswith("training:")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 def final_state(workdir):
@@ -56,15 +29,6 @@ def final_state(workdir):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in arrays}, saved.data
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A short training run, uninterrupted."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    out = command("train.py", *SMALL, "--workdir", workdir, "--config.steps=20", "--config.eval_every=10")
-    assert "test accuracy" in out and str(workdir / "checkpoints") in out
-    return workdir
-
-
 def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["split"] == "train"] == [5, 10, 15, 20]
@@ -75,10 +39,10 @@ def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20"]
 
 
-def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
+def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path, command, small):
     shutil.copytree(run, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
-    out = command("train.py", *SMALL, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
+    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
     assert "at step 10" in out
     (whole, whole_data), (resumed, resumed_data) = final_state(run), final_state(tmp_path / "cut")
     assert whole.keys() == resumed.keys() and whole_data == resumed_data
@@ -88,43 +52,18 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
     assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(run):
+def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):
     before = sorted(run.rglob("checkpoints/*"))
-    out = command("train.py", *SMALL, "--workdir", run, "--config.steps=20", "--config.eval_every=10")
+    out = command("train.py", *small, "--workdir", run, "--config.steps=20", "--config.eval_every=10")
     assert "has all its 20 steps already" in out and sorted(run.rglob("checkpoints/*")) == before
 
 
-def test_a_run_is_not_resumed_with_other_settings(run):
-    error = fails_with_one_line("train.py", *SMALL, "--workdir", run, "--config.steps=20", "--config.shapley_weight=1")
+def test_a_run_is_not_resumed_with_other_settings(run, fails_with_one_line, small):
+    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.steps=20", "--config.shapley_weight=1")
     assert "shapley_weight: 16.0 -> 1.0" in error
 
 
-def test_eval_writes_figures_and_arrays_that_agree(run, tmp_path):
-    out = command("eval.py", "--checkpoint", run, "--exact_images", 3, "--output", tmp_path / "new" / "eval.json")
-    figures = json.loads((tmp_path / "new" / "eval.json").read_text())
-    arrays = np.load(tmp_path / "new" / "eval.npz", allow_pickle=False)
-    assert figures["images"] == 1000 and figures["players"] == 4 and figures["efficiency_gap"] <= 1e-4
-    assert figures["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
-    assert arrays["shapley"].shape == arrays["exact"].shape == (3, 2, 2, 10)
-    np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
-    np.testing.assert_allclose(arrays["exact"].sum((1, 2)), arrays["logits"], atol=1e-4)
-
-
-def test_a_model_with_too_many_patches_to_enumerate_is_evaluated_and_reported_without(tmp_path):
-    run = tmp_path / "run"
-    command("train.py", *SMALL, "--workdir", run, "--config.steps=2", "--config.model.patch_size=4")
-    assert "not measured" in command("eval.py", "--checkpoint", run)
-    assert json.loads((run / "eval.json").read_text())["shapley_error"] is None
-    assert "use --exact_images 0" in fails_with_one_line("eval.py", "--checkpoint", run, "--exact_images", 1)
-    command("-m", "shapjax.commands.report", "--runs", run, "--output", tmp_path / "report")
-    assert "49" in (tmp_path / "report" / "index.html").read_text()
-
-
-def test_eval_does_not_write_its_figures_over_its_arrays(run, tmp_path):
-    assert ".json" in fails_with_one_line("eval.py", "--checkpoint", run, "--output", tmp_path / "figures.npz")
-
-
-def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path):
+def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(rng.integers(0, 255, (28, 28), np.uint8)).convert("CMYK").save(tmp_path / "b.jpg")
@@ -142,11 +81,11 @@ def test_load_takes_a_directory_and_nothing_else(run):
     assert shapjax.load(run, step=10).step == 10
 
 
-def test_no_step_is_retraced_after_the_first(tmp_path):
+def test_no_step_is_retraced_after_the_first(tmp_path, small):
     """JAX logs every compilation; the step, which pmap names _fun, must be compiled exactly once in a run."""
     code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
             "from shapjax.commands import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
-    arguments = [*SMALL, "--workdir", str(tmp_path / "run"), "--config.steps=12"]
+    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.steps=12"]
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
                             timeout=300, env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})
     assert result.returncode == 0, result.stderr[-2000:]
@@ -165,18 +104,18 @@ def test_no_step_is_retraced_after_the_first(tmp_path):
         (["--config.learning_rate=1e30", "--config.warmup=0.0"], "the loss is"),
     ],
 )
-def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path):
-    assert expected in fails_with_one_line("train.py", *SMALL, "--workdir", tmp_path / "run", *arguments)
+def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path, fails_with_one_line, small):
+    assert expected in fails_with_one_line("train.py", *small, "--workdir", tmp_path / "run", *arguments)
 
 
-def test_a_missing_config_file_is_one_line(tmp_path):
+def test_a_missing_config_file_is_one_line(tmp_path, fails_with_one_line):
     error = fails_with_one_line("train.py", "--config", "configs/none.py", "--workdir", tmp_path)
     assert "no such config file" in error
 
 
-def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, fails_with_one_line, small):
     (tmp_path / "file").write_text("")
-    assert "file" in fails_with_one_line("train.py", *SMALL, "--workdir", tmp_path / "file" / "run")
+    assert "file" in fails_with_one_line("train.py", *small, "--workdir", tmp_path / "file" / "run")
 
 
 def damage(directory, how):
@@ -210,16 +149,16 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(run, tmp_path, how, expect
     assert "\n" not in str(e.value)
 
 
-def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, fails_with_one_line):
     assert "does not exist" in fails_with_one_line("eval.py", "--checkpoint", tmp_path / "none")
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
-def test_a_command_without_arguments_says_what_it_needs(script):
+def test_a_command_without_arguments_says_what_it_needs(script, fails_with_one_line):
     assert "must have a value" in fails_with_one_line(script)
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
-def test_help_shows_the_flags(script):
+def test_help_shows_the_flags(script, command):
     assert "--checkpoint" in (out := command(script, "--help")) or "--workdir" in out
     assert "python " + script in out

@@ -89,3 +89,21 @@ def test_the_efficiency_gap_is_the_largest_missing_or_surplus_worth(rng):
     phi[2, 3, 1] -= 0.5
     assert shapley_error.efficiency_gap(totals, empty, phi) == pytest.approx(0.5)
     assert shapley_error.efficiency_gap(totals, 0 * empty, phi) > 0.5
+
+
+def test_each_image_has_its_own_figures_undefined_ones_nan(rng):
+    exact, phi = rng.normal(size=(3, 4, 1)), rng.normal(size=(3, 4, 1))
+    phi[1] = 0.0
+    exact[2] = 1.0
+    figures = shapley_error.agreement(phi, exact)
+    assert all(values.shape == (3,) for values in figures.values())
+    assert figures["spearman"][0] == pytest.approx(stats.spearmanr(phi[0, :, 0], exact[0, :, 0]).statistic)
+    assert figures["r2_allocation"][0] == pytest.approx(
+        r2_score(exact[0, :, 0] - exact[0].mean(), phi[0, :, 0] - phi[0].mean()))
+    np.testing.assert_array_equal(np.isnan(figures["pearson"]), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(figures["r2"]), [False, False, True])
+
+
+def test_values_of_another_shape_are_refused(rng):
+    with pytest.raises(UserError, match=r"values have shape \(3, 4, 1\), expected \(3, 4, 2\)"):
+        shapley_error.agreement(np.zeros((3, 4, 1)), np.zeros((3, 4, 2)))

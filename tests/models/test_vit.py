@@ -88,7 +88,7 @@ def test_the_mean_head_is_a_mean_pooled_classifier_and_the_sqrt_head_is_root_n_t
     mean, sqrt = tiny_vit(head_scale="mean", center_votes=False), tiny_vit(head_scale="sqrt", center_votes=False)
 
     def pooled(module):
-        x, _ = module.blocks(module.embed(images), None)
+        x, _ = module.blocks(module.embed(images), None, None)
         return module.head(module.norm(x).mean(axis=1))
 
     votes = mean.apply(mean.params, images)

@@ -1,6 +1,7 @@
 """The report as a reader gets it: complete, self-contained, escaped, the same every time; or one clear line."""
 
 import base64
+import hashlib
 import html.parser
 import json
 import pathlib
@@ -14,7 +15,6 @@ import pytest
 
 from shapjax.commands import report as report_command
 from shapjax.errors import UserError
-from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import formatting, page
 from shapjax.report.runs import read_run
 
@@ -22,42 +22,8 @@ NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
 IMAGES, GRID, CLASSES = 14, (2, 2), len(NAMES)
 
 
-def make_run(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, **changes):
-    """Writes the files of a run whose votes are the exact values with some noise."""
-    rng = np.random.default_rng(seed)
-    truth = rng.normal(0, 2, (IMAGES, *GRID, CLASSES))
-    votes = (truth + noise * rng.normal(size=truth.shape)).astype(np.float32)
-    arrays = {
-        "images": rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8),
-        "labels": rng.integers(0, CLASSES, IMAGES).astype(np.int32),
-        "logits": votes.sum((1, 2)),
-        "shapley": votes,
-        "exact": truth,
-        "class_names": np.array(names),
-    }
-    errors = shapley_error(votes, truth) | {"images": IMAGES, "coalitions_per_image": 16, "seconds": 1.0}
-    evaluation = {
-        "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "shapley_weight": weight,
-        "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
-        "efficiency_gap": 3.3e-6, "players": 4, "classes": CLASSES, "parameters": 123456,
-        "shapley_error": errors if exact else None, "seconds": 2.0, "device": "cpu x 2",
-        "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
-    }
-    if not exact:
-        del arrays["exact"]
-    records = [{"step": s, "split": split, "loss_classification": 2 / s, "loss_masked": 3 / s, "loss_shapley": 1 / s,
-                "accuracy": 1 - 1 / s} for s in range(10, 60, 10) for split in ("train", "test")]
-    directory.mkdir(parents=True)
-    (directory / "eval.json").write_text(json.dumps(evaluation))
-    np.savez(directory / "eval.npz", **arrays)
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    config = {"dataset": "pets", "model": {"width": 64}, "shapley_weight": weight}
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, make_run):
     base = tmp_path_factory.mktemp("runs")
     return [make_run(base / "model"), make_run(base / "twin", noise=3.0, weight=0.0, accuracy_top1=0.912, seed=1)]
 
@@ -68,11 +34,29 @@ def report(runs, tmp_path_factory):
     return page.write_report(tmp_path_factory.mktemp("report"), runs).read_text("utf-8")
 
 
+@pytest.fixture(scope="module")
+def methods_report(runs, tmp_path_factory, make_methods, make_run):
+    """The text of a page with a comparison of methods."""
+    run = make_methods(make_run(tmp_path_factory.mktemp("runs") / "model"))
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_curves(patch)
+        return page.write_report(tmp_path_factory.mktemp("report"), [run]).read_text("utf-8")
+
+
+@pytest.fixture(params=["report", "methods_report"])
+def any_report(request):
+    return request.getfixturevalue(request.param)
+
+
+def leave_out_curves(monkeypatch):
+    plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
+    monkeypatch.setattr(page, "_variants", lambda *_, **__: plots)
+
+
 @pytest.fixture
 def no_curves(monkeypatch):
     """Leaves out the plots, which take most of the time, where a test looks at words."""
-    plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
-    monkeypatch.setattr(page, "_variants", lambda *_, **__: plots)
+    leave_out_curves(monkeypatch)
 
 
 class Tags(html.parser.HTMLParser):
@@ -85,7 +69,7 @@ class Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "source", "br", "image", "path"):
+        if tag not in ("meta", "link", "img", "input", "source", "br", "image", "path"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -95,7 +79,7 @@ class Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another tag"
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text.append(data)
 
     @property
@@ -103,9 +87,9 @@ class Tags(html.parser.HTMLParser):
         return re.sub(r"[ \n]+", " ", "".join(self.text))
 
 
-def test_the_page_is_well_formed_and_complete(report):
-    tags = Tags(report)
-    assert report.startswith("<!DOCTYPE html>")
+def test_the_page_is_well_formed_and_complete(any_report):
+    tags = Tags(any_report)
+    assert any_report.startswith("<!DOCTYPE html>")
     assert not tags.open
     ids = [attributes["id"] for _, attributes in tags.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -113,30 +97,39 @@ def test_the_page_is_well_formed_and_complete(report):
     assert targets and targets <= set(ids)
 
 
-def test_the_page_fetches_nothing(report):
-    for tag, attributes in Tags(report).tags:
+def test_the_page_fetches_nothing(any_report):
+    for tag, attributes in Tags(any_report).tags:
         for name in ("src", "srcset", "href", "action", "data", "poster"):
             value = attributes.get(name, "data:")
             assert value.startswith("data:") or (tag == "a" and value.startswith("#")), (tag, name, value[:60])
-        assert tag not in ("script", "iframe", "object", "embed")
-    assert not re.search(r"@import|url\(", report)
-    for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", report):
+        assert tag not in ("iframe", "object", "embed")
+    assert not re.search(r"@import|url\(", any_report)
+    for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", any_report):
         inside = base64.b64decode(svg).decode()
         assert not re.search(r"(href|src)=\"(?!#|data:)", inside)
 
 
-def test_every_picture_is_described(report):
-    for tag, attributes in Tags(report).tags:
+def test_the_page_runs_its_own_script_only_and_none_without_need(report, methods_report):
+    assert "<script" not in report and "script-src" not in report
+    (script,) = re.findall(r"<script>(.*?)</script>", methods_report, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'content="{policy}"' in methods_report
+    assert not re.search(r"\b(fetch|XMLHttpRequest|eval|innerHTML|import)\b", script)
+
+
+def test_every_picture_is_described(any_report):
+    for tag, attributes in Tags(any_report).tags:
         if tag == "img":
             assert len(attributes["alt"]) > 20
-        if tag == "svg":
+        if tag == "svg" and "aria-hidden" not in attributes:
             assert attributes["role"] == "img" and len(attributes["aria-label"]) > 10
 
 
-def test_names_are_escaped(report):
-    assert "<b>" not in report
+def test_names_are_escaped(any_report):
+    assert "<b>cat" not in any_report
     for name in NAMES:
-        assert name in Tags(report).words
+        assert name in Tags(any_report).words
 
 
 def test_the_figures_of_both_runs_are_on_the_page(report, runs):
@@ -180,7 +173,7 @@ def test_settings_in_which_the_runs_differ_are_marked(report):
     assert (' class="differs"', "shapley_weight") in rows
 
 
-def test_a_twin_that_differs_in_more_than_the_weight_is_not_called_the_same(report, tmp_path, no_curves):
+def test_a_twin_that_differs_in_more_than_the_weight_is_not_called_the_same(report, tmp_path, no_curves, make_run):
     assert "in nothing else" in Tags(report).words
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", weight=0.0)]
     (runs[1] / "config.json").write_text(json.dumps({"dataset": "pets", "model": {"width": 96}, "shapley_weight": 0.0}))
@@ -192,7 +185,7 @@ def test_the_same_runs_give_the_same_bytes(report, runs, tmp_path):
     assert page.write_report(tmp_path, runs).read_text("utf-8") == report
 
 
-def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_curves):
+def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_curves, make_run):
     run = make_run(tmp_path / "run", exact=False)
     words = Tags(page.write_report(tmp_path / "new" / "report", [run]).read_text("utf-8")).words
     assert "not measured" in words
@@ -201,7 +194,7 @@ def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_cur
     assert "Predicted votes" in words
 
 
-def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves):
+def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves, make_run):
     run = make_run(tmp_path / "run")
     evaluation = json.loads((run / "eval.json").read_text())
     evaluation["shapley_error"] |= {"r2": None, "r2_allocation": None, "pearson": None, "spearman": None}
@@ -209,7 +202,7 @@ def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves):
     assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
 
 
-def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path, no_curves):
+def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path, no_curves, make_run):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "heavier", weight=16.0)]
     words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
     assert "heavier" in words and "plain twin" not in words.lower()
@@ -218,7 +211,7 @@ def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_
 @pytest.mark.parametrize(("name", "maker"), [
     ("eval.json", "eval.py"), ("eval.npz", "eval.py"), ("metrics.jsonl", "train.py"), ("config.json", "train.py")])
 @pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"\x80\x02\xff\xfe\n"])
-def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_path, name, maker, content):
+def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_path, name, maker, content, make_run):
     run = make_run(tmp_path / "run")
     (run / name).unlink()
     if content is not None:
@@ -233,7 +226,7 @@ def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_pa
     assert not (tmp_path / "report").exists()
 
 
-def test_pickled_arrays_are_refused(tmp_path):
+def test_pickled_arrays_are_refused(tmp_path, make_run):
     run = make_run(tmp_path / "run")
     np.savez(run / "eval.npz", images=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="plain arrays"):
@@ -247,7 +240,7 @@ def test_pickled_arrays_are_refused(tmp_path):
     ({"exact": None}, "not from the same evaluation"),
     ({"logits": None}, "lacks the array 'logits'"),
 ])
-def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match):
+def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match, make_run):
     run = make_run(tmp_path / "run")
     with np.load(run / "eval.npz") as file:
         arrays = {name: value for name, value in ({**file} | change).items() if value is not None}
@@ -256,13 +249,13 @@ def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match):
         read_run(run)
 
 
-def test_figures_that_are_missing_or_not_numbers_are_named(tmp_path):
+def test_figures_that_are_missing_or_not_numbers_are_named(tmp_path, make_run):
     run = make_run(tmp_path / "run", accuracy_top1="high", cross_entropy=float("nan"))
     with pytest.raises(UserError, match="has no accuracy_top1, cross_entropy"):
         read_run(run)
 
 
-def test_runs_of_different_data_are_not_compared(tmp_path):
+def test_runs_of_different_data_are_not_compared(tmp_path, make_run):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", dataset="digits")]
     with pytest.raises(UserError, match="same data"):
         page.write_report(tmp_path / "report", runs)

@@ -1,0 +1,207 @@
+"""Shapley values of any classifier: exact by enumeration, or estimated with standard errors.
+
+`exact`, `kernel_shap` and `permutation` explain the target class; `exact_all`, `kernel_shap_all` and `permutation_all`
+every class: the ground truth of a game, enumerated up to 16 patches or so and estimated beyond.
+"""
+
+import functools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from shapjax import estimators, shapley
+from shapjax.attribution.arguments import check_arguments
+from shapjax.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
+from shapjax.estimators import Estimate
+
+MIN_PERMUTATIONS = 16  # a round; the spread of fewer says little of the standard error
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+def exact_all(model: Classifier, images: chex.Array, *, batch_size: int = 256, output: str = "logit") -> chex.Array:
+    """Exact Shapley values for every class: 2^(N-1) coalition pairs an image, summed up on the device.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      batch_size: pairs a forward pass; bounds the memory, which beyond a pass is that of the result.
+      output: a key of `classifier.OUTPUTS`, the units of the result.
+
+    Returns:
+      float32 [B, N, K].
+
+    Raises:
+      UserError: if N is above `shapley.MAX_EXACT_PLAYERS`, or an argument does not fit.
+    """
+    check_arguments(images, batch_size=batch_size, output=output)
+    return _enumerate(model, images, all_classes(output), batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+def exact(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
+          batch_size: int = 256, output: str = "logit") -> chex.Array:
+    """As `exact_all`, of the target class int [B] alone: float32 [B, N]; key is ignored."""
+    check_arguments(images, targets, batch_size=batch_size, output=output)
+    return _enumerate(model, images, target_class(targets, output), batch_size)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))
+def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
+                    output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
+                    round_coalitions: int = 1024) -> Estimate:
+    """Paired KernelSHAP for every class (`estimators.kernel_shap_solve`), until an image's values are precise enough.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C]; taken one at a time, so that none waits for another's rounds.
+      key: one, or [B].
+      batch_size: pairs a forward pass; bounds its memory. Beyond it, about 8 · max_coalitions · (N + K) bytes are used.
+      output: a key of `classifier.OUTPUTS`, the units of the result.
+      tolerance: an image is done when its largest standard error is within this fraction of the spread of its values.
+      max_coalitions: an image at most, in whole rounds.
+      round_coalitions: coalitions between two looks at the standard errors; both numbers are even.
+
+    Returns:
+      Estimate; values float32 [B, N, K].
+
+    Raises:
+      UserError: if an argument does not fit, or N < 2.
+    """
+    check_arguments(images, key=key, batch_size=batch_size, output=output,
+                    coalitions=(max_coalitions, round_coalitions))
+    size = min(round_coalitions, max_coalitions)
+    return _kernel_shap(model, images, None, key, batch_size, output, tolerance, max_coalitions // size, size // 2)
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
+def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
+                batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
+    """As `kernel_shap_all`, of the target class int [B] alone and from a fixed, even number of coalitions, besides the
+    full and the empty one: float32 [B, N]."""
+    check_arguments(images, targets, key=key, batch_size=batch_size, output=output, coalitions=(coalitions,))
+    return _kernel_shap(model, images, targets, key, batch_size, output, 0.0, 1, coalitions // 2).values[..., 0]
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))
+def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
+                    output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
+                    round_coalitions: int = 1024) -> Estimate:
+    """Antithetic permutation sampling for every class (`estimators.antithetic_contributions`), until precise enough.
+
+    Unbiased, unlike KernelSHAP. A permutation and its reverse take 2(N-1) coalitions; a round has as many of them as
+    round_coalitions pays for, but at least `MIN_PERMUTATIONS`, and there is at least one round. Arguments, result and
+    errors as those of `kernel_shap_all`; only one round is kept.
+    """
+    check_arguments(images, key=key, batch_size=batch_size, output=output,
+                    coalitions=(max_coalitions, round_coalitions))
+    size = max(MIN_PERMUTATIONS, permutation_pairs(model.num_players, min(round_coalitions, max_coalitions)))
+    rounds = max(1, permutation_pairs(model.num_players, max_coalitions) // size)
+    return _permutation(model, images, None, key, batch_size, output, tolerance, rounds, size)
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
+def permutation(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
+                batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
+    """As `permutation_all`, of the target class int [B] alone and from a fixed number of coalitions
+    (`permutation_pairs`), besides the full and the empty one: float32 [B, N]."""
+    check_arguments(images, targets, key=key, batch_size=batch_size, output=output, coalitions=(coalitions,))
+    size = permutation_pairs(model.num_players, coalitions)
+    return _permutation(model, images, targets, key, batch_size, output, 0.0, 1, size).values[..., 0]
+
+
+def permutation_pairs(num_players: int, coalitions: int) -> int:
+    """How many permutations, each with its reverse, so many coalitions pay for: 2(N-1) for each, and at least one."""
+    return max(1, coalitions // (2 * max(1, num_players - 1)))
+
+
+def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: int) -> chex.Array:
+    """[B, N, K], or [B, N, 1] where `read` takes one class."""
+    n, b = model.num_players, images.shape[0]
+    shapley.require_enumerable(n)
+    num_pairs = 2 ** (n - 1)
+    pairs = min(batch_size, num_pairs)
+    rows = min(b, batch_size // pairs)  # images a pass: several where the pairs of one do not fill it
+
+    def group(first: chex.Array) -> chex.Array:
+        image = jnp.repeat(jnp.minimum(first + jnp.arange(rows), b - 1), pairs)  # the last group repeats the last image
+        row_images = images[image]
+
+        def terms(start: chex.Array) -> chex.Array:
+            code = start + jnp.arange(pairs)
+            masks = (code[:, None] >> jnp.arange(n)) & 1 == 1
+            weights = jnp.where(code[:, None] < num_pairs, shapley.pair_weights(masks), 0)  # none beyond the last pair
+            v, complement = model.pair_logits(row_images, jnp.tile(masks, (rows, 1)))
+            differences = (read(v, image) - read(complement, image)).reshape(rows, pairs, -1)
+            return jnp.einsum("pn,rpk->rnk", weights, differences, precision="highest")
+
+        def add(carry, start):  # Kahan's sum: what rounding takes from the total is carried to the next term
+            total, error = carry
+            term = terms(start) - error
+            new_total = total + term
+            return (new_total, (new_total - total) - term), None
+
+        zero = jnp.zeros(jax.eval_shape(terms, jnp.int32(0)).shape)
+        return jax.lax.scan(add, (zero, zero), jnp.arange(-(-num_pairs // pairs)) * pairs)[0][0]
+
+    groups = jax.lax.map(group, jnp.arange(-(-b // rows)) * rows)
+    return groups.reshape(-1, *groups.shape[2:])[:b]
+
+
+def _kernel_shap(model, images, targets, key, batch_size, output, tolerance, max_rounds, pairs) -> Estimate:
+    n = model.num_players
+
+    def one_image(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array) -> tuple:
+        def draw(drawn, index):
+            masks = shapley.sample_coalitions(jax.random.fold_in(key, index), num_players=n, num_pairs=pairs)
+            new = (masks, differences(masks))
+            return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, index * pairs, 0), drawn, new)
+
+        def estimate(drawn, num_rounds):
+            weights = (jnp.arange(max_rounds * pairs) < num_rounds * pairs).astype(jnp.float32)
+            return estimators.kernel_shap_solve(*drawn, totals_K, weights)
+
+        empty = (jnp.zeros((max_rounds * pairs, n), bool), jnp.zeros((max_rounds * pairs, len(totals_K))))
+        return estimators.until_precise(draw, estimate, empty, shape=(n, len(totals_K)), tolerance=tolerance,
+                                        max_rounds=max_rounds)
+
+    return _each_image(one_image, model, images, targets, key, batch_size, output, tolerance, pairs)
+
+
+def _permutation(model, images, targets, key, batch_size, output, tolerance, max_rounds, size) -> Estimate:
+    n = model.num_players
+
+    def one_image(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array) -> tuple:
+        def draw(moments, index):
+            ranks = estimators.sample_ranks(jax.random.fold_in(key, index), num_players=n, num_permutations=size)
+            steps = differences(estimators.permutation_prefixes(ranks).reshape(-1, n)).reshape(size, n - 1, -1)
+            return moments.add(estimators.antithetic_contributions(ranks, steps, totals_K))
+
+        zero = jnp.zeros((n, len(totals_K)))
+        return estimators.until_precise(
+            draw, lambda moments, _: (moments.mean, moments.standard_errors),
+            estimators.Moments(jnp.float32(0), zero, zero), shape=zero.shape, tolerance=tolerance,
+            max_rounds=max_rounds)
+
+    return _each_image(one_image, model, images, targets, key, batch_size, output, tolerance, size * (n - 1))
+
+
+def _each_image(one_image: Callable, model: Classifier, images: chex.Array, targets: chex.Array | None,
+                key: chex.PRNGKey, batch_size: int, output: str, tolerance: chex.Array, pairs: int) -> Estimate:
+    """`one_image(key, differences, totals [K])` of every image, for its target or, without targets, for every class.
+
+    `differences` takes masks bool [M, N] to v(S) - v(S^c) [M, K]; `pairs` is what a round evaluates.
+    """
+    def run(row: tuple) -> tuple:
+        image, target, key = row
+        read = all_classes(output) if target is None else target_class(target[None], output)
+
+        def differences(masks: chex.Array) -> chex.Array:
+            v, complement = pair_values(model, image[None], masks[None], read=read, batch_size=batch_size)
+            return (v - complement).reshape(masks.shape[0], -1)
+
+        return one_image(key, differences, differences(jnp.ones((1, model.num_players), bool))[0])
+
+    values, errors, ratio, rounds = jax.lax.map(run, (images, targets, row_keys(key, images.shape[0])))
+    return Estimate(values, errors, ratio, 2 + 2 * pairs * rounds, ratio <= tolerance)

@@ -1,0 +1,95 @@
+"""The table of a comparison: means over images with intervals, and which methods are not worse than the best."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from shapjax.attribution.registry import Method
+from shapjax.metrics import localization, statistics
+from shapjax.metrics.registry import Metric
+
+CURVES = ("insertion", "deletion", "positive", "negative")
+
+
+def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[Method], metrics: Sequence[Metric], *,
+              coalitions: int, seed: int = 0, confidence: float = 0.95) -> list[dict[str, Any]]:
+    """The rows of the table: means over images with intervals, and which methods are not worse than the best.
+
+    Args:
+      results: by method, from `Comparison.measure`.
+      methods, metrics: rows and columns.
+      coalitions: that sampling methods took an image.
+      seed: of the resampling.
+      confidence: of intervals and differences (bootstrap over images, the same resamples for all).
+
+    Returns:
+      a JSON-able dict for each method: key, title, family, citation, options, cost, values by metric (mean, low, high,
+      images, best, not_worse, difference to the best; None if undefined) and curves (means over images).
+    """
+    columns = {metric.key: _column(metric, [results[m.key] for m in methods], seed, confidence)
+               for metric in metrics}
+    rows = []
+    for i, method in enumerate(methods):
+        result = results[method.key]
+        peak = float(result["cost/peak_bytes"])
+        rows.append({
+            "key": method.key, "title": method.title, "family": method.family, "citation": method.citation,
+            "options": f"{coalitions:,} coalitions".replace(",", " ") if method.sampled else "",
+            "cost": {"passes": float(result["cost/passes"]), "seconds": float(result["cost/seconds"]),
+                     "peak_bytes": None if np.isnan(peak) else int(peak)},
+            "values": {key: column[i] for key, column in columns.items()},
+            "curves": {name: np.mean(result[f"curve/{name}"], axis=0, dtype=np.float64).tolist()
+                       for name in CURVES},
+        })
+    return rows
+
+
+def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: int, confidence: float
+            ) -> list[dict[str, Any] | None]:
+    """One metric of all methods."""
+    rows = np.stack([np.asarray(result[f"metric/{metric.key}"], np.float64) for result in results], axis=1)
+    statistic = _STATISTICS.get(metric.key.removesuffix("_correct"))
+
+    def interval(values: np.ndarray, of: Callable | None) -> statistics.Interval:
+        if of is None:
+            return statistics.bootstrap_mean(values, seed=seed, confidence=confidence)
+        return statistics.bootstrap(of, values, seed=seed, confidence=confidence)
+
+    means = interval(rows, statistic)
+    count = np.broadcast_to(means.n, means.mean.shape)
+    if metric.needs == "masks" and metric.key.endswith("_correct") and statistic:
+        count = np.broadcast_to((rows.reshape(*rows.shape[:2], -1).sum(axis=(1, 2)) > 0).sum(), means.mean.shape)
+    column = [None if np.isnan(means.mean[i]) else
+              {"mean": float(means.mean[i]), "low": float(means.low[i]), "high": float(means.high[i]),
+               "images": int(count[i]), "best": False, "not_worse": False, "difference": None}
+              for i in range(len(results))]
+    if metric.better is None or not any(column):
+        return column
+    sign = 1 if metric.better == "higher" else -1
+    best = int(np.nanargmax(sign * means.mean))
+    column[best] |= {"best": True, "not_worse": True}
+    for i, entry in enumerate(column):
+        if entry is None or i == best:
+            continue
+        if statistic is None:
+            difference = statistics.paired_difference(rows[:, i], rows[:, best], seed=seed, confidence=confidence)
+        else:
+            difference = interval(rows[:, [i, best]], lambda total: statistic(total)[..., 0] - statistic(total)[..., 1])
+        if np.isnan(difference.mean):
+            continue
+        entry["difference"] = {name: float(getattr(difference, name)) for name in ("mean", "low", "high")}
+        entry["not_worse"] = bool(difference.low <= 0 <= difference.high)
+    return column
+
+
+def _counts(total: np.ndarray) -> localization.SegmentationCounts:
+    """Summed counts [..., 6], as `Comparison` lays them side by side."""
+    return localization.SegmentationCounts(total[..., 0], total[..., 1], total[..., 2:4], total[..., 4:6])
+
+
+# Metrics of a dataset that are no means over images, from the sums over images.
+_STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "pixel_accuracy": lambda total: localization.pixel_accuracy(_counts(total)),
+    "miou": lambda total: localization.mean_iou(_counts(total)),
+}

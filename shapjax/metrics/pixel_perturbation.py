@@ -1,0 +1,56 @@
+"""Perturbation tests that black out single pixels, as Chefer et al. (2021) run them."""
+
+import functools
+
+import chex
+import jax
+
+from shapjax import classifier
+from shapjax.classifier import Classifier
+from shapjax.metrics import localization, perturbation, ranking
+from shapjax.removal import Constant
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def positive_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
+                                 key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
+    """`perturbation.positive_perturbation_auc` with pixels as players: each of them ranked by the attributions
+    upsampled bilinearly to the image's size, and set to 0 in the space the model takes, before any normalisation of
+    its own.
+
+    Args:
+      model: takes images whose black is 0.
+      images: [B, H, W, C].
+      attributions: float [B, N].
+      labels: int [B], the classes that count as correct.
+      key: for ties; one typed key or [B] of them.
+      batch_size: images a forward pass; bounds the memory.
+
+    Returns:
+      float [B], each image's share in the area, 0 to 90; lower is better.
+
+    Raises:
+      UserError: if the attributions' shape does not fit the images and the model.
+    """
+    order = _pixel_order(model, images, attributions, key)
+    return _area(model, images, order, labels, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def negative_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
+                                 key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
+    """As `positive_perturbation_pixels`, least important pixels first; higher is better."""
+    order = _pixel_order(model, images, attributions, key)
+    return _area(model, images, order[:, ::-1], labels, batch_size)
+
+
+def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:
+    """Pixels from the most to the least important, int [B, H·W]."""
+    b, h, w, _ = images.shape
+    return ranking.order(localization.upsample(attributions, model.grid, (h, w), num_images=b).reshape(b, h * w), key)
+
+
+def _area(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, batch_size: int) -> chex.Array:
+    pixels = classifier.painted(model.replace(grid=images.shape[1:3]), Constant(0.0))
+    logits = perturbation.removed_logits(pixels, images, order, batch_size=batch_size)
+    return perturbation.accuracy_auc(perturbation.correct(logits, labels))

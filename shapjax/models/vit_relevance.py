@@ -1,0 +1,85 @@
+"""Relevance propagation through the vision transformer: its forward pass again, in operations that carry relevance."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from shapjax import relevance
+from shapjax.models import vit
+
+
+def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Array, targets: chex.Array) -> chex.Array:
+    """Relevance of every attention map for the target class (Chefer, Gur and Wolf, CVPR 2021, sections 3.1 and 3.2).
+
+    The logit of the target is Σ_n phi_n, one vote a patch, each a linear layer's output at that patch's token. Every
+    one of these votes starts with relevance 1, as the class token's logit does in the paper: the paper's start, made
+    from each of the N readouts. (Sharing a single 1 among them in proportion to phi_n would divide by a logit of either
+    sign.) An image thus has N in total, in every layer. Computed in float32.
+
+    Args:
+      module: the model.
+      params: its parameters, as `module.init` returns them under "params".
+      images: float [B, H, W, C], normalised.
+      targets: int [B].
+
+    Returns:
+      float32 [L, B, H, T, T], of the maps as `ViT.votes_and_attention` orders them.
+    """
+    module = module.clone(dtype=jnp.float32)
+    tokens, _ = module.apply({"params": params}, images, method=lambda module, x: module.sequence(module.embed(x)))
+    b, t, _ = tokens.shape
+    delta = jnp.zeros((module.depth, b, module.heads, t, t))
+    _, pullback = jax.vjp(lambda delta: votes(module, params, tokens, delta), delta)
+    one_hot_BK = jax.nn.one_hot(targets, module.num_classes)
+    return pullback(jnp.broadcast_to(one_hot_BK[:, None], (b, module.num_patches, module.num_classes)))[0]
+
+
+def votes(module: vit.ViT, params: chex.ArrayTree, tokens: chex.Array, delta: chex.Array) -> chex.Array:
+    """The votes of the model, float32 [B, N, K]; `jax.vjp` of this function propagates relevance instead of gradients.
+
+    Args:
+      tokens: float32 [B, T, D], of `ViT.sequence`.
+      delta: float32 [L, B, H, T, T], added to the attention maps; receives their relevance.
+    """
+    block = jax.checkpoint(functools.partial(_block, heads=module.heads), prevent_cse=False)
+    x, _ = jax.lax.scan(block, tokens, (params["blocks"], delta))
+    return relevance.linear(_norm(x, params["norm"])[:, -module.num_patches:], *_head(module, params["head"]))
+
+
+def _block(x_BTD: chex.Array, layer: tuple, *, heads: int) -> tuple[chex.Array, None]:
+    """`vit.Block`, as the body of a scan over the layers' (params, delta)."""
+    params, delta_BHTT = layer
+    y = _attention(_norm(x_BTD, params["norm1"]), params["attention"], delta_BHTT, heads)
+    x_BTD = relevance.add(x_BTD, y)
+    y = _linear(_norm(x_BTD, params["norm2"]), params["mlp_in"])
+    y = _linear(relevance.elementwise(nn.gelu, y), params["mlp_out"])
+    return relevance.add(x_BTD, y), None
+
+
+def _attention(x_BTD: chex.Array, params: chex.ArrayTree, delta_BHTT: chex.Array, heads: int) -> chex.Array:
+    b, t, d = x_BTD.shape
+    q, k, v = jnp.moveaxis(_linear(x_BTD, params["qkv"]).reshape(b, t, 3, heads, d // heads), 2, 0)
+    scores_BHTT = relevance.product("bthd,bshd->bhts", q, k)
+    maps_BHTT = relevance.elementwise(lambda scores: jax.nn.softmax(scores * (d // heads) ** -0.5), scores_BHTT)
+    y = relevance.product("bhts,bshd->bthd", maps_BHTT + delta_BHTT, v)
+    return _linear(y.reshape(b, t, d), params["out"])
+
+
+def _linear(x: chex.Array, params: chex.ArrayTree) -> chex.Array:
+    return relevance.linear(x, params["kernel"], params["bias"])
+
+
+def _norm(x: chex.Array, params: chex.ArrayTree) -> chex.Array:
+    return relevance.elementwise(lambda x: nn.LayerNorm().apply({"params": params}, x), x)
+
+
+def _head(module: vit.ViT, params: chex.ArrayTree) -> tuple[chex.Array, chex.Array]:
+    """Kernel [D, K] and bias [K] of the head with all that follows it: the scale and the centring are linear too."""
+    def whole(x: chex.Array) -> chex.Array:
+        x = x * vit.HEAD_SCALES[module.head_scale](module.num_patches)
+        return x - jnp.mean(x, axis=-1, keepdims=True) if module.center_votes else x
+
+    return whole(params["kernel"]), whole(params["bias"])

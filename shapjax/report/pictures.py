@@ -1,0 +1,33 @@
+"""Images and figures as data inside the page."""
+
+import base64
+import io
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from shapjax.report import figures
+
+
+def png_uri(image: np.ndarray) -> str:
+    """A data: address of uint8 [H, W, 1 or 3] as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def svg_uri(figure: Figure) -> str:
+    """A data: address of a matplotlib figure as SVG."""
+    svg = figures.figure_bytes(figure, format="svg", transparent=True)
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def image_height(image: np.ndarray) -> float:
+    """The height of an image that is 100 units wide."""
+    return round(100 * image.shape[0] / image.shape[1], 2)
+
+
+def is_small(image: np.ndarray) -> bool:
+    """Whether it is shown enlarged, with pixels that stay squares; a photograph is shown smooth."""
+    return max(image.shape[:2]) <= 96

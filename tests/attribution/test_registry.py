@@ -1,0 +1,57 @@
+"""The methods by name: what a model can be asked for, what an explanation costs, mistakes told in one line."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from shapjax import classifier, removal
+from shapjax.attribution import registry
+from shapjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A classifier that offers nothing but its logits: 16 patches of 2x2 pixels."""
+    return classifier.wrap(lambda w, x: x.reshape(len(x), -1) @ w, jnp.ones((64, 3)) * jnp.arange(3), grid=(4, 4),
+                           removal=removal.Constant())
+
+
+@pytest.mark.parametrize("key", ["random", "gradient", "input_x_gradient", "smoothgrad", "integrated_gradients",
+                                 "leave_one_out", "include_one", "rise", "lime", "kernel_shap", "permutation"])
+def test_every_method_that_needs_logits_only_explains_any_classifier(plain, key):
+    method = registry.METHODS[key]
+    options = {"coalitions": 64} if method.sampled else {}
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    values = method.fn(plain, images, jnp.array([0, 2]), jax.random.key(1), batch_size=16, **options)
+    assert values.shape == (2, 16) and jnp.isfinite(values).all()
+
+
+def test_a_plain_classifier_is_not_asked_for_votes_attention_or_features(plain):
+    keys = {method.key for method in registry.applicable(plain)}
+    assert keys == set(registry.METHODS) - {
+        "phi", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
+    with pytest.raises(UserError, match="'rollout' needs attention_fn, which this model does not have; choose among"):
+        registry.select(["rollout"], plain)
+
+
+def test_enumeration_is_not_done_unasked_beyond_16_patches_nor_at_all_beyond_20(plain):
+    assert "exact" not in {method.key for method in registry.applicable(plain.replace(grid=(4, 5)))}
+    assert [m.key for m in registry.select(["exact"], plain.replace(grid=(4, 5)))] == ["exact"]
+    with pytest.raises(UserError, match=r"2\^24 packed passes.*kernel_shap"):
+        registry.select(["exact"], plain.replace(grid=(5, 5)))
+
+
+def test_names_are_kept_in_order_once_and_unknown_ones_refused_with_the_near_ones(plain):
+    assert [m.key for m in registry.select(["rise", "lime", "rise"], plain)] == ["rise", "lime"]
+    with pytest.raises(UserError, match="'smoothgrat'; did you mean smoothgrad"):
+        registry.select(["smoothgrat"], plain)
+    with pytest.raises(UserError, match="there are phi, exact"):
+        registry.select(["xyz"], plain)
+
+
+def test_costs_count_passes_of_packed_pairs_once_and_of_painted_pairs_twice(plain):
+    passes = {key: method.passes(plain, 2048) for key, method in registry.METHODS.items()}
+    assert passes["exact"] == 2**16 and passes["kernel_shap"] == 2 * 1025 and passes["gradient"] == 3
+    packed = plain.replace(pair_passes=1)
+    assert registry.METHODS["exact"].passes(packed, 2048) == 2**15
+    assert passes["leave_one_out"] == registry.METHODS["leave_one_out"].passes(packed, 2048) == 17

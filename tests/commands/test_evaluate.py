@@ -1,0 +1,138 @@
+"""eval.py as a person types it: figures, the comparison of methods, going on after an interruption, mistakes."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+METHODS = ("phi", "exact", "kernel_shap", "random")
+COMPARE = ("--images", 6, "--methods", ",".join(METHODS), "--coalitions", 64, "--explorer_images", 2)
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory, command):
+    """A run with everything that eval.py writes, and what it printed."""
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run, workdir)
+    masks = np.zeros((6, 28, 28), np.int8)
+    masks[:, 7:21, 7:21], masks[:, 0] = 1, -1
+    np.savez(workdir / "masks.npz", masks=masks)
+    return workdir, command("eval.py", "--checkpoint", workdir, *COMPARE, "--masks", workdir / "masks.npz")
+
+
+def comparison(workdir):
+    """methods.json, its methods by key."""
+    summary = json.loads((workdir / "methods.json").read_text())
+    return summary, {method["key"]: method for method in summary["methods"]}
+
+
+def test_figures_and_arrays_agree(evaluated):
+    workdir, out = evaluated
+    figures = json.loads((workdir / "eval.json").read_text())
+    arrays = np.load(workdir / "eval.npz", allow_pickle=False)
+    assert figures["images"] == 1000 and figures["players"] == 4 and figures["efficiency_gap"] <= 1e-4
+    assert figures["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
+    assert figures["accuracy_under_removal"][0] == pytest.approx(figures["accuracy_top1"])
+    assert len(figures["accuracy_under_removal"]) == 10
+    assert arrays["shapley"].shape == arrays["exact"].shape == (6, 2, 2, 10)
+    np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
+    np.testing.assert_allclose(arrays["exact"].sum((1, 2)), arrays["logits"], atol=1e-4)
+
+
+def test_the_table_has_every_method_and_metric_with_intervals_around_their_means(evaluated):
+    summary, methods = comparison(evaluated[0])
+    assert tuple(methods) == METHODS and summary["images"] == 6
+    assert {"deletion", "road", "map", "miou_correct", "shapley_pearson"} <= {m["key"] for m in summary["metrics"]}
+    for method in methods.values():
+        for key, value in method["values"].items():
+            assert value is None or value["low"] <= value["mean"] + 1e-6 <= value["high"] + 2e-6, (method["key"], key)
+    for metric in summary["metrics"]:
+        best = [method["values"][metric["key"]] for method in methods.values()]
+        assert sum(bool(value and value["best"]) for value in best) == (metric["better"] is not None), metric["key"]
+
+
+def test_exact_values_are_their_own_truth_and_kernel_shap_with_all_coalitions_is_exact(evaluated):
+    _, methods = comparison(evaluated[0])
+    assert methods["exact"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-6)
+    assert methods["kernel_shap"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-3)  # 14 coalitions
+    assert methods["random"]["values"]["shapley_pearson"]["mean"] < 0.99
+
+
+def test_deletion_in_the_table_is_the_area_under_its_curve(evaluated):
+    _, methods = comparison(evaluated[0])
+    for method in methods.values():
+        area = np.trapezoid(method["curves"]["deletion"], dx=1 / 4)
+        assert method["values"]["deletion"]["mean"] == pytest.approx(area, abs=1e-5)
+
+
+def test_the_csv_holds_the_table_and_the_page_the_explorer(evaluated):
+    workdir, out = evaluated
+    _, methods = comparison(workdir)
+    with (workdir / "methods.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert tuple(rows) == METHODS
+    assert float(rows["phi"]["deletion_low"]) == methods["phi"]["values"]["deletion"]["low"]
+    page = (workdir / "report" / "index.html").read_text()
+    assert "Explorer" in page and str(workdir / "report" / "index.html") in out
+    assert all(method["title"] in out for method in methods.values())
+
+
+def test_the_explorer_shows_the_probability_without_the_top_patches(evaluated):
+    arrays = np.load(evaluated[0] / "methods.npz", allow_pickle=False)
+    assert arrays["attributions"].shape == (4, 2, 5, 4) and arrays["deleted"].shape == (4, 2, 5, 5)
+    whole = np.take_along_axis(arrays["probabilities"], arrays["classes"], axis=1)
+    np.testing.assert_allclose(arrays["deleted"][..., 0], np.broadcast_to(whole, (4, 2, 5)), atol=1e-5)
+    assert (arrays["classes"] == arrays["labels"][:, None]).any(axis=1).all()
+
+
+def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path, command):
+    workdir = tmp_path / "run"
+    shutil.copytree(evaluated[0], workdir)
+    (workdir / "methods" / "random.npz").unlink()
+    broken = workdir / "methods" / "kernel_shap.npz"
+    broken.write_bytes(broken.read_bytes()[:1000])  # as if the disk had filled up
+    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--masks", workdir / "masks.npz")
+    assert "going on: phi, exact already measured" in out
+    before, after = (comparison(where)[1] for where in (evaluated[0], workdir))
+    for key in METHODS:
+        assert before[key]["values"] == after[key]["values"], key
+    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--target", "label")
+    assert "going on" not in out  # another question: measured again
+
+
+def test_other_ways_to_hide_patches_make_another_game(evaluated, tmp_path, command):
+    command("eval.py", "--checkpoint", evaluated[0], "--images", 4, "--methods", "exact,leave_one_out", "--metrics",
+            "deletion,shapley_pearson", "--removal", "mean", "--explorer_images", 0, "--output", tmp_path / "mean")
+    summary, methods = comparison(tmp_path / "mean")
+    assert [m["key"] for m in summary["metrics"]] == ["deletion", "shapley_pearson"]
+    assert methods["exact"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-6)
+    assert methods["exact"]["cost"]["passes"] == 16  # painted: both halves of a pair cost a pass
+    assert not (tmp_path / "mean" / "report").exists()
+
+
+def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_path, command, small, fails_with_one_line):
+    run = tmp_path / "run"
+    command("train.py", *small, "--workdir", run, "--config.steps=2", "--config.model.patch_size=4")
+    out = command("eval.py", "--checkpoint", run, "--images", 1, "--methods", "phi", "--metrics", "aopc")
+    error = json.loads((run / "eval.json").read_text())["shapley_error"]
+    assert "KernelSHAP" in out and error["truth"] == "kernel_shap" and 0 < error["standard_error"] < 1
+    assert "kernel_shap" in fails_with_one_line("eval.py", "--checkpoint", run, "--methods", "phi,exact")
+    assert "49" in (run / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (("--methods", "phi,kernel_shop"), "did you mean kernel_shap"),
+    (("--metrics", "deltion"), "did you mean deletion"),
+    (("--images", 2000), "has 1000"),
+    (("--masks", "masks.npy"), r"uint8 [3, 20, 28]; expected bools or integers [3, 28, 28]"),
+    (("--methods", ""), "--methods is empty"),
+])
+def test_a_mistake_is_one_line_before_the_work_begins(run, tmp_path, fails_with_one_line, arguments, expected):
+    np.save(tmp_path / "masks.npy", np.zeros((3, 20, 28), np.uint8))
+    arguments = [str(tmp_path / a) if a == "masks.npy" else a for a in arguments]
+    images = () if "--images" in arguments else ("--images", 3)
+    output = tmp_path / "output"
+    assert expected in fails_with_one_line("eval.py", "--checkpoint", run, "--output", output, *images, *arguments)
+    assert not output.exists() or not list(output.iterdir())

@@ -1,0 +1,141 @@
+"""Segmentation figures against scikit-learn, upsampling against torch, and what is not labelled or not there."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from shapjax.errors import UserError
+from shapjax.metrics import localization
+
+GRID, SIZE = (3, 4), (14, 20)
+SHAPES = dict(grid=GRID, image_size=SIZE)
+KEY = jax.random.key(0)
+counts_of = functools.partial(localization.segmentation_counts, **SHAPES, batch_size=2)
+precision_of = functools.partial(localization.segmentation_average_precision, **SHAPES, batch_size=2)
+
+
+@pytest.fixture
+def attributions(rng):
+    return rng.normal(size=(5, 12)).astype(np.float32)
+
+
+@pytest.fixture
+def masks(rng):
+    return rng.integers(-1, 2, size=(5, *SIZE)).astype(np.int8)  # a third is not labelled
+
+
+@pytest.fixture
+def maps(attributions):
+    """In [0, 1], float32 [5, H, W], by torch."""
+    maps = torch.nn.functional.interpolate(torch.tensor(attributions).reshape(5, 1, *GRID), SIZE, mode="bilinear")
+    maps = maps[:, 0].numpy()
+    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+    return (maps - low) / (high - low)
+
+
+def test_upsampling_is_that_of_torch(attributions):
+    expected = torch.nn.functional.interpolate(torch.tensor(attributions).reshape(5, 1, *GRID), SIZE, mode="bilinear")
+    got = localization.upsample(attributions, GRID, SIZE, num_images=5)
+    np.testing.assert_allclose(got, expected[:, 0], atol=1e-5)
+
+
+def test_counts_agree_with_scikit_learn_on_the_labelled_pixels(attributions, masks, maps):
+    counts = counts_of(attributions, masks)
+    for b in range(5):
+        labelled = masks[b] >= 0
+        truth, said = masks[b][labelled], (maps[b] > maps[b].mean())[labelled]
+        assert counts.labelled[b] == labelled.sum()
+        assert counts.correct[b] / counts.labelled[b] == pytest.approx(reference.accuracy_score(truth, said))
+        np.testing.assert_allclose(
+            counts.intersection[b] / counts.union[b], reference.jaccard_score(truth, said, average=None), rtol=1e-6)
+
+
+def test_a_dataset_is_one_large_image(attributions, masks, maps):
+    total = localization.total(counts_of(attributions, masks))
+    labelled = masks >= 0
+    truth = masks[labelled]
+    said = (maps > maps.mean(axis=(1, 2), keepdims=True))[labelled]
+    assert localization.pixel_accuracy(total) == pytest.approx(reference.accuracy_score(truth, said))
+    assert localization.mean_iou(total) == pytest.approx(reference.jaccard_score(truth, said, average="macro"))
+
+
+def test_a_selection_of_images_counts_alone(attributions, masks):
+    where = np.array([True, False, True, False, False])
+    part = localization.total(counts_of(attributions, masks), where)
+    alone = localization.total(counts_of(attributions[where], masks[where]))
+    assert localization.mean_iou(part) == localization.mean_iou(alone)
+    assert localization.mean_iou(part) != localization.mean_iou(localization.total(counts_of(attributions, masks)))
+
+
+def test_average_precision_is_over_background_and_foreground_scores(attributions, masks, maps):
+    expected = []
+    for mask, scaled in zip(masks, maps, strict=True):
+        labelled = mask >= 0
+        truth = np.concatenate([mask[labelled] == 0, mask[labelled] == 1])
+        expected.append(reference.average_precision_score(
+            truth, np.concatenate([1 - scaled[labelled], scaled[labelled]])))
+    np.testing.assert_allclose(precision_of(attributions, masks), expected, rtol=1e-4)
+
+
+def test_average_precision_with_ties_agrees_with_scikit_learn(rng):
+    scores = rng.integers(0, 5, size=(6, 40)).astype(np.float32) / 4  # 0 and 1 among them
+    truth = rng.random((6, 40)) < 0.4
+    truth[5] = False
+    expected = [reference.average_precision_score(t, s) for t, s in zip(truth[:5], scores[:5], strict=True)]
+    np.testing.assert_allclose(
+        jax.vmap(localization.average_precision)(scores, truth, ~truth), [*expected, np.nan], rtol=1e-5)
+
+
+def test_a_perfect_map_is_perfect():
+    attributions = np.zeros((1, 12), np.float32)
+    attributions[0, [5, 6]] = 1
+    exact = dict(grid=GRID, image_size=GRID)  # a pixel a patch: nothing between
+    counts = localization.segmentation_counts(attributions, attributions.reshape(1, *GRID) > 0, **exact)
+    total = localization.total(counts)
+    assert localization.pixel_accuracy(total) == localization.mean_iou(total) == 1
+    inverse = localization.total(
+        localization.segmentation_counts(-attributions, attributions.reshape(1, *GRID) > 0, **exact))
+    assert localization.pixel_accuracy(inverse) == localization.mean_iou(inverse) == 0
+
+
+def test_a_constant_map_is_background_and_no_label_no_precision(masks):
+    masks[1] = -1
+    counts = counts_of(np.full((5, 12), 0.3, np.float32), masks)
+    np.testing.assert_array_equal(counts.intersection[:, 1], 0)
+    np.testing.assert_array_equal(counts.correct, (masks == 0).sum(axis=(1, 2)))
+    np.testing.assert_array_equal(np.isnan(precision_of(np.ones((5, 12), np.float32), masks)), [0, 1, 0, 0, 0])
+
+
+def test_bool_masks_and_those_of_0_and_255_are_the_same(attributions, masks):
+    for got in (counts_of(attributions, masks > 0), counts_of(attributions, (255 * (masks > 0)).astype(np.uint8))):
+        np.testing.assert_array_equal(got.union, counts_of(attributions, (masks > 0).astype(int)).union)
+
+
+def test_the_largest_patch_must_touch_the_object():
+    attributions = np.tile(np.arange(12, dtype=np.float32), (4, 1))  # the last patch: rows from 10, columns from 15
+    masks = np.zeros((4, *SIZE), bool)
+    masks[0, 10, 15] = masks[1, 9, 15] = masks[2, 10, 14] = True
+    hits = localization.pointing_game(attributions, masks, KEY, grid=GRID)
+    np.testing.assert_array_equal(hits, [1, 0, 0, np.nan])
+
+
+def test_a_tied_pointer_points_at_random():
+    masks = np.zeros((900, 3, 4), bool)
+    masks[:, 0, :] = True  # four of twelve patches
+    hits = localization.pointing_game(np.zeros((900, 12), np.float32), masks, KEY, grid=GRID)
+    assert np.mean(hits) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_masks_of_another_size_are_refused_with_both_sizes(attributions, masks):
+    with pytest.raises(UserError, match=r"masks have shape \(5, 14, 20\), expected \(5, 28, 20\)"):
+        localization.segmentation_counts(attributions, masks, grid=GRID, image_size=(28, 20))
+    with pytest.raises(UserError, match=r"masks have shape \(4, 14, 20\), expected \(5, 14, 20\)"):
+        localization.segmentation_average_precision(attributions, masks[:4], **SHAPES)
+    with pytest.raises(UserError, match=r"attributions have shape \(5, 11\), expected \(5, 12\)"):
+        localization.segmentation_counts(attributions[:, :11], masks, **SHAPES)
+    with pytest.raises(UserError, match=r"attributions have shape \(5, 12\), expected \(4, 12\)"):
+        localization.pointing_game(attributions, masks[:4], KEY, grid=GRID)

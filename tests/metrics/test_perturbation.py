@@ -1,0 +1,119 @@
+"""Curves against a loop over single coalitions, and every metric against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from shapjax.errors import UserError
+from shapjax.metrics import perturbation
+
+N = 5  # q·N is 0.5, 1 … 4.5: every other one is a half
+
+
+@pytest.fixture
+def hand_made(rng):
+    """Curves of 7 images without a model, logits of 3 classes."""
+    inserted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
+    deleted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
+    return perturbation.Curves(jnp.asarray(inserted), jnp.asarray(deleted))
+
+
+@pytest.fixture
+def probabilities(hand_made):
+    """p_ŷ of both curves, [7, N + 1] each."""
+    winner = np.argmax(hand_made.deleted[:, 0], axis=-1)
+    return [softmax(np.float64(logits), axis=-1)[np.arange(7), :, winner] for logits in hand_made]
+
+
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_both_curves_equal_a_loop_over_single_coalitions(example, example_order, batch_size):
+    curves = perturbation.curves(example.model, example.images, example_order, batch_size=batch_size)
+    single = jax.jit(lambda model, images, mask: model.coalition_logits(images, mask))
+    for k in range(17):
+        first = np.zeros((6, 16), bool)
+        for image, patches in enumerate(np.asarray(example_order)[:, :k]):
+            first[image, patches] = True
+        np.testing.assert_allclose(curves.inserted[:, k], single(example.model, example.images, first), atol=2e-5)
+        np.testing.assert_allclose(curves.deleted[:, k], single(example.model, example.images, ~first), atol=2e-5)
+
+
+def test_in_reverse_insertion_is_deletion_and_positive_is_negative(example, example_order, example_curves):
+    back = perturbation.curves(example.model, example.images, example_order[:, ::-1])
+    np.testing.assert_allclose(
+        perturbation.insertion_auc(back), perturbation.deletion_auc(example_curves), atol=1e-5)
+    np.testing.assert_allclose(
+        perturbation.positive_perturbation_auc(back, example.targets),
+        perturbation.negative_perturbation_auc(example_curves, example.targets), atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_players", "counts"), [
+    (4, [0, 0, 1, 1, 2, 2, 2, 3, 3, 4]), (5, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]),
+    (16, [0, 2, 3, 5, 6, 8, 10, 11, 13, 14]), (196, [0, 20, 39, 59, 78, 98, 118, 137, 157, 176])])
+def test_fractions_are_rounded_to_whole_patches_halves_up(num_players, counts):
+    np.testing.assert_array_equal(perturbation.removed_counts(num_players), counts)
+
+
+def test_areas_are_trapezoids_over_the_fraction(hand_made, probabilities):
+    for auc, p in zip((perturbation.insertion_auc, perturbation.deletion_auc), probabilities, strict=True):
+        np.testing.assert_allclose(auc(hand_made), np.trapezoid(p, np.arange(N + 1) / N, axis=1), atol=1e-6)
+
+
+def test_a_constant_probability_is_its_own_area():
+    curves = perturbation.Curves(*[jnp.log(jnp.broadcast_to(jnp.array([0.7, 0.3]), (1, N + 1, 2)))] * 2)
+    assert perturbation.insertion_auc(curves)[0] == pytest.approx(0.7)
+    assert perturbation.deletion_auc(curves)[0] == pytest.approx(0.7)
+    assert perturbation.aopc(curves)[0] == pytest.approx(0, abs=1e-7)
+
+
+def test_aopc_and_lodds_are_means_over_the_fractions(hand_made, probabilities):
+    p = probabilities[1]
+    q = perturbation.removed_counts(N)[1:]
+    np.testing.assert_allclose(perturbation.full_probability(hand_made), p[:, 0], atol=1e-6)
+    np.testing.assert_allclose(perturbation.aopc(hand_made), np.mean(p[:, :1] - p[:, q], axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        perturbation.aopc_absolute(hand_made), np.mean(abs(p[:, :1] - p[:, q]), axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        perturbation.lodds(hand_made), np.mean(np.log(p[:, q] / p[:, :1]), axis=1), atol=1e-5)
+
+
+def test_lodds_is_finite_where_the_probability_underflows():
+    deleted = jnp.zeros((1, N + 1, 2)).at[0, 1:, 0].set(-300)
+    assert perturbation.lodds(perturbation.Curves(deleted, deleted))[0] == pytest.approx(-300 + np.log(2), rel=1e-5)
+
+
+def test_another_target_is_the_same_as_renaming_the_classes(hand_made):
+    targets = np.array([0, 1, 2, 0, 1, 2, 0])
+    for metric in (perturbation.insertion_auc, perturbation.aopc, perturbation.lodds):
+        rolled = np.concatenate([
+            metric(jax.tree.map(lambda logits, t=t: jnp.roll(logits, -t, axis=-1), hand_made), jnp.zeros(7, int))[None]
+            for t in range(3)])
+        np.testing.assert_allclose(metric(hand_made, targets), rolled[targets, np.arange(7)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [None, np.array([0, 1, 2, 0, 1, 2, 0])])
+def test_perturbation_areas_average_to_the_area_under_the_accuracy(hand_made, labels):
+    truth = np.argmax(hand_made.deleted[:, 0], axis=-1) if labels is None else labels
+    counts = perturbation.removed_counts(N)
+    positive = [np.mean(np.argmax(hand_made.deleted[:, k], axis=-1) == truth) for k in counts]
+    negative = [np.mean(np.argmax(hand_made.inserted[:, N - k], axis=-1) == truth) for k in counts]
+    fractions = np.arange(10) / 10
+    assert np.mean(perturbation.positive_perturbation_auc(hand_made, labels)) == pytest.approx(
+        100 * np.trapezoid(positive, fractions), rel=1e-5)
+    assert np.mean(perturbation.negative_perturbation_auc(hand_made, labels)) == pytest.approx(
+        100 * np.trapezoid(negative, fractions), rel=1e-5)
+
+
+def test_an_image_that_stays_correct_has_an_area_of_90():
+    assert perturbation.accuracy_auc(np.ones((1, 10), bool))[0] == pytest.approx(90)
+
+
+def test_removed_logits_are_those_of_the_deletion_curve(example, example_order, example_curves):
+    logits = perturbation.removed_logits(example.model, example.images, example_order)
+    np.testing.assert_allclose(logits, example_curves.deleted[:, perturbation.removed_counts(16)], atol=2e-5)
+
+
+def test_an_order_of_other_patches_is_refused(example):
+    with pytest.raises(UserError, match=r"orders have shape \(6, 9\), expected \(6, 16\)"):
+        perturbation.curves(example.model, example.images, np.zeros((6, 9), int))
