@@ -11,13 +11,13 @@ REPORT ?= report
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k
 	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k_twin --config.shapley_weight=0
-	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k
-	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k_twin
+	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k --images 32
+	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k_twin --images 32 --methods none
 	$(BIN)/python explain.py --checkpoint $(RUNS)/mnist5k --examples 8 --output $(REPORT)/explanations
 	$(BIN)/python -m shapjax.commands.report --runs $(RUNS)/mnist5k,$(RUNS)/mnist5k_twin --output $(REPORT)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
+from shapjax.passes import in_passes
 from shapjax.removal import Removal, hidden_pixels
 
 READOUTS = ("patches", "class_token")
@@ -155,9 +156,9 @@ def _both_sides(coalition_fn: Callable) -> Callable:
 
 # What is read off the logits; a coalition's value is one of these, at the class that is explained.
 OUTPUTS: dict[str, Callable[[chex.Array], chex.Array]] = {
-    "logit": lambda logits: logits,
-    "probability": jax.nn.softmax,
-    "log_probability": jax.nn.log_softmax,
+    "logit": lambda logits: logits.astype(jnp.float32),
+    "probability": lambda logits: jax.nn.softmax(logits.astype(jnp.float32)),
+    "log_probability": lambda logits: jax.nn.log_softmax(logits.astype(jnp.float32)),
 }
 Reader = Callable[[chex.Array, chex.Array], chex.Array]  # (logits [rows, K], image of each row [rows]) -> [rows, ...]
 
@@ -169,6 +170,7 @@ def all_classes(output: str = "logit") -> Reader:
 
 def target_class(targets: chex.Array, output: str = "logit") -> Reader:
     """Reads an output (a key of `OUTPUTS`) of each image's target class, targets int [B]: [rows]."""
+    targets = jnp.asarray(targets)
     return lambda logits, image: jnp.take_along_axis(OUTPUTS[output](logits), targets[image][:, None], axis=1)[:, 0]
 
 
@@ -186,29 +188,28 @@ def values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Re
     Returns:
       [B, M, ...], what `read` gives of v(S).
     """
-    return _in_passes(model.coalition_logits, images, masks, read, batch_size)
+    return _of_coalitions(model.coalition_logits, images, masks, read, batch_size)
 
 
 def pair_values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
                 ) -> tuple[chex.Array, chex.Array]:
-    """As `values`, of the coalitions and of their complements, together: packed where the model can."""
-    return _in_passes(model.pair_logits, images, masks, read, batch_size)
+    """As `values`, of the coalitions and of their complements, together: packed where the model can. A forward pass
+    takes `batch_size` pairs, or half as many where a pair is two rows."""
+    return _of_coalitions(model.pair_logits, images, masks, read, max(1, batch_size // model.pair_passes))
 
 
-def _in_passes(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
-    """`fn(images, mask)`, read, for every image and mask, in a compiled loop over passes of `batch_size` rows."""
+def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
+    """`fn(images, mask)`, read, for every image and mask."""
+    images, masks = jnp.asarray(images), jnp.asarray(masks)
     b, (m, n) = images.shape[0], masks.shape[-2:]
-    rows = min(batch_size, b * m)
-    passes = -(-(b * m) // rows)
 
-    def one_pass(start: chex.Array) -> Any:
-        index = jnp.minimum(start + jnp.arange(rows), b * m - 1)  # the last pass repeats the last coalition
-        image = index // m
-        mask = masks[index % m] if masks.ndim == 2 else masks.reshape(b * m, n)[index]
+    def one_pass(row: chex.Array) -> Any:
+        image = row // m
+        mask = masks[row % m] if masks.ndim == 2 else masks.reshape(b * m, n)[row]
         return jax.tree.map(lambda logits: read(logits, image), fn(images[image], mask))
 
-    out = jax.lax.map(one_pass, jnp.arange(passes) * rows)
-    return jax.tree.map(lambda x: x.reshape(passes * rows, *x.shape[2:])[: b * m].reshape(b, m, *x.shape[2:]), out)
+    out = in_passes(one_pass, jnp.arange(b * m), batch_size=batch_size)
+    return jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), out)
 
 
 def row_keys(key: chex.PRNGKey, num_rows: int) -> chex.Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shapjax import classifier
+from shapjax.attribution import registry
 from shapjax.attribution.registry import Method
 from shapjax.classifier import Classifier
 from shapjax.metrics import (
@@ -34,7 +35,7 @@ from shapjax.metrics import (
 from shapjax.parallel import OverImages
 
 RANDOM_PAIRS = 128  # pairs of coalitions an image for each of the three kinds of sizes
-SCORING_PAIRS = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
+SCORING_PASSES = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,10 @@ class Comparison:
 
     def passes(self, method: Method) -> float:
         """Forward passes that `measure` takes, roughly."""
-        return (method.passes(self.model, self.settings.coalitions) + SCORING_PAIRS) * self.rows
+        return (self._explaining(method) + SCORING_PASSES) * self.rows
+
+    def _explaining(self, method: Method) -> float:
+        return registry.passes(method, self.model, self.subjects.images[0], coalitions=self.settings.coalitions)
 
     def measure(self, method: Method, *, done: Callable[[float], Any] = lambda passes: None) -> dict[str, np.ndarray]:
         """Explains and scores all images with one method.
@@ -114,10 +118,10 @@ class Comparison:
           done: called as the work goes on, with the passes done since.
 
         Returns:
-          arrays: "attributions" float32 [n, N]; "metric/KEY" float64 [n, ...], each image's share in a metric (those of
-          segmentations are counts); "curve/NAME" float32 [n, points]; "explorer/attributions" [e, C, N],
-          "explorer/deleted" [e, C, N+1], "explorer/order" [e, C, N] int32; "cost/passes", "cost/seconds",
-          "cost/peak_bytes" (NaN if unknown), an explanation's.
+          arrays: "attributions" float32 [n, N]; "metric/KEY" [n, ...], each image's share in a metric (those of
+          segmentations are counts), and with masks "correct" bool [n]; "curve/NAME" float32 [n, points];
+          "explorer/attributions" [e, C, N], "explorer/deleted" [e, C, N+1], "explorer/order" [e, C, N] int32;
+          "cost/passes", "cost/seconds", "cost/peak_bytes" (NaN if unknown), an explanation's.
 
         Raises:
           UserError: if attributions are not finite.
@@ -156,7 +160,7 @@ class Comparison:
             "explorer/attributions": np.asarray(shown, np.float32).reshape(*grid, -1),
             "explorer/deleted": deleted.reshape(*grid, -1),
             "explorer/order": order.reshape(*grid, -1),
-            "cost/passes": np.float64(method.passes(self.model, self.settings.coalitions)),
+            "cost/passes": np.float64(self._explaining(method)),
             "cost/seconds": np.float64(seconds),
             "cost/peak_bytes": np.float64(peak),
         }
@@ -183,14 +187,11 @@ class Comparison:
             precision = np.asarray(localization.segmentation_average_precision(attributions, s.masks, **where))
             segmentation = np.concatenate([np.asarray(count, np.float64).reshape(len(precision), -1)
                                            for count in counts], axis=1)
-            correct = s.predicted == s.labels
             out |= {
                 "metric/pixel_accuracy": segmentation, "metric/miou": segmentation, "metric/map": precision,
                 "metric/pointing": np.asarray(localization.pointing_game(
                     attributions, s.masks, self._keys, grid=self.model.grid)),
-                "metric/pixel_accuracy_correct": np.where(correct[:, None], segmentation, 0.0),
-                "metric/miou_correct": np.where(correct[:, None], segmentation, 0.0),
-                "metric/map_correct": np.where(correct, precision, np.nan),
+                "correct": s.predicted == s.labels,
             }
         return out
 

@@ -9,6 +9,7 @@ from shapjax.attribution.registry import Method
 from shapjax.metrics import localization, statistics
 from shapjax.metrics.registry import Metric
 
+CORRECT = "_correct"  # ends the names of metrics of correctly classified images
 CURVES = ("insertion", "deletion", "positive", "negative")
 
 
@@ -48,21 +49,23 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
 def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: int, confidence: float
             ) -> list[dict[str, Any] | None]:
     """One metric of all methods."""
-    rows = np.stack([np.asarray(result[f"metric/{metric.key}"], np.float64) for result in results], axis=1)
-    statistic = _STATISTICS.get(metric.key.removesuffix("_correct"))
+    base = metric.key.removesuffix(CORRECT)
+    rows = np.stack([np.asarray(result[f"metric/{base}"], np.float64) for result in results], axis=1)
+    where = np.asarray(results[0]["correct"]) if base != metric.key else np.ones(len(rows), bool)
+    statistic = _STATISTICS.get(base)
 
     def interval(values: np.ndarray, of: Callable | None) -> statistics.Interval:
         if of is None:
-            return statistics.bootstrap_mean(values, seed=seed, confidence=confidence)
-        return statistics.bootstrap(of, values, seed=seed, confidence=confidence)
+            return statistics.bootstrap_mean(values[where], seed=seed, confidence=confidence)
+        return statistics.bootstrap(of, values[where], seed=seed, confidence=confidence)
 
+    if not where.any():
+        return [None] * len(results)
     means = interval(rows, statistic)
-    count = np.broadcast_to(means.n, means.mean.shape)
-    if metric.needs == "masks" and metric.key.endswith("_correct") and statistic:
-        count = np.broadcast_to((rows.reshape(*rows.shape[:2], -1).sum(axis=(1, 2)) > 0).sum(), means.mean.shape)
     column = [None if np.isnan(means.mean[i]) else
               {"mean": float(means.mean[i]), "low": float(means.low[i]), "high": float(means.high[i]),
-               "images": int(count[i]), "best": False, "not_worse": False, "difference": None}
+               "images": int(np.broadcast_to(means.n, means.mean.shape)[i]), "best": False, "not_worse": False,
+               "difference": None}
               for i in range(len(results))]
     if metric.better is None or not any(column):
         return column
@@ -73,7 +76,8 @@ def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: i
         if entry is None or i == best:
             continue
         if statistic is None:
-            difference = statistics.paired_difference(rows[:, i], rows[:, best], seed=seed, confidence=confidence)
+            difference = statistics.paired_difference(rows[where, i], rows[where, best], seed=seed,
+                                                      confidence=confidence)
         else:
             difference = interval(rows[:, [i, best]], lambda total: statistic(total)[..., 0] - statistic(total)[..., 1])
         if np.isnan(difference.mean):

@@ -179,7 +179,7 @@ def evaluate(model: SelfExplainingModel, *, images: int, truth: str, batch_size:
     arrays = {"images": chosen["image"], "labels": chosen["label"], "logits": logits[:images],
               "shapley": _grid(phi, model), "class_names": np.array(model.class_names)}
     if true is not None:
-        arrays["exact" if true.kind == "exact" else "estimated"] = _grid(true.values, model)
+        arrays["truth"] = _grid(true.values, model)
     figures |= {"seconds": round(time.monotonic() - start, 2),
                 "device": f"{jax.default_backend()} x {jax.device_count()}",
                 "versions": {"shapjax": __version__, "jax": jax.__version__}}

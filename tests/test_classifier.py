@@ -187,3 +187,18 @@ def test_there_is_one_way_to_hide_a_patch(model, images):
     mask = jnp.asarray(np.random.default_rng(4).random((B, 6)) < 0.5)
     for ours, expected in zip(own.pair_logits(images, mask), model.pair_logits(images, mask), strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+def test_the_batch_size_bounds_the_memory():
+    weights = jnp.ones((64, 512))
+    model = classifier.wrap(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)[:, :3], weights, grid=(4, 4),
+                            removal=Constant())
+    images, masks = jnp.ones((6, 8, 8, 1)), jnp.tri(16, dtype=bool)
+
+    def peak(batch_size):
+        read = classifier.all_classes()
+        compiled = jax.jit(lambda model, images: classifier.pair_values(
+            model, images, masks, read=read, batch_size=batch_size)).lower(model, images).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert peak(8) < peak(96) / 4

@@ -57,7 +57,8 @@ def measured(game, subjects):
 def test_every_metric_is_measured_for_every_image(measured):
     for found in measured.values():
         for metric in metrics_registry.METRICS:
-            assert len(found[f"metric/{metric}"]) == 11, metric
+            assert len(found["metric/" + metric.removesuffix(comparison_table.CORRECT)]) == 11, metric
+        assert found["correct"].dtype == bool
 
 
 def test_results_do_not_depend_on_how_images_are_batched(game, subjects, measured):
@@ -89,7 +90,7 @@ def test_the_fingerprint_sees_every_setting_and_every_number(rng):
 
 
 def test_attributions_that_are_not_finite_name_the_method(game, subjects):
-    method = dataclasses.replace(registry.METHODS["phi"], fn=lambda *_, batch_size: subjects.truth[:1, :, 0] * np.nan)
+    method = dataclasses.replace(registry.METHODS["phi"], fn=lambda *_, **options: subjects.truth[:1, :, 0] * np.nan)
     with pytest.raises(UserError, match="attributions of phi are not finite"):
         comparison.Comparison(game, subjects, SETTINGS).measure(method)
 
@@ -118,6 +119,20 @@ def test_what_is_not_worse_is_decided_image_by_image_not_by_overlapping_interval
     assert slightly["low"] < best["high"]  # the intervals overlap, and yet:
     assert not slightly["not_worse"] and slightly["difference"]["low"] == pytest.approx(0.1)
     assert noisy["not_worse"] and not noisy["best"]
+
+
+def test_figures_of_correctly_classified_images_leave_the_others_out(measured, subjects):
+    names = ("pixel_accuracy", "miou_correct", "pixel_accuracy_correct", "map_correct")
+    columns = {name: comparison_table.summarize(
+        measured, [registry.METHODS["phi"]], [metrics_registry.METRICS[name]], coalitions=32)[0]["values"][name]
+        for name in names}
+    counts, correct = measured["phi"]["metric/pixel_accuracy"], subjects.predicted == subjects.labels
+    assert 0 < correct.sum() < 11
+    assert columns["pixel_accuracy"]["mean"] == pytest.approx(counts[:, 0].sum() / counts[:, 1].sum())
+    assert columns["pixel_accuracy_correct"]["mean"] == pytest.approx(
+        counts[correct, 0].sum() / counts[correct, 1].sum())
+    assert columns["map_correct"]["mean"] == pytest.approx(measured["phi"]["metric/map"][correct].mean())
+    assert all(columns[name]["images"] == correct.sum() for name in names[1:])
 
 
 def test_a_metric_that_is_undefined_for_all_images_is_null_and_for_some_counts_the_rest():

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
-from shapjax.attribution.backward import in_passes, target_sum
+from shapjax.attribution.backward import target_sum
 from shapjax.classifier import Classifier
+from shapjax.passes import in_passes
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")

@@ -4,9 +4,11 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
 from shapjax.classifier import Classifier, row_keys
+from shapjax.passes import in_passes
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -51,7 +53,7 @@ def phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PR
     """
     check_arguments(images, targets, batch_size=batch_size)
 
-    def votes(image: chex.Array, target: chex.Array) -> chex.Array:
-        return model.votes(image[None])[0, :, target]
+    def votes(images: chex.Array, targets: chex.Array) -> chex.Array:
+        return jnp.take_along_axis(model.votes(images), targets[:, None, None], axis=2)[..., 0]
 
-    return jax.lax.map(lambda row: votes(*row), (images, targets), batch_size=batch_size)
+    return in_passes(votes, images, targets, batch_size=batch_size)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from shapjax.attribution.arguments import check_arguments
-from shapjax.attribution.backward import in_passes, target_sum
+from shapjax.attribution.backward import target_sum
 from shapjax.classifier import Classifier, row_keys
 from shapjax.errors import UserError
+from shapjax.passes import in_passes
 
 INTEGRATION_STEPS = 50
 SMOOTHGRAD_SAMPLES = 25

@@ -34,6 +34,7 @@ from shapjax.report import page
 from shapjax.report.formatting import decimal, duration
 
 FORMAT = 1  # of methods.json
+BLOCK = 16  # images on the devices at a time: a step of the progress bar
 SHOWN = ("deletion", "insertion", "aopc", "lodds", "sensitivity_n", "shapley_pearson", "map", "pointing")  # printed
 REMOVALS = {
     "drop": None,
@@ -69,8 +70,8 @@ def run() -> None:
     flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
                          lower_bound=2)
     flags.DEFINE_integer("explorer_images", 8, "Images in the report's explorer.", lower_bound=0, upper_bound=24)
-    flags.DEFINE_integer("batch_size", 256, "Images, or coalition pairs, a forward pass; bounds the memory.",
-                         lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Images, or coalition pairs, a forward pass on a device; bounds the "
+                         "memory. If not given, 64 on a CPU, 512 on an accelerator.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of random coalitions, ties and resampling.", lower_bound=0)
     flags.DEFINE_boolean("fresh", False, "Measure again what an earlier evaluation has left in OUTPUT/methods.")
     run_command(main)
@@ -85,6 +86,7 @@ def main(_: Sequence[str]) -> None:
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     output = pathlib.Path(_FLAGS.output or model.directory)
     files.require_writable(output / "eval.json")
+    batch_size = _FLAGS.batch_size or (64 if jax.default_backend() == "cpu" else 512)
     # All that can be wrong with the flags is found before the long work.
     kind = evaluation.truth_kind(_FLAGS.truth, model.num_players)
     masks = None if _FLAGS.masks is None else read_masks(
@@ -94,15 +96,14 @@ def main(_: Sequence[str]) -> None:
     if _FLAGS.coalitions % 2:
         raise UserError(f"--coalitions={_FLAGS.coalitions}: expected an even number, they come in complementary pairs")
 
-    figures, arrays, truth = evaluation.evaluate(
-        model, images=_FLAGS.images, truth=kind, batch_size=_FLAGS.batch_size)
+    figures, arrays, truth = evaluation.evaluate(model, images=_FLAGS.images, truth=kind, batch_size=batch_size)
     with files.replacing(output / "eval.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
     with files.replacing(output / "eval.json") as part:
         part.write_text(json.dumps(figures, indent=2) + "\n")
     print(table(figures))
     if methods:
-        summary = compare(model, output, arrays, truth, masks, methods, metrics)
+        summary = compare(model, output, arrays, truth, masks, methods, metrics, batch_size)
         print("\n" + comparison_lines(summary))
     print(f"\nwritten to {output}: eval.json, eval.npz{', methods.json, methods.csv, methods.npz' if methods else ''}")
     if output.resolve() == model.directory.resolve():
@@ -125,13 +126,13 @@ def _metrics(*, truth: bool, masks: bool) -> list[metrics_registry.Metric]:
 
 def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, np.ndarray],
             truth: evaluation.Truth | None, masks: np.ndarray | None, methods: Sequence[methods_registry.Method],
-            metrics: Sequence[metrics_registry.Metric]) -> dict[str, Any]:
+            metrics: Sequence[metrics_registry.Metric], batch_size: int) -> dict[str, Any]:
     """Measures method after method, writes what each has found as it ends, then the table; returns methods.json."""
     game = model.classifier
     if painting := REMOVALS[_FLAGS.removal]:
         game = classifier.painted(game, painting(model.mean))
         truth = None if truth is None else evaluation.true_values(
-            game, evaluation.pixels(arrays["images"]), kind=truth.kind, batch_size=_FLAGS.batch_size)
+            game, evaluation.pixels(arrays["images"]), kind=truth.kind, batch_size=batch_size)
     predicted = arrays["logits"].argmax(axis=1).astype(np.int32)
     labels = arrays["labels"].astype(np.int32)
     subjects = comparison.Subjects(
@@ -140,7 +141,7 @@ def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, 
         probabilities=np.asarray(jax.nn.softmax(arrays["logits"])), masks=masks,
         truth=None if truth is None else truth.values)
     settings = comparison.Settings(
-        coalitions=_FLAGS.coalitions, batch_size=_FLAGS.batch_size, block=max(1, _FLAGS.batch_size // 8),
+        coalitions=_FLAGS.coalitions, batch_size=batch_size, block=BLOCK,
         seed=_FLAGS.seed, explorer_images=_FLAGS.explorer_images)
     work = comparison.Comparison(game, subjects, settings, exact_seconds=(
         truth.seconds if truth is not None and truth.kind == "exact" else None))
@@ -181,7 +182,7 @@ def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, 
     }
     if truth is not None and truth.kind == "exact":
         summary["efficiency"] = efficiency.budget_to_reach(
-            game, subjects.images, truth.values, batch_size=_FLAGS.batch_size, seed=settings.seed)
+            game, subjects.images, truth.values, batch_size=batch_size, seed=settings.seed)
     e = len(work.classes)
     results.write_comparison(output, summary, {
         "images": arrays["images"][:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],

@@ -1,49 +1,11 @@
-"""What a computation costs once it is compiled: seconds, floating-point operations, memory."""
+"""What a computation costs in floating-point operations."""
 
 import math
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.extend.core as jex
-import numpy as np
-
-
-class Cost(NamedTuple):
-    """Attributes:
-      seconds: median of the timed calls, compilation and warm-up apart.
-      flops: see `count_flops`.
-      peak_bytes: of intermediate and output arrays on the device, as the compiler plans them; None if it does not say.
-    """
-
-    seconds: float
-    flops: int
-    peak_bytes: int | None
-
-
-def measure(fn: Callable, *args: Any, repeats: int = 5) -> Cost:
-    """Compiles `fn(*args)`, warms it up and measures it.
-
-    Args:
-      fn: traceable by `jax.jit`; whatever is not an array is bound (`functools.partial`).
-      args: pytrees of arrays.
-      repeats: timed calls, at least 1.
-    """
-    compiled = jax.jit(fn).lower(*args).compile()
-    jax.block_until_ready(compiled(*args))
-    memory = compiled.memory_analysis()
-    return Cost(
-        seconds=float(np.median([_seconds(compiled, args) for _ in range(repeats)])),
-        flops=count_flops(fn, *args),
-        peak_bytes=None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
-    )
-
-
-def _seconds(compiled: Callable, args: tuple) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(*args))
-    return time.perf_counter() - start
 
 
 def count_flops(fn: Callable, *args: Any) -> int:
@@ -55,7 +17,8 @@ def count_flops(fn: Callable, *args: Any) -> int:
     it is the number of passes a method takes, a gradient being about two.
 
     Args:
-      fn, args: as for `measure`; `jax.ShapeDtypeStruct` will do for arrays.
+      fn: traceable by `jax.jit`; whatever is not an array is bound (`functools.partial`).
+      args: pytrees of arrays; `jax.ShapeDtypeStruct` will do for arrays.
     """
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
 

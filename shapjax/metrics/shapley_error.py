@@ -1,33 +1,9 @@
-"""How far given values are from the exact Shapley values of the same game, and from efficiency."""
-
-from collections.abc import Callable
+"""How far given values are from the true Shapley values of the same game, and from efficiency."""
 
 import numpy as np
 from scipy import stats
 
-from shapjax import shapley
 from shapjax.metrics.checks import require_shape
-
-# A coalition-pair evaluator of one image's game: masks bool [M, N] -> v(S), v(S^c), two float [M, K].
-PairFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-def exact_shapley_values(pair_fn: PairFn, num_players: int) -> np.ndarray:
-    """Exact Shapley values of a game by evaluating all its coalitions: 2^(N-1) packed pairs give 2^N values.
-
-    Args:
-      pair_fn: evaluates coalitions and their complements.
-      num_players: N.
-
-    Returns:
-      float64 [N, K].
-
-    Raises:
-      UserError: if N is too large (`shapley.MAX_EXACT_PLAYERS`).
-    """
-    values, complements = pair_fn(shapley.enumerate_pairs(num_players))
-    # Row i is the coalition of code i; its complement has code 2^N - 1 - i.
-    return shapley.exact_shapley(np.concatenate([values, complements[::-1]]))
 
 
 def efficiency_gap(totals: np.ndarray, empty_values: np.ndarray, phi: np.ndarray) -> float:

@@ -131,24 +131,26 @@ def explanation_figure(
 
 def agreement_figure(
     predicted: Sequence[np.ndarray],
-    exact: Sequence[np.ndarray],
+    true: Sequence[np.ndarray],
     *,
     titles: Sequence[str],
+    truth: str = "exact",
     stacked: bool = False,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Predicted against exact Shapley values, one panel a run, all panels on the same axes.
+    """Predicted against true Shapley values, one panel a run, all panels on the same axes.
 
     The R² in a panel is the mean over images (`metrics.shapley_error`).
 
     Args:
       predicted: for each run (one or two) float [n, ..., K]: n images, their patches, K classes; logits.
-      exact: the same for the exact values.
+      true: the same for the true values.
       titles: a name for each run.
+      truth: what the true values are, for the axis: "exact" or "estimated".
       stacked: panels below each other, for narrow screens.
       theme: LIGHT or DARK.
     """
-    limit = 1.05 * max(vote_limit(values) for values in (*predicted, *exact))
+    limit = 1.05 * max(vote_limit(values) for values in (*predicted, *true))
     with matplotlib.rc_context(_FONTS):
         rows, columns = (len(titles), 1) if stacked else (1, len(titles))
         figure = _new_figure(4.1 * columns + 0.3, 4.35 * rows, theme)
@@ -159,18 +161,18 @@ def agreement_figure(
             axes.axvline(0, color=theme.rule, linewidth=0.8, zorder=0)
             ends = (-limit, limit)
             axes.plot(ends, ends, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
-            points = axes.scatter(exact[run].ravel(), predicted[run].ravel(), s=9, color=theme.runs[run], linewidths=0)
-            points.set_alpha(float(np.clip(15 / math.sqrt(exact[run].size), 0.04, 0.6)))
+            points = axes.scatter(true[run].ravel(), predicted[run].ravel(), s=9, color=theme.runs[run], linewidths=0)
+            points.set_alpha(float(np.clip(15 / math.sqrt(true[run].size), 0.04, 0.6)))
             points.set_rasterized(True)  # thousands of vector points would make the page slow
             axes.set(xlim=ends, ylim=ends, aspect="equal")
             axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.set_title(titles[run], **_TITLE, color=theme.ink, fontsize=10.5)
-            r2 = shapley_error(predicted[run], exact[run])["r2"]
+            r2 = shapley_error(predicted[run], true[run])["r2"]
             axes.text(
                 0.04, 0.955, "R² undefined" if r2 is None else f"R² = {signed(r2, plus='')}", transform=axes.transAxes,
                 va="top", color=theme.runs[run], fontsize=13, fontweight="bold")
-            axes.set_xlabel("exact Shapley value (logits)", color=theme.muted, fontsize=9)
+            axes.set_xlabel(f"{truth} Shapley value (logits)", color=theme.muted, fontsize=9)
             if stacked or run == 0:
                 axes.set_ylabel("predicted vote (logits)", color=theme.muted, fontsize=9)
             else:

@@ -23,7 +23,7 @@ from shapjax.report import figures, methods
 from shapjax.report.comparison import Comparison
 from shapjax.report.formatting import count, decimal, percent, scientific, signed
 from shapjax.report.pictures import image_height, is_small, png_uri, svg_uri
-from shapjax.report.runs import Run, read_run
+from shapjax.report.runs import TRUTHS, Run, read_run
 from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay, vote_text
 
 GALLERY_IMAGES = 12
@@ -68,8 +68,8 @@ def render(runs: Sequence[Run]) -> str:
     if twin is not None:
         labels.append("Plain twin" if twin.evaluation["shapley_weight"] == 0 else twin.directory.resolve().name)
 
-    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "exact" in run.arrays]
-    if "exact" not in model.arrays:
+    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "truth" in run.arrays]
+    if "truth" not in model.arrays:
         measured = []  # the twin's agreement alone says nothing about the model
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shapjax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -77,9 +77,11 @@ def render(runs: Sequence[Run]) -> str:
     environment.filters.update(
         percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal, vote_text=vote_text)
     template = environment.get_template("page.html")
+    errors = model.evaluation["shapley_error"]
+    truth = TRUTHS[errors["truth"]] if errors else "exact"
     r2 = [None] * len(model.arrays["images"])
-    if "exact" in model.arrays:
-        r2 = shapley_error(model.arrays["shapley"], model.arrays["exact"])["r2_per_image"]
+    if "truth" in model.arrays:
+        r2 = shapley_error(model.arrays["shapley"], model.arrays["truth"])["r2_per_image"]
     return template.render(
         model=model.evaluation,
         twin=twin.evaluation if twin else None,
@@ -88,12 +90,14 @@ def render(runs: Sequence[Run]) -> str:
         hero=_hero(model),
         pictures=[_picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
-        rows=_comparison([run.evaluation for run in runs]),
+        rows=_comparison([run.evaluation for run in runs], truth),
+        truth=truth,
         agreement=_variants(
             figures.agreement_figure,
             [run.arrays["shapley"] for _, run in measured],
-            [run.arrays["exact"] for _, run in measured],
+            [run.arrays["truth"] for _, run in measured],
             titles=[label for label, _ in measured],
+            truth=truth,
         ) if measured else None,
         measured_runs=len(measured),
         curves=_variants(figures.curves_figure, [(name, run.records) for name, run in zip(labels, runs, strict=True)]),
@@ -129,8 +133,8 @@ def _methods(comparison: Comparison) -> dict:
     }
 
 
-def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
-    """Rows of the table: name, hint, and a value for each run."""
+def _comparison(evaluations: Sequence[Mapping], truth: str) -> list[dict]:
+    """Rows of the table: name, hint, and a value for each run; truth says what the true values are, "exact" or not."""
 
     def accuracy(value: float, images: int) -> str:
         return f"{100 * value:.1f} ± {100 * (value * (1 - value) / images) ** 0.5:.1f} %"
@@ -147,7 +151,7 @@ def _comparison(evaluations: Sequence[Mapping]) -> list[dict]:
          "values": [accuracy(e["accuracy_top5"], e["images"]) for e in evaluations]},
         {"name": "Cross-entropy", "hint": lower,
          "values": [decimal(e["cross_entropy"], digits=3) for e in evaluations]},
-        {"name": "R² against exact values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
+        {"name": f"R² against {truth} values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
         {"name": "R² of the shares", "hint": "equal shares have 0", "values": of_shapley_error("r2_allocation", 3)},
         {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
         {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
@@ -186,8 +190,8 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
     image, logits, names = arrays["images"][index], arrays["logits"][index], arrays["class_names"]
     predicted = int(np.argmax(logits))
     votes = {"predicted": arrays["shapley"][index, ..., predicted]}
-    if "exact" in arrays:
-        votes["exact"] = arrays["exact"][index, ..., predicted]
+    if "truth" in arrays:
+        votes[TRUTHS[run.evaluation["shapley_error"]["truth"]]] = arrays["truth"][index, ..., predicted]
     limit = max(vote_limit(values) for values in votes.values())
     label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
     return {
@@ -202,7 +206,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
                   "description": f"Image {index + 1}, labelled {label}"},
         "maps": [
             {
-                "title": {"predicted": "Predicted votes", "exact": "Exact Shapley values"}[kind],
+                "title": "Predicted votes" if kind == "predicted" else f"{kind.capitalize()} Shapley values",
                 "sum": float(values.sum(dtype=np.float64)),
                 "map": _vote_map(image, values, limit, f"class {prediction}, {kind}"),
             }

@@ -17,6 +17,8 @@ _NUMBERS = (
 _SHAPLEY_NUMBERS = ("images", "coalitions_per_image", "mse")
 _SHAPLEY_MEASURES = ("r2", "r2_allocation", "pearson", "spearman")  # null where undefined
 
+TRUTHS = {"exact": "exact", "kernel_shap": "estimated"}  # kinds of true values, and the adjective for people
+
 
 class Run(NamedTuple):
     """What a run's directory says: eval.json, eval.npz, the lines of metrics.jsonl, config.json, and the comparison of
@@ -46,11 +48,12 @@ def read_run(directory: Path) -> Run:
         unknown += [name for name in _SHAPLEY_NUMBERS if not is_number(errors.get(name))]
         defined = [name for name in _SHAPLEY_MEASURES if errors.get(name, "absent") is not None]
         unknown += [name for name in defined if not is_number(errors.get(name))]
+        unknown += ["truth"] if errors.get("truth") not in TRUTHS else []
     if unknown:
         raise broken(directory / "eval.json", f"it has no {', '.join(unknown)}", evaluate)
 
     arrays = _read_evaluation_arrays(directory / "eval.npz", evaluate)
-    if (errors is None) == ("exact" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
+    if (errors is None) == ("truth" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
         raise broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
     return Run(
         directory=directory, evaluation=evaluation, arrays=arrays,
@@ -90,11 +93,11 @@ def _read_evaluation_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
         and labels.shape == (n,)
         and logits.shape == (n, k)
         and shapley.shape[::3] == (n, k)
-        and arrays.get("exact", shapley).shape == shapley.shape
+        and arrays.get("truth", shapley).shape == shapley.shape
         and 0 <= labels.min() <= labels.max() < k
     )
     if not fits:
         raise broken(path, "its arrays do not fit together", command)
-    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley", "exact") if name in arrays):
+    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley", "truth") if name in arrays):
         raise broken(path, "it has values that are not finite, so the training run diverged", command)
     return arrays

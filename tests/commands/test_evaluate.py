@@ -36,9 +36,9 @@ def test_figures_and_arrays_agree(evaluated):
     assert figures["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
     assert figures["accuracy_under_removal"][0] == pytest.approx(figures["accuracy_top1"])
     assert len(figures["accuracy_under_removal"]) == 10
-    assert arrays["shapley"].shape == arrays["exact"].shape == (6, 2, 2, 10)
+    assert arrays["shapley"].shape == arrays["truth"].shape == (6, 2, 2, 10)
     np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
-    np.testing.assert_allclose(arrays["exact"].sum((1, 2)), arrays["logits"], atol=1e-4)
+    np.testing.assert_allclose(arrays["truth"].sum((1, 2)), arrays["logits"], atol=1e-4)
 
 
 def test_the_table_has_every_method_and_metric_with_intervals_around_their_means(evaluated):

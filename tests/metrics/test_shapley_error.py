@@ -1,7 +1,5 @@
 """Agreement with exact Shapley values, against scikit-learn and scipy, and what is undefined."""
 
-import itertools
-import math
 
 import numpy as np
 import pytest
@@ -10,30 +8,6 @@ from sklearn.metrics import mean_squared_error, r2_score
 
 from shapjax.errors import UserError
 from shapjax.metrics import shapley_error
-
-
-def test_exact_values_of_a_game_evaluated_in_pairs_equal_the_mean_over_orders(rng):
-    values = rng.normal(size=(2**4, 3))
-    codes = 2 ** np.arange(4)
-    seen = []
-
-    def pair_fn(masks):
-        seen.extend([*(masks @ codes), *(~masks @ codes)])
-        return values[masks @ codes], values[~masks @ codes]
-
-    phi = np.zeros((4, 3))
-    for order in itertools.permutations(range(4)):
-        code = 0
-        for player in order:
-            phi[player] += (values[code | 1 << player] - values[code]) / math.factorial(4)
-            code |= 1 << player
-    np.testing.assert_allclose(shapley_error.exact_shapley_values(pair_fn, 4), phi, atol=1e-12)
-    assert sorted(seen) == list(range(16))  # each coalition once
-
-
-def test_too_many_players_are_refused_before_any_pass():
-    with pytest.raises(UserError, match="use larger patches"):
-        shapley_error.exact_shapley_values(lambda masks: pytest.fail("evaluated"), 25)
 
 
 def test_the_error_is_measured_an_image_and_averaged_over_images(rng):

@@ -62,10 +62,11 @@ def make_run():
             "labels": rng.integers(0, len(names), IMAGES).astype(np.int32),
             "logits": votes.sum((1, 2)),
             "shapley": votes,
-            "exact": truth,
+            "truth": truth,
             "class_names": np.array(names),
         }
-        errors = shapley_error(votes, truth) | {"images": IMAGES, "coalitions_per_image": 16, "seconds": 1.0}
+        errors = shapley_error(votes, truth) | {
+            "truth": "exact", "images": IMAGES, "coalitions_per_image": 16, "seconds": 1.0}
         evaluation = {
             "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "shapley_weight": weight,
             "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
@@ -74,7 +75,7 @@ def make_run():
             "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
         }
         if not exact:
-            del arrays["exact"]
+            del arrays["truth"]
         records = [
             {"step": s, "split": split, "loss_classification": 2 / s, "loss_masked": 3 / s, "loss_shapley": 1 / s,
              "accuracy": 1 - 1 / s} for s in range(10, 60, 10) for split in ("train", "test")]

@@ -147,7 +147,7 @@ def test_the_figures_of_both_runs_are_on_the_page(report, runs):
 def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, runs):
     words = Tags(report).words
     with np.load(runs[0] / "eval.npz") as arrays:
-        logits, labels, exact = arrays["logits"], arrays["labels"], arrays["exact"]
+        logits, labels, exact = arrays["logits"], arrays["labels"], arrays["truth"]
     shown = range(page.GALLERY_IMAGES)
     for index in shown:
         best = logits[index].argmax()
@@ -162,7 +162,7 @@ def test_the_two_maps_of_an_image_share_a_symmetric_scale(runs):
     run = read_run(runs[0])
     picture = page._picture(run, 0, None)
     best = run.arrays["logits"][0].argmax()
-    largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "exact"))
+    largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "truth"))
     assert picture["limit"] == pytest.approx(largest)
     assert [m["title"] for m in picture["maps"]] == ["Predicted votes", "Exact Shapley values"]
 
@@ -192,6 +192,16 @@ def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_cur
     assert "twin" not in words.lower()
     assert "Exact Shapley values" not in words
     assert "Predicted votes" in words
+
+
+def test_estimated_values_are_not_called_exact(tmp_path, no_curves, make_run):
+    run = make_run(tmp_path / "run")
+    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation["shapley_error"] |= {"truth": "kernel_shap"}
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    words = Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
+    assert "Estimated Shapley values" in words and "R² against estimated values" in words
+    assert "exact" not in words.lower()
 
 
 def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves, make_run):
@@ -237,7 +247,7 @@ def test_pickled_arrays_are_refused(tmp_path, make_run):
     ({"logits": np.zeros((3, 2), np.float32)}, "fit together"),
     ({"labels": np.full(IMAGES, CLASSES, np.int32)}, "fit together"),
     ({"shapley": np.full((IMAGES, *GRID, CLASSES), np.nan, np.float32)}, "not finite"),
-    ({"exact": None}, "not from the same evaluation"),
+    ({"truth": None}, "not from the same evaluation"),
     ({"logits": None}, "lacks the array 'logits'"),
 ])
 def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match, make_run):
