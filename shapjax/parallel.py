@@ -77,13 +77,16 @@ class OverImages:
 
         Args:
           model: any pytree.
-          arrays: pytrees, one row an image, all of one length n of at least 1; numpy, or jax arrays such as keys.
+          arrays: pytrees, one row an image, all of one length n, 0 included; numpy, or jax arrays such as keys.
           done: called after each block with its number of images.
 
         Returns:
           the function's pytree as numpy arrays [n, ...].
         """
         n, blocks = jax.tree.leaves(arrays)[0].shape[0], []
+        if n == 0:  # no row to fill a block with, but the result has its type
+            shapes = jax.eval_shape(self._jitted, model, jax.tree.map(_block_shape(self.block), arrays))
+            return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
         for start in range(0, n, self.block):
             index = np.minimum(np.arange(start, start + self.block), n - 1)
             share = jax.tree.map(lambda array, index=index: array[index], arrays)
@@ -98,3 +101,7 @@ class OverImages:
         """Bytes that a block takes on a device besides its input, as the compiler plans; NaN if unknown."""
         memory = self._compiled.memory_analysis() if self._compiled else None
         return float("nan") if memory is None else float(memory.temp_size_in_bytes + memory.output_size_in_bytes)
+
+
+def _block_shape(block: int) -> Callable[[Any], jax.ShapeDtypeStruct]:
+    return lambda array: jax.ShapeDtypeStruct((block, *array.shape[1:]), array.dtype)

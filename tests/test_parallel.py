@@ -144,7 +144,7 @@ def test_a_function_over_images_is_compiled_once(rng):
         return images.sum(axis=1)
 
     over = parallel.OverImages(fn, block=8)
-    for rows in (8, 19, 3):
+    for rows in (8, 19, 3, 0):
         images = rng.normal(size=(rows, 4)).astype(np.float32)
         np.testing.assert_allclose(over((), images), images.sum(axis=1), atol=1e-5)
     assert traces == [(1, 4)]  # one row a device

@@ -13,6 +13,7 @@ Writes to OUTPUT (the run's directory if not given):
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -158,7 +159,8 @@ def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, 
     if measured:
         print(f"\ngoing on: {', '.join(measured)} already measured (--fresh measures again)")
     todo = [method for method in methods if method.key not in measured]
-    with tqdm.tqdm(total=sum(map(work.passes, todo)), unit="pass", unit_scale=True, disable=not todo) as bar:
+    total = math.ceil(sum(map(work.passes, todo)) + 1)  # its parts are rounded when they are added up
+    with tqdm.tqdm(total=total, unit="pass", unit_scale=True, disable=not todo) as bar:
         for method in todo:
             bar.set_description(method.key)
             found = work.measure(method, done=bar.update)

@@ -14,9 +14,10 @@ SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.
 
 
 @pytest.fixture(autouse=True, scope="session")
-def compilation_cache(tmp_path_factory):
-    """The processes started here share what they compile: half the time."""
+def quick_compilation(tmp_path_factory):
+    """The processes started here share what they compile, and compile as quickly as those of the other tests."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
         yield

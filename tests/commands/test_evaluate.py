@@ -102,6 +102,7 @@ def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path,
     assert "going on" not in out  # another question: measured again
 
 
+@pytest.mark.slow
 def test_other_ways_to_hide_patches_make_another_game(evaluated, tmp_path, command):
     command("eval.py", "--checkpoint", evaluated[0], "--images", 4, "--methods", "exact,leave_one_out", "--metrics",
             "deletion,shapley_pearson", "--removal", "mean", "--explorer_images", 0, "--output", tmp_path / "mean")
@@ -112,6 +113,7 @@ def test_other_ways_to_hide_patches_make_another_game(evaluated, tmp_path, comma
     assert not (tmp_path / "mean" / "report").exists()
 
 
+@pytest.mark.slow
 def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_path, command, small, fails_with_one_line):
     run = tmp_path / "run"
     command("train.py", *small, "--workdir", run, "--config.steps=2", "--config.model.patch_size=4")
