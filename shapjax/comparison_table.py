@@ -36,7 +36,7 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
         peak = float(result["cost/peak_bytes"])
         rows.append({
             "key": method.key, "title": method.title, "family": method.family, "citation": method.citation,
-            "options": f"{coalitions:,} coalitions".replace(",", " ") if method.sampled else "",
+            "options": f"{coalitions:,} coalitions".replace(",", "\u00a0") if method.sampled else "",
             "cost": {"passes": float(result["cost/passes"]), "seconds": float(result["cost/seconds"]),
                      "peak_bytes": None if np.isnan(peak) else int(peak)},
             "values": {key: column[i] for key, column in columns.items()},

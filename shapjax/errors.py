@@ -1,8 +1,18 @@
 """The one exception for a user's mistake."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input from a person: one line that says what was given, what is expected and what to do.
 
     The commands print it without a traceback and exit with status 1.
     """
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """What to tell who gave a name that is not known: "did you mean …?", or else all that there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

@@ -127,24 +127,23 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def evaluate(model: SelfExplainingModel, *, images: int, truth: str, batch_size: int
+def evaluate(model: SelfExplainingModel, *, images: int, truth: Callable[[np.ndarray], Truth] | None, batch_size: int
              ) -> tuple[dict[str, Any], dict[str, np.ndarray], Truth | None]:
     """All figures of a model on the test split of its dataset.
 
     Args:
       model: from `shapjax.load`.
       images: how many test images, the first ones, are compared with true Shapley values.
-      truth: of `TRUTHS`, or "auto" (`truth_kind`).
+      truth: finds the true values of images float32 [n, H, W, C] (`true_values`); None leaves them out.
       batch_size: of a forward pass.
 
     Returns:
       the figures (JSON-able; keys in docs/metrics.md), the arrays of those images, and their true values.
 
     Raises:
-      UserError: if there are no images, or the game has too many players to enumerate.
+      UserError: if there are not so many images.
     """
     start = time.monotonic()
-    kind = truth_kind(truth, model.num_players)
     source = sources.load_source(model.config.dataset, "test")
     if not 1 <= images <= len(source):
         raise UserError(f"{images} images were asked for; the test split of {model.config.dataset} has {len(source)}: "
@@ -155,8 +154,7 @@ def evaluate(model: SelfExplainingModel, *, images: int, truth: str, batch_size:
     phi = _flat(model.explain(chosen["image"], batch_size=batch_size).shapley)
     totals, empty = model.pair_values(chosen["image"], np.ones((images, 1, model.num_players), bool),
                                       batch_size=batch_size)
-    true = None if kind == "none" else true_values(
-        model.classifier, pixels(chosen["image"]), kind=kind, batch_size=batch_size)
+    true = truth and truth(pixels(chosen["image"]))
     figures = {
         "checkpoint": str(model.directory),
         "step": model.step,

@@ -24,7 +24,7 @@ def fingerprint(settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
 
 
 def save_method(path: pathlib.Path, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a method's results (`Comparison.measure`) under the mark of its run (`fingerprint`)."""
+    """Writes results, such as a method's (`Comparison.measure`), under the mark of their run (`fingerprint`)."""
     with files.replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, fingerprint=np.array(mark), **arrays)
 

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Sequence
 
@@ -25,7 +24,7 @@ from shapjax.attribution import (
     shapley_values,
 )
 from shapjax.classifier import Classifier
-from shapjax.errors import UserError
+from shapjax.errors import UserError, near_names
 from shapjax.metrics import cost
 
 MAX_UNASKED_EXACT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions take seconds; each further patch doubles that
@@ -115,9 +114,7 @@ def select(names: Sequence[str], model: Classifier) -> list[Method]:
     """
     for name in names:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METHODS)}"
-            raise UserError(f"there is no attribution method {name!r}; {hint}")
+            raise UserError(f"there is no attribution method {name!r}; {near_names(name, METHODS)}")
         if (needs := METHODS[name].needs) and getattr(model, needs) is None:
             possible = ", ".join(method.key for method in applicable(model))
             raise UserError(f"method {name!r} needs {needs}, which this model does not have; choose among {possible}")

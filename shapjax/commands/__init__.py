@@ -1,6 +1,5 @@
 """The commands: flags, config, calls into the library, what is printed. Each has a `run()`."""
 
-import difflib
 import itertools
 import pathlib
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 import shapjax.config
-from shapjax.errors import UserError
+from shapjax.errors import UserError, near_names
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -49,9 +48,7 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         if argument.startswith("--config.") and key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the settings are {', '.join(known)}"
-            raise UserError(f"{argument}: there is no setting {key!r}; {hint}")
+            raise UserError(f"{argument}: there is no setting {key!r}; {near_names(key, known)}")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two

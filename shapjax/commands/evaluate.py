@@ -8,10 +8,13 @@ attributions of other methods say what the prediction rests on.
 Writes to OUTPUT (the run's directory if not given):
   eval.json, eval.npz      figures of the model (keys in docs/metrics.md); images, its values and the true ones
   methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
-  methods/METHOD.npz       what each method measured, image by image; an interrupted evaluation goes on from these
+  methods/*.npz            true values, and what each method measured, image by image; an interrupted evaluation goes
+                           on from these
   report/index.html        all of it as a page to look at, where OUTPUT is the run's directory
 """
 
+import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -97,7 +100,9 @@ def main(_: Sequence[str]) -> None:
     if _FLAGS.coalitions % 2:
         raise UserError(f"--coalitions={_FLAGS.coalitions}: expected an even number, they come in complementary pairs")
 
-    figures, arrays, truth = evaluation.evaluate(model, images=_FLAGS.images, truth=kind, batch_size=batch_size)
+    figures, arrays, truth = evaluation.evaluate(
+        model, images=_FLAGS.images, batch_size=batch_size, truth=None if kind == "none" else functools.partial(
+            remembered_truth, model.classifier, output / "methods" / "truth.npz", kind, batch_size))
     with files.replacing(output / "eval.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
     with files.replacing(output / "eval.json") as part:
@@ -109,6 +114,21 @@ def main(_: Sequence[str]) -> None:
     print(f"\nwritten to {output}: eval.json, eval.npz{', methods.json, methods.csv, methods.npz' if methods else ''}")
     if output.resolve() == model.directory.resolve():
         print(f"page       {page.write_report(output / 'report', [output])}")
+
+
+def remembered_truth(game: classifier.Classifier, path: pathlib.Path, kind: str, batch_size: int, images: np.ndarray
+                     ) -> evaluation.Truth:
+    """True Shapley values of images, float32 [n, H, W, C]: those that an earlier evaluation has left, or new ones."""
+    mark = results.fingerprint({"version": shapjax.__version__, "kind": kind, "tolerance": evaluation.TOLERANCE,
+                                "max_coalitions": evaluation.MAX_COALITIONS}, images,
+                               *map(np.asarray, jax.tree.leaves(game.params)))
+    if not _FLAGS.fresh and (found := results.load_method(path, mark)):
+        print(f"going on: true Shapley values of {len(images)} images are already there (--fresh computes them again)")
+        return evaluation.Truth(kind=kind, **found | {"seconds": float(found["seconds"])})
+    truth = evaluation.true_values(game, images, kind=kind, batch_size=batch_size)
+    arrays = dataclasses.asdict(truth)
+    results.save_method(path, mark, {name: np.asarray(arrays[name]) for name in arrays if name != "kind"})
+    return truth
 
 
 def _methods(model: classifier.Classifier) -> list[methods_registry.Method]:
@@ -132,8 +152,9 @@ def compare(model: SelfExplainingModel, output: pathlib.Path, arrays: dict[str, 
     game = model.classifier
     if painting := REMOVALS[_FLAGS.removal]:
         game = classifier.painted(game, painting(model.mean))
-        truth = None if truth is None else evaluation.true_values(
-            game, evaluation.pixels(arrays["images"]), kind=truth.kind, batch_size=batch_size)
+        truth = truth and remembered_truth(
+            game, output / "methods" / f"truth_{_FLAGS.removal}.npz", truth.kind, batch_size,
+            evaluation.pixels(arrays["images"]))
     predicted = arrays["logits"].argmax(axis=1).astype(np.int32)
     labels = arrays["labels"].astype(np.int32)
     subjects = comparison.Subjects(

@@ -1,10 +1,9 @@
 """Every metric of an attribution by its name, with what a reader wants to know of it; see docs/metrics.md."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 
-from shapjax.errors import UserError
+from shapjax.errors import UserError, near_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +87,7 @@ def select(names: Sequence[str], *, truth: bool, masks: bool) -> list[Metric]:
     """
     for name in names:
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METRICS)}"
-            raise UserError(f"there is no metric {name!r}; {hint}")
+            raise UserError(f"there is no metric {name!r}; {near_names(name, METRICS)}")
         if METRICS[name] not in applicable(truth=truth, masks=masks):
             what = {"truth": "true Shapley values (not --truth none)", "masks": "masks of the objects (--masks)"}
             raise UserError(f"metric {name!r} needs {what[METRICS[name].needs]}")

@@ -55,10 +55,13 @@ def read_run(directory: Path) -> Run:
     arrays = _read_evaluation_arrays(directory / "eval.npz", evaluate)
     if (errors is None) == ("truth" in arrays) or (errors is not None and errors["images"] != len(arrays["images"])):
         raise broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", evaluate)
+    comparison = read_comparison(directory)
+    if comparison and comparison.summary["step"] != evaluation["step"]:
+        comparison = None  # of an earlier checkpoint
     return Run(
         directory=directory, evaluation=evaluation, arrays=arrays,
         records=_read_records(directory / "metrics.jsonl", train), config=read_object(directory / "config.json", train),
-        comparison=read_comparison(directory))
+        comparison=comparison)
 
 
 def _read_records(path: Path, command: str) -> list[dict]:
