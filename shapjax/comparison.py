@@ -163,12 +163,12 @@ class Comparison:
                              self._random_values())
         scores |= self._on_host(attributions)
         order, deleted = self._deleted(self.model, s.images[image], class_, shown, self._keys[image])
-        grid = self.classes.shape
+        shape, n = self.classes.shape, self.model.num_players
         return scores | {
             "attributions": np.asarray(attributions, np.float32),
-            "explorer/attributions": np.asarray(shown, np.float32).reshape(*grid, -1),
-            "explorer/deleted": deleted.reshape(*grid, -1),
-            "explorer/order": order.reshape(*grid, -1),
+            "explorer/attributions": np.asarray(shown, np.float32).reshape(*shape, n),
+            "explorer/deleted": deleted.reshape(*shape, n + 1),
+            "explorer/order": order.reshape(*shape, n),
             "cost/passes": np.float64(self._explaining(method)),
             "cost/seconds": np.float64(seconds),
             "cost/peak_bytes": np.float64(peak),
