@@ -109,7 +109,8 @@ def test_other_ways_to_hide_patches_make_another_game(evaluated, tmp_path, comma
     summary, methods = comparison(tmp_path / "mean")
     assert [m["key"] for m in summary["metrics"]] == ["deletion", "shapley_pearson"]
     assert methods["exact"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-6)
-    assert methods["exact"]["cost"]["passes"] == 16  # painted: both halves of a pair cost a pass
+    # Painted: both halves of a pair cost a pass; summing the values adds a little.
+    assert methods["exact"]["cost"]["passes"] == pytest.approx(16, rel=1e-3)
     assert not (tmp_path / "mean" / "report").exists()
 
 
