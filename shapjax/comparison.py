@@ -88,8 +88,13 @@ class Comparison:
 
     def __init__(self, model: Classifier, subjects: Subjects, settings: Settings, *,
                  exact_seconds: float | None = None):
-        """exact_seconds: what an image's true values took, if they are exact: "exact" is then not computed again."""
+        """exact_seconds: what an image's true values took, if they are exact: "exact" is then not computed again.
+
+        Raises UserError if a target or label is no class.
+        """
         self.model, self.subjects, self.settings, self._exact_seconds = model, subjects, settings, exact_seconds
+        for classes in (subjects.targets, subjects.labels):
+            checks.require_targets(classes, subjects.probabilities.shape[1])
         explored = min(settings.explorer_images, len(subjects.images))
         self.classes = explorer_classes(subjects.probabilities[:explored], subjects.labels[:explored],
                                         subjects.targets[:explored], settings.explorer_classes)

@@ -95,6 +95,13 @@ def test_attributions_that_are_not_finite_name_the_method(game, subjects):
         comparison.Comparison(game, subjects, SETTINGS).measure(method)
 
 
+def test_a_target_that_is_no_class_is_named(game, subjects):
+    targets = subjects.targets.copy()
+    targets[4] = 3
+    with pytest.raises(UserError, match="target 3 of row 4 is no class: expected 0 to 2"):
+        comparison.Comparison(game, dataclasses.replace(subjects, targets=targets), SETTINGS)
+
+
 def test_explorer_classes_hold_the_label_and_the_target_and_fall_in_probability():
     p = np.array([[0.1, 0.5, 0.02, 0.3, 0.08]])
     assert comparison.explorer_classes(p, np.array([2]), np.array([1]), 3).tolist() == [[1, 3, 2]]

@@ -31,3 +31,11 @@ def require_finite(attributions: chex.Array, name: str) -> None:
         first = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
         raise UserError(f"the attributions of {name} are not finite for {bad.size} of {attributions.shape[0]} images "
                         f"(rows {first}): leave these images out, or explain them with another method")
+
+
+def require_targets(targets: np.ndarray, num_classes: int) -> None:
+    """Raises UserError unless targets int [B] are classes, 0 … num_classes - 1. Call it outside of jit, where a target
+    out of range would only show as NaN."""
+    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= num_classes))
+    if bad.size:
+        raise UserError(f"target {targets[bad[0]]} of row {bad[0]} is no class: expected 0 to {num_classes - 1}")
