@@ -55,7 +55,7 @@ def main(_: Sequence[str]) -> None:
 def seconds_a_step(config, steps: int) -> float:
     """Median over the steps of one process, after two steps to compile and warm up."""
     parallel.split_cpu(config.cpu_devices)
-    source = sources.load_source(config.dataset, "train")
+    source = sources.load_source(config, "train")
     run = experiment.setup(config, source)
     step_fn, state = parallel.data_parallel(run.step), parallel.replicate(run.init_state())
     rng = np.random.default_rng(0)

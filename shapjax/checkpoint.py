@@ -5,9 +5,10 @@ Written with orbax, asynchronously: a step's directory appears under its final n
 of the input pipeline) and `meta` (JSON: resolved config, class names, normalisation).
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -20,7 +21,7 @@ import shapjax.config
 from shapjax import training
 from shapjax.errors import UserError
 
-FORMAT = 1  # of the layout above; a reader refuses what it does not know
+FORMAT = 2  # of the layout above; a reader refuses what it does not know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,9 @@ def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = Fa
     policy = checkpoint_managers.preservation_policy
     keep_policy = policy.AnyPreservationPolicy([
         policy.LatestN(keep),
-        policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1),
+        policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
     ])
-    return ocp.CheckpointManager(
+    return _Manager(
         pathlib.Path(workdir).absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep_policy, create=not read_only,
@@ -82,25 +83,58 @@ def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = Fa
     )
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax asks JAX itself, while saving, whether the run is to stop; from its own thread, about a step long done.
+
+    JAX takes every question for the process's place in the run (`processes.StopRequest`), so these must not be asked:
+    the processes would agree on a step that some of them have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_state: dict[str, Any], meta: Meta,
-         metrics: dict[str, float]) -> None:
-    """Starts writing a checkpoint; returns as soon as the state is copied to the host.
+         metrics: dict[str, float] | None) -> None:
+    """Starts writing a checkpoint, each process its part; returns as soon as the state is copied to the host.
 
     Args:
       manager: from `open_manager`.
-      state: one copy (not replicated).
+      state: from `Layout.to_checkpoint`.
       data_state: of the input pipeline's iterator, JSON-able.
       meta: see `Meta`.
-      metrics: of this step; needs "accuracy", by which the best is kept.
+      metrics: of this step, if there are any; then with "accuracy", by which the best is kept.
+
+    Raises:
+      UserError: if this checkpoint or the one before could not be written; older ones stay good.
     """
-    state = jax.device_get(state)
-    manager.save(
-        int(state.step), metrics=metrics, force=True,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(training.inference_params(state)),
-            training=ocp.args.StandardSave(_rest(state)),
-            data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())),
-    )
+    step = int(state.step)
+    with _writing(manager, step):
+        manager.save(
+            step, metrics=metrics, force=True,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(training.inference_params(state)),
+                training=ocp.args.StandardSave(_rest(state)),
+                data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())))
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits for what is being written; raises UserError if it could not be."""
+    with _writing(manager, None):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
+    """Whatever orbax raises on a full or broken disk becomes one line."""
+    try:
+        yield
+    except Exception as e:  # of tensorstore (ValueError), of the system (OSError), wrapped or not
+        reason = " ".join(str(e).split())[:300]
+        good = [x for x in sorted(manager.all_steps(read=True)) if x != step]
+        kept = f"the one of step {good[-1]} stays good" if good else "there is none before it"
+        raise UserError(f"a checkpoint could not be written to {manager.directory} (disk full?): {type(e).__name__}: "
+                        f"{reason}; {kept}. Make room and run the same command again") from e
 
 
 def restore(manager: ocp.CheckpointManager, template: training.TrainState
@@ -109,16 +143,15 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
 
     Args:
       manager: from `open_manager`, with at least one checkpoint.
-      template: a state of the same structure and shapes.
+      template: a state of `jax.ShapeDtypeStruct`s with shardings (`Layout.template`).
 
     Returns:
-      the state, as host arrays, and the data position.
+      the state, for `Layout.from_checkpoint`, and the data position.
 
     Raises:
       UserError: if the checkpoint is damaged or of another model.
     """
     step = manager.latest_step()
-    template = jax.device_get(template)
     rest = _rest(template)
     read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
                  training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
@@ -163,8 +196,10 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
             raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         step = steps[-1] if step is None else step
         meta = read_meta(manager, step)
-        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), init_params(meta))
-        params = _read(manager, step, params=ocp.args.StandardRestore(template)).params
+        # On one device, whatever the layout of the run that wrote it.
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), init_params(meta))
+        params = jax.device_get(_read(manager, step, params=ocp.args.StandardRestore(template)).params)
         _require_shapes(params, template, manager.directory / str(step))
     return params, meta, step
 

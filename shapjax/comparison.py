@@ -6,6 +6,7 @@ true Shapley values) is computed once.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -98,8 +99,9 @@ class Comparison:
         explored = min(settings.explorer_images, len(subjects.images))
         self.classes = explorer_classes(subjects.probabilities[:explored], subjects.labels[:explored],
                                         subjects.targets[:explored], settings.explorer_classes)
-        key = jax.random.key(settings.seed)
-        self._keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(subjects.images)))
+        self._keys = classifier.row_keys(jax.random.key(settings.seed), len(subjects.images))
+        self._explaining = functools.cache(lambda method: registry.passes(  # traces the method
+            method, model, subjects.images[0], coalitions=settings.coalitions))
         self._score = OverImages(_score_fn(settings.batch_size), block=settings.block)
         self._deleted = OverImages(_deleted_fn(settings.batch_size), block=settings.block)
         self._values: dict[str, np.ndarray] | None = None
@@ -115,9 +117,6 @@ class Comparison:
 
     def _is_known(self, method: Method) -> bool:
         return method.key == "exact" and self._exact_seconds is not None
-
-    def _explaining(self, method: Method) -> float:
-        return registry.passes(method, self.model, self.subjects.images[0], coalitions=self.settings.coalitions)
 
     def measure(self, method: Method, *, done: Callable[[float], Any] = lambda passes: None) -> dict[str, np.ndarray]:
         """Explains and scores all images with one method.
@@ -184,7 +183,7 @@ class Comparison:
         if self._values is None:
             fn = OverImages(_random_values_fn(self.settings.batch_size), block=self.settings.block)
             masks_key = jax.random.fold_in(jax.random.key(self.settings.seed), 2**31)
-            keys = jax.vmap(lambda i: jax.random.fold_in(masks_key, i))(jnp.arange(len(self.subjects.images)))
+            keys = classifier.row_keys(masks_key, len(self.subjects.images))
             self._values = fn(self.model, self.subjects.images, self.subjects.targets, keys)
         return self._values
 

@@ -12,46 +12,73 @@ from typing import Any
 
 import ml_collections
 
-from shapjax import losses
+from shapjax import losses, models
 from shapjax.errors import UserError
-from shapjax.models import vit
+from shapjax.models import resnet, vit
+
+LAYOUTS = ("pmap", "fsdp")  # of the training state, see shapjax.parallel
 
 # What may differ between the two halves of a resumed run: nothing that the parameters depend on.
-FREE_TO_CHANGE = ("log_every", "eval_every", "eval_batch_size", "keep_checkpoints", "cpu_devices")
+FREE_TO_CHANGE = ("log_every", "eval_every", "eval_batch_size", "keep_checkpoints", "cpu_devices", "parallel",
+                  "fsdp_devices", "model.remat", "data.data_dir", "data.cache_gib", "data.threads", "data.workers")
 
 
 def default_config() -> ml_collections.ConfigDict:
     """All settings with their defaults; unknown keys cannot be set."""
     c = ml_collections.ConfigDict()
-    c.dataset = "mnist5k"  # a name that shapjax.data.sources knows
+    c.dataset = "mnist5k"  # "mnist5k", "tfds:NAME" or "folder:PATH"
     c.seed = 0  # initial parameters, data order, augmentation, coalitions
-    c.max_shift = 2  # pixels; training images move by up to this much each way
+
+    c.data = d = ml_collections.ConfigDict()
+    d.data_dir = ""  # where TFDS datasets lie; empty: TFDS's own default
+    d.train_split = "train"  # in TFDS syntax, such as "train[:90%]"; of a folder, the sub-directory or a slice of it
+    d.test_split = "test"  # what accuracy is measured on
+    d.image_size = 0  # pixels; images are cut to a square and resized to it; 0: as they are
+    d.cache_gib = 2.0  # a decoded set of at most this size is kept in memory
+    d.corrupt = "fail"  # an image that cannot be read ends the run; "skip" leaves it out, counted and named
+    d.threads = 1  # that read and decode
+    d.workers = 0  # processes that read and decode; 0: threads of this one
+
+    c.augment = a = ml_collections.ConfigDict()
+    a.max_shift = 2  # pixels; training images move by up to this much each way, black moving in
+    a.flip = False  # left-right, half of the images
+    a.crop_area = 1.0  # random-resized crop of at least this share of the area; 1: off
+    a.colour_jitter = 0.0  # strength of changes in brightness, contrast, saturation
+    a.rand_augment = 0  # RandAugment operations an image; 0: off
+    a.rand_magnitude = 9.0  # of 10
+    a.mixup = 0.0  # Beta parameter; 0: off
+    a.cutmix = 0.0  # Beta parameter; 0: off; with both, each pair of images gets one of the two
+    a.erase = 0.0  # probability of erasing a random rectangle
 
     c.model = m = ml_collections.ConfigDict()
-    m.variant = ""  # "Ti/16", "S/16", "B/16", "L/16", …: fills in the next four; empty: they stand as they are
+    m.backbone = "vit"  # or "resnet": painted coalitions, a pair costs two passes
+    m.variant = ""  # of a ViT, "Ti/16", "S/16", "B/16", "L/16", …: fills in four of the next; empty: as they stand
     m.patch_size = 7  # pixels; (height/patch)·(width/patch) patches are the players of the game
-    m.width = 64  # D, of a token
+    m.width = 64  # D, of a token; of a ResNet, channels of its first stage
     m.depth = 3  # transformer blocks
     m.heads = 4  # H; divides the width
     m.mlp_ratio = 4.0  # hidden width of a block's MLP over D
     m.class_token = False  # a CLS token that does not vote
     m.registers = 0  # tokens that do not vote
+    m.stages = (1, 1, 1)  # of a ResNet, blocks a stage; its patch_size is 2^(stages - 1)
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: softmax does not see their mean, nor any label
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
-    m.remat = True  # recompute what lies between the matrix products for the gradient: less memory, faster on CPU
+    m.remat = "full"  # recompute for the gradient all of a block ("full"), all but matrix products ("dots"), "none"
 
     c.shapley_weight = 16.0  # of the Shapley task; 0 is the plain twin
-    c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0
+    c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0, once coalitions are looked at
     c.shapley_gradient = "allocation"  # the task moves votes between patches, not the prediction; "full": through all
     c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
-    c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes
+    c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes; 0: an ordinary classifier
+    c.coalitions_from = 0.0  # share of the run before which only whole images are classified, at one pass a step
     c.label_smoothing = 0.0  # limits the logits; costs some R²
 
     c.steps = 6000  # of the whole run; 140 s on 2 cores
     c.batch_size = 48  # images a step, over all devices
+    c.accumulate = 1  # parts a device's share of the batch is cut into, one after the other: less memory
     c.learning_rate = 2e-3  # the peak
     c.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine to 0
     c.weight_decay = 0.05  # on kernels only
@@ -63,6 +90,8 @@ def default_config() -> ml_collections.ConfigDict:
     c.eval_every = 500  # steps between evaluations on the test split, each followed by a checkpoint
     c.eval_batch_size = 250  # images a forward pass
     c.keep_checkpoints = 2  # the newest ones; the best by test accuracy is kept besides
+    c.parallel = "pmap"  # a copy of the state on every device; "fsdp": the state is split over devices
+    c.fsdp_devices = 0  # that share one copy of the state, with "fsdp"; 0: all
     c.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so)
     return c.lock()
 
@@ -70,8 +99,9 @@ def default_config() -> ml_collections.ConfigDict:
 def describe() -> str:
     """Every setting with its default and its reason, a line each, for `--help`: `default_config` as it is written."""
     lines = (line.strip() for line in inspect.getsource(default_config).splitlines())
-    settings = (re.match(r"([cm])\.(\w+) = (.*?)  # (.*)", line) for line in lines)
-    return "\n".join(f"  {'model.' if s[1] == 'm' else ''}{s[2]} = {s[3]}\n      {s[4]}" for s in settings if s)
+    settings = (re.match(r"([acdm])\.(\w+) = (.*?)  # (.*)", line) for line in lines)
+    part = {"a": "augment.", "c": "", "d": "data.", "m": "model."}
+    return "\n".join(f"  {part[s[1]]}{s[2]} = {s[3]}\n      {s[4]}" for s in settings if s)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -127,39 +157,55 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     for key, value in flatten(config):
         if isinstance(value, float) and not (0 <= value < float("inf")):
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
-    positive = {"steps": config.steps, "batch_size": config.batch_size, "num_pairs": config.num_pairs,
-                "log_every": config.log_every, "eval_every": config.eval_every,
-                "eval_batch_size": config.eval_batch_size, "keep_checkpoints": config.keep_checkpoints,
-                "model.patch_size": m.patch_size, "model.width": m.width, "model.depth": m.depth,
-                "model.heads": m.heads}
-    for key, value in positive.items():
-        if value < 1:
-            raise UserError(f"--config.{key}={value}: expected at least 1")
-    for key, value in {"max_shift": config.max_shift, "model.registers": m.registers, "seed": config.seed}.items():
-        if value < 0:
-            raise UserError(f"--config.{key}={value}: expected at least 0")
-    for key, value in {"warmup": config.warmup, "shapley_warmup": config.shapley_warmup, "b2": config.b2,
-                       "ema_decay": config.ema_decay, "label_smoothing": config.label_smoothing}.items():
-        if value >= 1:
-            raise UserError(f"--config.{key}={value}: expected a share below 1")
-    choices = {"model.head_scale": vit.HEAD_SCALES, "model.head_init": vit.HEAD_INITS,
-               "model.dtype": ("float32", "bfloat16"), "shapley_gradient": losses.SHAPLEY_GRADIENTS,
-               "shapley_scale": losses.SHAPLEY_SCALES}
     flat = dict(flatten(config))
+    for keys, wrong, expected in _BOUNDS:
+        for key in keys:
+            if wrong(flat[key]):
+                raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
+    choices = {"parallel": LAYOUTS, "data.corrupt": ("fail", "skip"), "model.backbone": models.BACKBONES,
+               "model.head_scale": vit.HEAD_SCALES, "model.head_init": vit.HEAD_INITS,
+               "model.dtype": ("float32", "bfloat16"), "model.remat": vit.REMAT_POLICIES,
+               "shapley_gradient": losses.SHAPLEY_GRADIENTS, "shapley_scale": losses.SHAPLEY_SCALES}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"--config.{key}={flat[key]}: expected one of {', '.join(allowed)}")
-    if m.width % m.heads:
+    if m.backbone == "vit" and m.width % m.heads:
         raise UserError(f"--config.model.heads={m.heads} does not divide the width {m.width}")
     if height % m.patch_size or width % m.patch_size:
         fitting = [p for p in range(2, min(height, width)) if height % p == 0 == width % p]
         raise UserError(f"--config.model.patch_size={m.patch_size} does not divide the image size {height}x{width}; "
                         f"use one of {', '.join(map(str, fitting))}")
+    if m.backbone == "resnet":
+        if 2 ** (len(m.stages) - 1) != m.patch_size or any(count < bool(i) for i, count in enumerate(m.stages)):
+            raise UserError(f"--config.model.stages={tuple(m.stages)} with --config.model.patch_size={m.patch_size}: "
+                            f"expected {m.patch_size.bit_length()} stages of at least one block each, for patches of "
+                            "2^(stages - 1)")
+        if m.width % resnet.GROUP:
+            raise UserError(f"--config.model.width={m.width}: expected a multiple of {resnet.GROUP}, the channels that "
+                            "are normalised together")
     if height * width // m.patch_size**2 < 2:
         raise UserError(f"--config.model.patch_size={m.patch_size} makes the whole image one patch; use a smaller one")
-    if config.batch_size % num_devices:
-        raise UserError(f"--config.batch_size={config.batch_size} is not divisible by the {num_devices} devices; "
-                        f"use {max(1, config.batch_size // num_devices) * num_devices}")
+    if config.parallel == "fsdp" and config.fsdp_devices and num_devices % config.fsdp_devices:
+        fitting = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+        raise UserError(f"--config.fsdp_devices={config.fsdp_devices} does not divide the {num_devices} devices; use "
+                        f"one of {', '.join(map(str, fitting))}, or 0 for all")
+    unit = num_devices * config.accumulate
+    if config.batch_size % unit:
+        parts = f" times {config.accumulate} parts" if config.accumulate > 1 else ""
+        raise UserError(f"--config.batch_size={config.batch_size} is not divisible by the {num_devices} devices{parts}; "
+                        f"use {max(1, config.batch_size // unit) * unit}")
+
+
+# Keys, what is wrong with a value, what is expected.
+_BOUNDS = (
+    (("steps", "batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size", "keep_checkpoints",
+      "data.threads", "model.patch_size", "model.width", "model.depth", "model.heads"),
+     lambda value: value < 1, "at least 1"),
+    (("seed", "num_pairs", "fsdp_devices", "cpu_devices", "data.workers", "data.image_size", "model.registers"),
+     lambda value: value < 0, "at least 0"),
+    (("warmup", "shapley_warmup", "coalitions_from", "b2", "ema_decay", "label_smoothing"),
+     lambda value: value >= 1, "a share below 1"),
+)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""What ends a command early: a user's mistake, a request to stop."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,15 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with status 1.
     """
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved what it had; the same command goes on from there.
+
+    The commands print its one line and exit with status `EXIT_STATUS`.
+    """
+
+    EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import tqdm
 from shapjax import shapley
 from shapjax.attribution import shapley_values
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
-from shapjax.classifier import Classifier
+from shapjax.classifier import Classifier, row_keys
 from shapjax.data import pipeline, sources
 from shapjax.errors import UserError
 from shapjax.estimators import Estimate
@@ -86,7 +86,7 @@ def true_values(model: Classifier, images: np.ndarray, *, kind: str, batch_size:
         return Estimate(values, jnp.zeros_like(values), jnp.zeros(b), jnp.full(b, 2**model.num_players),
                         jnp.ones(b, bool))
 
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(images)))
+    keys = row_keys(jax.random.key(seed), len(images))
     what = f"exact Shapley values, {2**model.num_players:,} coalitions an image" if kind == "exact" else (
         f"Shapley values by KernelSHAP, at most {MAX_COALITIONS:,} coalitions an image")
     begun = time.perf_counter()
@@ -127,12 +127,34 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def evaluate(model: SelfExplainingModel, *, images: int, truth: Callable[[np.ndarray], Truth] | None, batch_size: int
+def load_test_source(model: SelfExplainingModel) -> sources.Source:
+    """The test split of the dataset that a model was trained on.
+
+    Raises:
+      UserError: if it cannot be loaded, or is not what it was then: of other classes, or images of another size.
+    """
+    source = sources.load_source(model.config, "test")
+    for what, then, now in (("classes", tuple(model.class_names), source.class_names),
+                            ("image size", tuple(model.image_shape), source.image_shape)):
+        if then != now:
+            raise UserError(f"{model.config.dataset} has changed since {model.directory} was trained: its {what} was "
+                            f"{_brief(then)}, and is {_brief(now)}; restore it, or train again")
+    return source
+
+
+def _brief(values: tuple) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(values)})"
+
+
+def evaluate(model: SelfExplainingModel, source: sources.Source, *, images: int,
+             truth: Callable[[np.ndarray], Truth] | None, batch_size: int
              ) -> tuple[dict[str, Any], dict[str, np.ndarray], Truth | None]:
     """All figures of a model on the test split of its dataset.
 
     Args:
       model: from `shapjax.load`.
+      source: from `load_test_source`.
       images: how many test images, the first ones, are compared with true Shapley values.
       truth: finds the true values of images float32 [n, H, W, C] (`true_values`); None leaves them out.
       batch_size: of a forward pass.
@@ -144,7 +166,6 @@ def evaluate(model: SelfExplainingModel, *, images: int, truth: Callable[[np.nda
       UserError: if there are not so many images.
     """
     start = time.monotonic()
-    source = sources.load_source(model.config.dataset, "test")
     if not 1 <= images <= len(source):
         raise UserError(f"{images} images were asked for; the test split of {model.config.dataset} has {len(source)}: "
                         f"give 1 to {len(source)}")

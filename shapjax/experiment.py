@@ -1,15 +1,16 @@
-"""From a config and a dataset to the pieces of a run: model, optimiser, first state, training step, predictor."""
+"""From a config and a dataset to the pieces of a run: model, optimiser, first state, training step, test figures."""
 
 import dataclasses
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import linen as nn
 
-from shapjax import losses, models, parallel, preprocessing, training
+from shapjax import augmentation, losses, models, preprocessing, training
 from shapjax.checkpoint import Meta
 from shapjax.data import sources
 
@@ -22,12 +23,14 @@ class Experiment:
       config: resolved.
       meta: what a checkpoint of the run needs besides the state.
       module: the model.
+      augment: what is done to training images.
       optimizer, learning_rate: and its schedule.
     """
 
     config: ml_collections.ConfigDict
     meta: Meta
     module: nn.Module
+    augment: augmentation.AugmentSettings
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
 
@@ -36,34 +39,48 @@ class Experiment:
         params = models.init_params(self.module, jax.random.key(self.config.seed), image_shape=self.meta.image_shape)
         return training.init_state(params, self.optimizer, ema=self.config.ema_decay > 0)
 
-    def step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = parallel.AXIS
-             ) -> tuple[training.TrainState, dict[str, chex.Array]]:
-        """One training step on stored pixels, as `parallel.data_parallel` takes it.
+    def plain_step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None
+                   ) -> tuple[training.TrainState, dict[str, chex.Array]]:
+        """As `step`, without coalitions: what the run starts with where `coalitions_from` says so."""
+        return self.step(state, batch, axis_name=axis_name, num_pairs=0)
+
+    def step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None,
+             num_pairs: int | None = None) -> tuple[training.TrainState, dict[str, chex.Array]]:
+        """One training step on stored pixels, as `shapjax.layouts` takes it.
 
         Args:
           state: before the step.
-          batch: image uint8 [B, H, W, C], label int32 [B], index int32 [B]; this device's share.
+          batch: image uint8 [B, H, W, C], label int32 [B], index int32 [B]; this device's share under `pmap`.
           axis_name: of the devices that share the batch; None outside of `pmap`.
+          num_pairs: coalition pairs an image; None: as the config says.
 
         Returns:
           the state after the step, and the metrics of `training.train_step` with the learning rate.
         """
         c = self.config
+        keys = training.example_keys(c.seed, state.step, batch["index"])
+        images, targets = augmentation.augment(batch["image"], batch["label"], keys, settings=self.augment,
+                                               num_classes=len(self.meta.class_names))
         settings = training.StepSettings(
-            seed=c.seed,
             loss=losses.LossSettings(
-                num_pairs=c.num_pairs, masked_weight=c.masked_weight, label_smoothing=c.label_smoothing,
+                num_pairs=c.num_pairs if num_pairs is None else num_pairs,
+                masked_weight=c.masked_weight, label_smoothing=c.label_smoothing,
                 shapley_gradient=c.shapley_gradient, shapley_scale=c.shapley_scale),
-            shapley_weight=training.weight_schedule(c.shapley_weight, int(c.shapley_warmup * c.steps)),
-            ema_decay=c.ema_decay)
+            shapley_weight=training.weight_schedule(
+                c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),
+            ema_decay=c.ema_decay, accumulate=c.accumulate)
         next_state, metrics = training.train_step(
-            state, self._normalize(batch["image"]), batch["label"], batch["index"], apply_fn=self._apply,
-            optimizer=self.optimizer, settings=settings, axis_name=axis_name)
+            state, self._normalize(images), targets, keys, apply_fn=self._apply, optimizer=self.optimizer,
+            settings=settings, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}
 
-    def logits(self, params: chex.ArrayTree, images: chex.Array) -> chex.Array:
-        """Class scores float32 [B, K] of stored pixels uint8 [B, H, W, C]."""
-        return self._apply(params, self._normalize(images), None).sum(axis=1)
+    def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
+        """Sums over the valid rows of a batch of `pipeline.evaluation_batches`: accuracy, cross_entropy, images."""
+        logits = self._apply(params, self._normalize(batch["image"]), None).sum(axis=1)
+        labels_B, valid_B = batch["label"], batch["valid"]
+        each = {"accuracy": jnp.argmax(logits, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
+                "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits, labels_B)}
+        return jax.tree.map(lambda x: jnp.sum(jnp.where(valid_B, x, 0), dtype=jnp.float32), each)
 
     def _apply(self, params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None) -> Any:
         return self.module.apply({"params": params}, images, sides)
@@ -72,8 +89,17 @@ class Experiment:
         return preprocessing.normalize(images, self.meta.mean, self.meta.std)
 
 
-def setup(config: ml_collections.ConfigDict, source: sources.Source) -> Experiment:
-    """The pieces of a run of a resolved config on the images of a source."""
+def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devices: int = 1) -> Experiment:
+    """The pieces of a run.
+
+    Args:
+      config: resolved, and valid (`config.validate`).
+      source: the training images.
+      num_devices: that share a batch.
+
+    Raises:
+      UserError: on augmentation that these images or shares of the batch do not allow.
+    """
     optimizer, learning_rate = training.make_optimizer(
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * config.steps), steps=config.steps,
         weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm)
@@ -81,5 +107,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source) -> Experime
         config=config,
         meta=Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=source.mean,
                   std=source.std),
+        augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
+                                      image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
         module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names)),
         optimizer=optimizer, learning_rate=learning_rate)

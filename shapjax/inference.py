@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from shapjax import checkpoint, classifier, coalitions, models, preprocessing
+from shapjax import checkpoint, classifier, coalitions, models, preprocessing, shapley
 from shapjax.errors import UserError
 from shapjax.models import vit_probes
 
@@ -148,7 +148,7 @@ def load(directory: str | pathlib.Path, *, step: int | None = None) -> SelfExpla
 
 
 def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta) -> classifier.Classifier:
-    """The model's functions on pixels: hidden patches are dropped, a coalition and its complement share a pass."""
+    """The model's functions on pixels: its own way to hide patches, a coalition and its complement together."""
 
     def normalize(images: chex.Array) -> chex.Array:
         return preprocessing.normalize(images, meta.mean, meta.std)
@@ -160,12 +160,18 @@ def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta
         values = coalitions.pair_values(functools.partial(votes_fn, params), images, mask[:, None])
         return tuple(value[:, 0] for value in values)
 
+    def coalition_fn(params: chex.ArrayTree, images: chex.Array, mask: chex.Array) -> chex.Array:
+        if module.pair_passes == 1:  # the complement comes for free
+            return pair_fn(params, images, mask)[0]
+        votes = module.apply({"params": params}, normalize(images), mask, method="visible_votes")
+        return shapley.coalition_sums(votes, mask[:, None])[0][:, 0]
+
     def on_pixels(fn: Callable) -> Callable:
         return lambda params, images, argument: fn(params, normalize(images), argument)
 
     return classifier.wrap(
         lambda params, images: votes_fn(params, images).sum(axis=1), params, grid=module.grid, removal=None,
-        pair_fn=pair_fn, coalition_fn=lambda params, images, mask: pair_fn(params, images, mask)[0], pair_passes=1,
+        pair_fn=pair_fn, coalition_fn=coalition_fn, pair_passes=module.pair_passes,
         votes_fn=votes_fn, **{name: on_pixels(fn) for name, fn in vit_probes.probes(module).items()})
 
 

@@ -74,7 +74,7 @@ def shapley_loss(
 def joint_loss(
     phi_fn: coalitions.PhiFn,
     images: chex.Array,
-    labels: chex.Array,
+    targets: chex.Array,
     keys: chex.Array,
     *,
     shapley_weight: chex.Numeric,
@@ -86,26 +86,29 @@ def joint_loss(
     Args:
       phi_fn: the model with its parameters, see `shapjax.coalitions`.
       images: float32 [B, H, W, C], normalised.
-      labels: int32 [B].
+      targets: float32 [B, K], what the classes should have for probabilities; one-hot, or mixed by augmentation.
       keys: PRNG keys [B], one an example: an example's coalitions depend on its own key alone.
       shapley_weight: of L_shapley, at this step.
-      settings: the rest.
+      settings: the rest. Without pairs no coalition is looked at, and the loss is that of an ordinary classifier.
       axis_name: of the devices that share the batch, if any.
 
     Returns:
       the loss (float32 scalar) and its parts.
     """
     phi = phi_fn(images, None)
-    num_patches, num_classes = phi.shape[1:]
+    logits, labels_B = jnp.sum(phi, axis=1), jnp.argmax(targets, axis=-1)
+    targets_BK = optax.smooth_labels(targets, settings.label_smoothing)
+    loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
+    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels_B)
+    if settings.num_pairs == 0:
+        zero = jnp.zeros(())
+        return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, accuracy, zero)
+
     masks = jax.vmap(
-        lambda key: shapley.sample_coalitions(key, num_players=num_patches, num_pairs=settings.num_pairs)
+        lambda key: shapley.sample_coalitions(key, num_players=phi.shape[1], num_pairs=settings.num_pairs)
     )(keys)
     values, complement_values = coalitions.pair_values(phi_fn, images, masks)
-
-    logits = jnp.sum(phi, axis=1)
-    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
     coalition_logits = jnp.concatenate([values, complement_values], axis=1)  # [B, 2M, K]
-    loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
     loss_masked = jnp.mean(optax.softmax_cross_entropy(coalition_logits, targets_BK[:, None]))
     loss_shapley = shapley_loss(phi, masks, values, complement_values,
                                 gradient=settings.shapley_gradient, scale=settings.shapley_scale,
@@ -116,6 +119,6 @@ def joint_loss(
         loss_classification=loss_classification,
         loss_masked=loss_masked,
         loss_shapley=loss_shapley,
-        accuracy=jnp.mean(jnp.argmax(logits, axis=-1) == labels),
-        masked_accuracy=jnp.mean(jnp.argmax(coalition_logits, axis=-1) == labels[:, None]),
+        accuracy=accuracy,
+        masked_accuracy=jnp.mean(jnp.argmax(coalition_logits, axis=-1) == labels_B[:, None]),
     )

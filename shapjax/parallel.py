@@ -1,24 +1,17 @@
-"""Where arrays live: training data-parallel with `jax.pmap`, evaluation over blocks of images, both on local devices.
+"""The devices of this process: splitting a CPU into several, and evaluation over blocks of images on all of them.
 
-Each device holds a copy of the parameters and takes its share of the images. One device is the same code path.
+How a training run lies on devices, of many processes perhaps, is in `shapjax.layouts`.
 """
 
-import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import numpy as np
-from flax import jax_utils
 from jax.sharding import PartitionSpec
 
-AXIS = "devices"  # the name over which gradients and metrics are averaged
-
-# Laid out just as the step returns its state: any other layout would compile the step a second time.
-replicate = functools.partial(jax_utils.replicate, axis_name=AXIS)
-unreplicate = jax_utils.unreplicate
+_AXIS = "devices"
 
 
 def split_cpu(num_devices: int) -> None:
@@ -33,24 +26,6 @@ def split_cpu(num_devices: int) -> None:
         jax.config.update("jax_num_cpu_devices", num_devices or len(os.sched_getaffinity(0)))
 
 
-def data_parallel(step: Callable[..., Any]) -> Callable[..., Any]:
-    """The step over all devices: `step(state, batch)` averages over `AXIS`; the old state's memory is reused.
-
-    Args:
-      step: a pure function of (state, batch) that averages over `AXIS`.
-
-    Returns:
-      a function of a replicated state and a batch whose arrays are [devices, B/devices, ...].
-    """
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
-
-
-def shard(batch: chex.ArrayTree) -> chex.ArrayTree:
-    """Host arrays [B, ...] -> [local devices, B / local devices, ...]; B must be divisible."""
-    n = jax.local_device_count()
-    return jax.tree.map(lambda x: np.reshape(x, (n, x.shape[0] // n, *x.shape[1:])), batch)
-
-
 class OverImages:
     """A function of a model and of arrays with one row an image, compiled once and run block by block on all devices.
 
@@ -62,8 +37,8 @@ class OverImages:
         """fn: (model, *arrays [rows, ...]) -> a pytree of arrays [rows, ...], each row depending on its own row alone;
         block: images a block, rounded up to a multiple of the devices."""
         devices = jax.local_devices()
-        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
-        rows = PartitionSpec(AXIS)
+        mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+        rows = PartitionSpec(_AXIS)
 
         def over_rows(model, arrays):
             return fn(model, *arrays)

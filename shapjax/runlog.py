@@ -4,14 +4,13 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import chex
-import jax
 import tensorboardX
 import tqdm
 
-from shapjax import files, parallel
+from shapjax import files
 from shapjax.errors import UserError
 
 
@@ -28,24 +27,29 @@ class RunLog:
       steps: of the whole run.
       batch_size: images a step, over all devices.
       every: steps between lines of training metrics.
+      fetch: device scalars to the host (`Layout.fetch`).
+      writes: False in all processes of a run but one; these only look at the losses.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, batch_size: int, every: int):
-        self.path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= start]
-        with files.replacing(self.path) as part:
-            part.write_text("".join(kept))
-        self._file = self.path.open("a")
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, batch_size: int, every: int,
+                 fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
+        self.path, self._fetch = workdir / "metrics.jsonl", fetch
+        self._file, self._board = None, None
+        if writes:
+            kept = [line for line in self._lines() if json.loads(line)["step"] <= start]
+            with files.replacing(self.path) as part:
+                part.write_text("".join(kept))
+            self._file = self.path.open("a")
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._batch_size, self._every = batch_size, every
         self._bar = tqdm.tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True,
-                              mininterval=1.0, disable=start >= steps)
+                              mininterval=1.0, disable=start >= steps or not writes)
         self._pending: tuple[int, dict[str, chex.Array]] | None = None
         self._test = ""
         self._since, self._steps_since = time.monotonic(), 0
 
     def step(self, step: int, metrics: dict[str, chex.Array]) -> None:
-        """Takes the replicated metrics of a step just dispatched.
+        """Takes the metrics of a step just dispatched, on the devices.
 
         Raises:
           UserError: if the loss of the step before was not finite.
@@ -58,7 +62,7 @@ class RunLog:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        loss = float(parallel.unreplicate(metrics["loss"]))
+        loss = float(self._fetch(metrics["loss"]))
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {step}; lower --config.learning_rate or "
                             "--config.shapley_weight. Checkpoints of earlier steps are kept")
@@ -67,7 +71,7 @@ class RunLog:
             now = time.monotonic()
             rate = self._steps_since * self._batch_size / (now - self._since)
             self._since, self._steps_since = now, 0
-            values = {name: float(value) for name, value in jax.device_get(parallel.unreplicate(metrics)).items()}
+            values = {name: float(value) for name, value in self._fetch(metrics).items()}
             self._write(step, "train", values | {"images_per_second": rate})
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.3f} = class {values['loss_classification']:.3f}, masked "
@@ -86,10 +90,13 @@ class RunLog:
 
     def __exit__(self, *_) -> None:
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        if self._file:
+            self._file.close()
+            self._board.close()
 
     def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        if not self._file:
+            return
         self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():

@@ -34,10 +34,10 @@ class TrainState:
 class StepSettings(NamedTuple):
     """What a step is made of besides the model and the optimiser."""
 
-    seed: int
     loss: losses.LossSettings
     shapley_weight: optax.Schedule
     ema_decay: float  # 0 = off
+    accumulate: int = 1  # parts of a device's batch whose gradients are computed one after the other
 
 
 def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
@@ -72,9 +72,9 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def weight_schedule(weight: float, warmup_steps: int) -> optax.Schedule:
-    """shapley_weight at a step: linear from 0 over the warm-up, then constant."""
-    return optax.linear_schedule(0.0, weight, warmup_steps) if warmup_steps else optax.constant_schedule(weight)
+def weight_schedule(weight: float, *, begin: int, warmup_steps: int) -> optax.Schedule:
+    """shapley_weight at a step: linear from 0 over the warm-up, which starts at step `begin`, then constant."""
+    return optax.linear_schedule(0.0, weight, warmup_steps, begin) if warmup_steps else optax.constant_schedule(weight)
 
 
 def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
@@ -110,8 +110,8 @@ def example_keys(seed: int, step: chex.Array, indices: chex.Array) -> chex.Array
 def train_step(
     state: TrainState,
     images: chex.Array,
-    labels: chex.Array,
-    indices: chex.Array,
+    targets: chex.Array,
+    keys: chex.Array,
     *,
     apply_fn: ApplyFn,
     optimizer: optax.GradientTransformation,
@@ -123,8 +123,8 @@ def train_step(
     Args:
       state: before the step.
       images: float32 [B, H, W, C], normalised; B is this device's share where axis_name is given.
-      labels: int32 [B].
-      indices: int32 [B], see `example_keys`.
+      targets: float32 [B, K], see `losses.joint_loss`.
+      keys: PRNG keys [B], of each example's coalitions, see `example_keys`.
       apply_fn: (params, images, sides) -> phi [B, N, K].
       optimizer: from `make_optimizer`.
       settings: see `StepSettings`.
@@ -133,17 +133,19 @@ def train_step(
     Returns:
       the state after the step, and float32 scalars: the fields of `losses.LossParts`, shapley_weight, gradient_norm.
     """
-    keys = example_keys(settings.seed, state.step, indices)
     weight = settings.shapley_weight(state.step)
 
-    def loss_fn(params):
-        def phi_fn(x: chex.Array, sides: chex.Array | None) -> chex.Array:
-            return apply_fn(params, x, sides)
+    def gradients_of(images: chex.Array, targets: chex.Array, keys: chex.Array):
+        def loss_fn(params):
+            def phi_fn(x: chex.Array, sides: chex.Array | None) -> chex.Array:
+                return apply_fn(params, x, sides)
 
-        return losses.joint_loss(phi_fn, images, labels, keys, shapley_weight=weight, settings=settings.loss,
-                                 axis_name=axis_name)
+            return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=weight, settings=settings.loss,
+                                     axis_name=axis_name)
 
-    gradients, parts = jax.grad(loss_fn, has_aux=True)(state.params)
+        return jax.grad(loss_fn, has_aux=True)(state.params)
+
+    gradients, parts = _mean_over_parts(gradients_of, settings.accumulate, images, targets, keys)
     if axis_name:
         gradients, parts = jax.lax.pmean((gradients, parts), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -156,3 +158,19 @@ def train_step(
     metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
                                  "gradient_norm": optax.tree.norm(gradients)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics
+
+
+def _mean_over_parts(fn: Callable[..., chex.ArrayTree], num_parts: int, *arrays: chex.Array) -> chex.ArrayTree:
+    """The mean of fn over equal parts of the rows of arrays, one after the other, in the memory of one."""
+    if num_parts == 1:
+        return fn(*arrays)
+    # Part p takes every num_parts-th row: rows that are split over devices stay where they are.
+    parts = [jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0) for x in arrays]
+    total = jax.eval_shape(fn, *(x[0] for x in parts))
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), total)
+
+    def add(total: chex.ArrayTree, part: list[chex.Array]) -> tuple[chex.ArrayTree, None]:
+        return jax.tree.map(jnp.add, total, fn(*part)), None
+
+    total, _ = jax.lax.scan(add, total, parts)
+    return jax.tree.map(lambda x: x / num_parts, total)

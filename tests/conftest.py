@@ -43,7 +43,7 @@ def tiny_vit():
 
     @functools.cache
     def make(**changes) -> Model:
-        settings = dict(num_classes=3, image_size=PIXELS[:2], patch_size=4, width=16, depth=2, heads=2, remat=False)
+        settings = dict(num_classes=3, image_size=PIXELS[:2], patch_size=4, width=16, depth=2, heads=2, remat="none")
         module = vit.ViT(**(settings | changes))
         shapes = models.param_shapes(module, image_shape=(*module.image_size, PIXELS[2]))
         apply = jax.jit(lambda params, images, sides=None: module.apply({"params": params}, images, sides))

@@ -63,7 +63,8 @@ def test_compiled_equals_eager(toy, batch):
 def test_steps_after_the_first_compile_nothing(toy, batch):
     optimizer, _ = training.make_optimizer(learning_rate=1e-2, warmup_steps=2, steps=6, weight_decay=0.1, b2=0.99,
                                            clip_norm=1.0)
-    step, state = step_of(toy, optimizer=optimizer, ema_decay=0.9, shapley_weight=training.weight_schedule(4.0, 3))
+    weight = training.weight_schedule(4.0, begin=0, warmup_steps=3)
+    step, state = step_of(toy, optimizer=optimizer, ema_decay=0.9, shapley_weight=weight)
     compiled = jax.jit(chex.assert_max_traces(lambda *x: step(*x), n=1))
     for _ in range(4):
         state, metrics = compiled(state, *batch)
@@ -158,13 +159,13 @@ def test_a_gradient_larger_than_the_clip_is_scaled_down_before_the_optimiser_see
 
 
 def test_the_shapley_weight_grows_over_its_warm_up_and_then_stays():
-    weight = training.weight_schedule(4.0, 8)
+    weight = training.weight_schedule(4.0, begin=0, warmup_steps=8)
     np.testing.assert_allclose([weight(i) for i in (0, 2, 8, 100)], [0, 1, 4, 4], atol=1e-6)
-    assert training.weight_schedule(4.0, 0)(0) == 4.0
+    assert training.weight_schedule(4.0, begin=0, warmup_steps=0)(0) == 4.0
 
 
 def test_the_step_uses_the_weight_of_its_own_step(toy, batch):
-    step, state = step_of(toy, shapley_weight=training.weight_schedule(4.0, 8))
+    step, state = step_of(toy, shapley_weight=training.weight_schedule(4.0, begin=0, warmup_steps=8))
     _, metrics = jax.jit(step)(state.replace(step=jnp.int32(2)), *batch)
     assert metrics["shapley_weight"] == 1.0
     parts = metrics["loss_classification"] + metrics["loss_masked"] + 1.0 * metrics["loss_shapley"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 import shapjax.config
-from shapjax.errors import UserError, near_names
+from shapjax.errors import Stopped, UserError, near_names
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -26,6 +26,9 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
     except (UserError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except Stopped as e:
+        print(e, file=sys.stderr)
+        return Stopped.EXIT_STATUS
     except KeyboardInterrupt:
         print("stopped; what was saved stays", file=sys.stderr)
         return 130

@@ -30,6 +30,7 @@ import shapjax
 from shapjax import classifier, comparison, comparison_table, efficiency, evaluation, files, parallel, removal, results
 from shapjax.attribution import registry as methods_registry
 from shapjax.commands import run_command
+from shapjax.data import sources
 from shapjax.data.images import read_masks
 from shapjax.errors import UserError
 from shapjax.inference import SelfExplainingModel
@@ -68,7 +69,8 @@ def run() -> None:
                       "KernelSHAP until precise, or not at all; auto enumerates up to "
                       f"{methods_registry.MAX_UNASKED_EXACT_PLAYERS} patches and estimates beyond.")
     flags.DEFINE_string("masks", None, "Segmentation of the objects in the images, for localisation: an .npy of "
-                        "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabelled.")
+                        "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabelled. "
+                        "If not given, the dataset's own masks, if it has any.")
     flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop their tokens, or "
                       "paint them over.")
     flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
@@ -93,15 +95,15 @@ def main(_: Sequence[str]) -> None:
     batch_size = _FLAGS.batch_size or (64 if jax.default_backend() == "cpu" else 512)
     # All that can be wrong with the flags is found before the long work.
     kind = evaluation.truth_kind(_FLAGS.truth, model.num_players)
-    masks = None if _FLAGS.masks is None else read_masks(
-        _FLAGS.masks, shape=(_FLAGS.images, *model.image_shape[:2]))
     methods = _methods(model.classifier)
-    metrics = _metrics(truth=kind != "none", masks=masks is not None)
     if _FLAGS.coalitions % 2:
         raise UserError(f"--coalitions={_FLAGS.coalitions}: expected an even number, they come in complementary pairs")
+    source = evaluation.load_test_source(model)
+    masks = _masks(source)
+    metrics = _metrics(truth=kind != "none", masks=masks is not None)
 
     figures, arrays, truth = evaluation.evaluate(
-        model, images=_FLAGS.images, batch_size=batch_size, truth=None if kind == "none" else functools.partial(
+        model, source, images=_FLAGS.images, batch_size=batch_size, truth=None if kind == "none" else functools.partial(
             remembered_truth, model.classifier, output / "methods" / "truth.npz", kind, batch_size))
     with files.replacing(output / "eval.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -129,6 +131,13 @@ def remembered_truth(game: classifier.Classifier, path: pathlib.Path, kind: str,
     arrays = dataclasses.asdict(truth)
     results.save_method(path, mark, {name: np.asarray(arrays[name]) for name in arrays if name != "kind"})
     return truth
+
+
+def _masks(source: sources.Source) -> np.ndarray | None:
+    """Masks of the first images, [n, H, W]: of the file that --masks names, or of the dataset."""
+    if _FLAGS.masks is not None:
+        return read_masks(_FLAGS.masks, shape=(_FLAGS.images, *source.image_shape[:2]))
+    return source.read(np.arange(min(_FLAGS.images, len(source))))["mask"] if source.has_masks else None
 
 
 def _methods(model: classifier.Classifier) -> list[methods_registry.Method]:

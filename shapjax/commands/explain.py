@@ -30,7 +30,6 @@ import shapjax
 from shapjax import evaluation, files, parallel, shapley
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
 from shapjax.commands import run_command
-from shapjax.data import sources
 from shapjax.data.images import read_image
 from shapjax.errors import UserError
 from shapjax.inference import Explanation, SelfExplainingModel
@@ -82,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
     if enumerate_all:
         shapley.require_enumerable(model.num_players)
-    subjects = distinct([*_image_files(paths, model.image_shape), *_test_images(model.config.dataset, examples)])
+    subjects = distinct([*_image_files(paths, model.image_shape), *_test_images(model, examples)])
     output = pathlib.Path(_FLAGS.output)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], paths)
 
@@ -159,10 +158,10 @@ def _image_files(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Ite
                       title=pathlib.Path(name).name, file=name)
 
 
-def _test_images(dataset: str, count: int) -> list[Subject]:
+def _test_images(model: SelfExplainingModel, count: int) -> list[Subject]:
     if not count:
         return []
-    source = sources.load_source(dataset, "test")
+    source, dataset = evaluation.load_test_source(model), model.config.dataset
     if count > len(source):
         raise UserError(f"--examples={count}: the test split of {dataset} has {len(source)} images")
     batch = source.read(np.arange(count))

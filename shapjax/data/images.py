@@ -1,27 +1,27 @@
-"""One image file of nearly any kind to the array that a model takes."""
+"""Encoded images of nearly any kind to the arrays that a model takes."""
 
+import functools
+import math
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shapjax.data.boxes import Box, central_box
 from shapjax.errors import UserError
 
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The image at `path` as uint8 [H,W,C], image_shape = (H, W, C).
 
-    The largest centred area with the aspect H:W is resized to (H, W) (antialiased bicubic): the same as
-    resizing the image until it just covers (H, W), then cropping its centre. An image of that size keeps its
-    pixels.
-
-    C = 1 gives luminance (ITU-R 601), C = 3 RGB. EXIF orientation is applied, transparency composited on
-    white, 16-bit grey scaled to 8 bits (32-bit integers count as 16-bit ones); of an animation the first
-    frame is taken. Large JPEG files are decoded at a reduced size that is still at least twice (H, W).
+    The largest centred area with the aspect H:W is resized to (H, W), and EXIF orientation applied: see `decode`.
 
     Raises:
       UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more
@@ -29,7 +29,7 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
         (float).
     """
     height, width, channels = image_shape
-    if channels not in _MODES:
+    if channels not in MODES:
         raise UserError(f"images are read with 1 (grey) or 3 (RGB) channels, not {channels}; "
                         f"the model wants {height}x{width}x{channels}")
     if not os.path.exists(path):
@@ -41,29 +41,116 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
         raise UserError(f"the image file {path} is empty (0 bytes); give another file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = _decode(path, at_least=2 * max(height, width))
-            image = _flatten(image).convert(_MODES[channels])
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(f"the image {path} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
-                        "give a smaller copy") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image in a format that Pillow reads; "
-                        "convert it to PNG or JPEG") from None
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses where Pillow warns
+            return decode(os.fspath(path), functools.partial(central_box, shape=image_shape[:2]),
+                          image_shape=image_shape, upright=True)
     except Exception as error:  # on damaged files decoders raise nearly anything
-        reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-        raise UserError(f"cannot read the image {path}: {reason}; give another file") from error
-    return np.array(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)).reshape(image_shape)
+        raise unreadable(str(path), error) from error
 
 
-def _decode(path: str | os.PathLike, at_least: int) -> Image.Image:
-    """The upright image; large JPEG files at a reduced size whose sides are still `at_least` pixels long."""
-    with Image.open(path) as image:
-        image.draft(None, (at_least, at_least))
-        return ImageOps.exif_transpose(image)
+def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_shape: tuple[int, int, int],
+           upright: bool, fast: bool = False) -> np.ndarray:
+    """A part of an image, resized to image_shape = (H, W, C), C 1 or 3: uint8 [H,W,C].
+
+    C = 1 gives luminance (ITU-R 601), C = 3 RGB. Transparency is composited on white, 16-bit grey scaled to 8 bits
+    (32-bit integers count as 16-bit ones); of an animation the first frame is taken. Resizing is antialiased; a part
+    that has the size (H, W) and lies on whole pixels keeps its pixels. JPEG files are decoded at a reduced size where
+    the part still has at least twice (H, W) pixels.
+
+    Args:
+      file: a path, or an open file.
+      box_of: (width, height) of the upright image -> the part, in its pixels.
+      upright: apply EXIF orientation.
+      fast: for training, where each image is seen many times: bilinear, not bicubic; JPEG decoded at a reduced size
+        where the part still has (H, W) pixels.
+
+    Raises:
+      nearly anything; `unreadable` makes it an error for people.
+    """
+    height, width, channels = image_shape
+    with Image.open(file) as image:
+        _require_size(image)
+        stored_width, stored_height = upright_size(image) if upright else image.size
+        left, top, right, bottom = box_of(stored_width, stored_height)
+        needed = (1 if fast else 2) * max(width / (right - left), height / (bottom - top))
+        if needed < 1:
+            image.draft(None, tuple(math.ceil(side * needed) for side in image.size))
+        if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        image = flatten(image)
+        if image.mode != MODES[channels]:
+            image = image.convert(MODES[channels])
+        x, y = image.width / stored_width, image.height / stored_height  # less than 1 for a reduced JPEG
+        box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+        image = image.resize((width, height), Image.Resampling.BILINEAR if fast else Image.Resampling.BICUBIC, box=box,
+                             reducing_gap=2.0 if fast else None)
+        return np.array(image).reshape(image_shape)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def decode_mask(file: BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
+                ) -> np.ndarray:
+    """The same part of a segmentation mask, resized to (H, W) by nearest neighbour: bool [H,W], True on the object.
+
+    Args:
+      file: a one-channel image of class numbers.
+      box_of, shape: as `decode`.
+      background: the class number that is not the object.
+    """
+    with Image.open(file) as image:
+        return np.asarray(image.resize(shape[::-1], Image.Resampling.NEAREST, box=box_of(*image.size))) != background
+
+
+def check(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int]:
+    """(width, height) of an upright image that can be read; raises nearly anything for one that cannot.
+
+    Args:
+      file: a path, or an open file.
+      thorough: decode it in any case. Otherwise a JPEG file that has a header and an end passes: few are damaged
+        between the two, and this is much faster.
+    """
+    with Image.open(file) as image:
+        _require_size(image)
+        size = upright_size(image)
+        if not thorough and image.format == "JPEG" and _has_end_marker(image.fp):
+            return size
+        image.draft(None, (1, 1))
+        flatten(image).load()
+        return size
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) after EXIF orientation."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+
+
+def unreadable(name: str, error: Exception) -> UserError:
+    """The error for people of an image that cannot be decoded."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return UserError(f"the image {name} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
+                         "give a smaller copy")
+    if isinstance(error, UnidentifiedImageError):
+        return UserError(f"{name} is not an image in a format that Pillow reads; convert it to PNG or JPEG")
+    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    return UserError(f"cannot read the image {name}: {reason}; give another file")
+
+
+def _require_size(image: Image.Image) -> None:
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # where Pillow warns
+        raise Image.DecompressionBombError
+
+
+def _has_end_marker(file: BinaryIO) -> bool:
+    position = file.tell()
+    file.seek(-2, os.SEEK_END)
+    marker = file.read(2)
+    file.seek(position)
+    return marker == b"\xff\xd9"
+
+
+def flatten(image: Image.Image) -> Image.Image:
     """The image without transparency and with 8 bits a channel, ready for conversion to grey or RGB."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose white is not defined; save it with 8 or 16 bits")

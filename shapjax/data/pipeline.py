@@ -1,126 +1,266 @@
-"""Batches for training (endless, shuffled, resumable) and for evaluation (every image once).
+"""Batches for training (endless, shuffled, resumable) and for evaluation (every image once), read ahead of their use.
 
 Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into
 batches that may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the
 processes' batches in process order) is the same array whether 1 process makes it or 100.
 """
 
+import collections
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from absl import flags
 
-from shapjax.data.sources import Source
+from shapjax.data.sources import ArraySource, Source
 from shapjax.errors import UserError
 
-# One background thread reads ahead. More would only contend for the interpreter lock: a batch is read and
-# augmented by a handful of array operations.
-_READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 _ENDLESS = 2**62
+_READ_AHEAD = 4  # batches; more where more threads read
 
 
-def train_iterator(source: Source, *, batch_size: int, seed: int, max_shift: int,
-                   process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
-    """An endless iterator of training batches, read ahead on a background thread.
+class TrainIterator:
+    """An endless iterator of training batches; made by `train_iterator`, which says what is in them.
+
+    The stream is fixed, so a place in it is all the state there is, whatever threads and processes read it.
+    """
+
+    def __init__(self, read_batch: Callable[[int], dict[str, np.ndarray]], conditions: dict[str, int], *, threads: int,
+                 workers: int, process_index: int, process_count: int):
+        self._read_batch, self._conditions, self._threads, self._workers = read_batch, conditions, threads, workers
+        self._process_index, self._process_count = process_index, process_count
+        self._step, self._batches = 0, None
+
+    def __iter__(self) -> "TrainIterator":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._batches is None:
+            self._batches = self._start()
+        batch = next(self._batches)
+        self._step += 1
+        return {key: np.asarray(array) for key, array in batch.items()}  # of processes' shared memory, a plain view
+
+    def _start(self) -> grain.DatasetIterator:
+        first = self._step * self._process_count + self._process_index
+        numbers = grain.MapDataset.range(_ENDLESS)[first :: self._process_count]
+        batches = numbers.map(self._read_batch).to_iter_dataset(_read_options(self._threads))
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain's processes ask for flags of its own, also where nobody uses absl
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        return iter(batches)
+
+    def get_state(self) -> dict[str, int]:
+        """Where the stream is (steps done) and what decides it; JSON-able."""
+        return {"step": self._step, **self._conditions}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on after the step at which `get_state()` gave `state`.
+
+        Raises:
+          UserError: if it is the state of another stream; says in what they differ.
+        """
+        if state.keys() != self.get_state().keys():
+            raise UserError(f"the checkpoint's place in the data has the fields {', '.join(sorted(state))}, expected "
+                            f"{', '.join(sorted(self.get_state()))}: another version of shapjax wrote it; train anew")
+        differing = [f"{key}: {state[key]} -> {value}" for key, value in self._conditions.items()
+                     if state[key] != value]
+        if differing:
+            raise UserError(f"the checkpoint's place in the data is that of other batches ({'; '.join(differing)}; "
+                            "global_batch_size is batch_size x processes); resume with the same, or train anew")
+        self.close()
+        self._step = state["step"]
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead; the next batch starts them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+def train_iterator(source: Source, *, batch_size: int, seed: int, crop_area: float = 1.0, threads: int = 1,
+                   workers: int = 0, process_index: int = 0, process_count: int = 1) -> TrainIterator:
+    """An endless iterator of training batches, read ahead by threads or processes.
 
     Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is
     the image's position in the source. Every epoch shows each image exactly once over all processes together,
     whether or not their number divides the source: what is left of an epoch is dealt out along with the first
-    images of the next one, nothing is dropped. Order and shifts are fixed by (seed, epoch).
+    images of the next one, nothing is dropped. Order and crops are fixed by (seed, epoch), whatever reads them.
 
     `get_state()` is a small JSON-able dict; `set_state()` continues with the very next batch. A state carries
-    over to another number of processes as long as batch_size * process_count stays the same.
+    over to other threads and workers, and to another number of processes as long as batch_size * process_count
+    stays the same.
 
     Args:
-      source: what to read.
+      source: what to read. One in memory is read by one thread, whatever is asked: more would only contend for
+        the interpreter lock, and a worker process would need a copy. Workers need a source that can be pickled.
       batch_size: images a batch and process.
       seed: non-negative.
-      max_shift: images move by a random integer vector in [-max_shift, max_shift]^2 pixels, black moving in.
+      crop_area: of sources with `crops_on_read`: each image is read as a random crop of between this share of
+        its area and all of it, aspect ratio log-uniform in [3/4, 4/3] (Szegedy et al. 2015); 1: no crops. Other
+        sources' images are cropped on the device (`shapjax.augmentation`).
+      threads: that read and decode, each a batch of its own; of each worker process where there are any.
+      workers: processes that read and decode; 0: the threads of this one.
       process_index, process_count: which part of each step's global batch is this process's.
 
     Raises:
-      UserError: batch_size < 1 or a global batch larger than the source; a negative seed; max_shift not in
-        [0, min(H, W)).
+      UserError: batch_size < 1 or a global batch larger than the source; a negative seed; crop_area not in
+        (0, 1]; less than 1 thread or 0 workers.
     """
     n = len(source)
-    _check_batch_size(batch_size)
+    _check_shares(batch_size, process_index, process_count)
     if batch_size * process_count > n:
         raise UserError(f"batch_size {batch_size} on {process_count} process(es) takes "
                         f"{batch_size * process_count} images a step, but the source has {n}; "
                         f"use a batch_size of at most {n // process_count}")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; use 0 or more")
-    if not 0 <= max_shift < min(source.image_shape[:2]):
-        raise UserError(f"max_shift {max_shift} is not between 0 and {min(source.image_shape[:2]) - 1}, "
-                        f"the images being {source.image_shape[0]}x{source.image_shape[1]}")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
-
-    # grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole
-    # epochs are drawn instead. A batch touches two epochs at most.
-    @functools.lru_cache(maxsize=2)
-    def draw_epoch(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([seed, epoch])
-        return rng.permutation(n), rng.integers(-max_shift, max_shift, (n, 2), endpoint=True)
-
-    def read_batch(number: int) -> dict[str, np.ndarray]:
-        epoch, start = divmod(number * batch_size, n)
-        order, shifts = draw_epoch(epoch)
-        order, shifts = order[start : start + batch_size], shifts[start : start + batch_size]
-        if missing := batch_size - len(order):
-            next_order, next_shifts = draw_epoch(epoch + 1)
-            order = np.concatenate([order, next_order[:missing]])
-            shifts = np.concatenate([shifts, next_shifts[:missing]])
-        batch = source.read(order)
-        return {**batch, "image": shift_images(batch["image"], shifts), "index": order.astype(np.int32)}
-
-    numbers = grain.MapDataset.range(_ENDLESS)[process_index::process_count]
-    return iter(numbers.map(read_batch).to_iter_dataset(_READ_AHEAD))
+    if not 0 < crop_area <= 1:
+        raise UserError(f"crop_area {crop_area} is not a share of the image's area; use more than 0 and at most 1")
+    if threads < 1:
+        raise UserError(f"threads {threads} is not positive; use 1 or more")
+    if workers < 0:
+        raise UserError(f"workers {workers} is negative; use 0 (threads of this process) or more")
+    if isinstance(source, ArraySource):
+        threads, workers = 1, 0
+    if not source.crops_on_read:
+        crop_area = 1.0
+    return TrainIterator(
+        _ReadBatch(source, batch_size, seed, crop_area), threads=threads, workers=workers,
+        conditions={"global_batch_size": batch_size * process_count, "seed": seed, "images": n},
+        process_index=process_index, process_count=process_count)
 
 
-def evaluation_batches(source: Source, *, batch_size: int,
-                       indices: Sequence[int] | np.ndarray | None = None) -> Iterator[dict[str, np.ndarray]]:
+@dataclasses.dataclass(frozen=True)
+class _ReadBatch:
+    """The batch with a number in the global stream; travels to worker processes."""
+
+    source: Source
+    batch_size: int
+    seed: int
+    crop_area: float
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        epoch, start = divmod(number * self.batch_size, len(self.source))
+        order, crops = self._draws(epoch, start, self.batch_size)
+        if missing := self.batch_size - len(order):
+            next_order, next_crops = self._draws(epoch + 1, 0, missing)
+            order, crops = np.concatenate([order, next_order]), np.concatenate([crops, next_crops])
+        batch = self.source.read(order, crops) if self.crop_area < 1 else self.source.read(order)
+        return {"image": batch["image"], "label": batch["label"], "index": order.astype(np.int32)}
+
+    def _draws(self, epoch: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        order, crops = _draw_epoch(len(self.source), self.seed, epoch, self.crop_area)
+        return order[start : start + count], crops[start : start + count]
+
+
+# grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs are
+# drawn instead. A batch touches two epochs at most.
+@functools.lru_cache(maxsize=2)
+def _draw_epoch(n: int, seed: int, epoch: int, crop_area: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of an epoch's images: their order, int [n], and crops, float32 [n, 4]: area share, aspect, y, x."""
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(n)
+    if crop_area == 1:
+        return order, np.broadcast_to(np.asarray([1, 1, 0, 0], np.float32), (n, 4))
+    crops = rng.random((n, 4), np.float32)
+    crops[:, 0] = crop_area + (1 - crop_area) * crops[:, 0]
+    crops[:, 1] = np.exp(np.log(4 / 3) * (2 * crops[:, 1] - 1))
+    return order, crops
+
+
+def to_device(iterator: TrainIterator, place: Callable[[dict[str, np.ndarray]], Any], *, depth: int = 2
+              ) -> "PlacedIterator":
+    """The batches as device arrays, with `depth` of them placed ahead of their use.
+
+    Args:
+      iterator: endless, of host batches; used by nobody else from now on.
+      place: host batch -> device arrays, without waiting for the transfer (as `jax.device_put` does).
+      depth: batches that wait on the device.
+    """
+    return PlacedIterator(iterator, place, depth)
+
+
+class PlacedIterator:
+    """Device batches; made by `to_device`. Its state is that of the last batch handed out, not of the last one read."""
+
+    def __init__(self, iterator: TrainIterator, place: Callable[[dict[str, np.ndarray]], Any], depth: int):
+        self._iterator, self._place, self._depth = iterator, place, depth
+        self._ahead = collections.deque()  # pairs of a placed batch and the iterator's state after it
+        self._state = iterator.get_state()
+
+    def __iter__(self) -> "PlacedIterator":
+        return self
+
+    def __next__(self) -> Any:
+        while len(self._ahead) <= self._depth:
+            self._ahead.append((self._place(next(self._iterator)), self._iterator.get_state()))
+        batch, self._state = self._ahead.popleft()
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """See `TrainIterator.get_state`."""
+        return self._state
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """See `TrainIterator.set_state`."""
+        self._iterator.set_state(state)
+        self._state = state
+        self._ahead.clear()
+
+    def close(self) -> None:
+        """See `TrainIterator.close`; what was placed ahead is dropped."""
+        self.set_state(self._state)
+
+
+def evaluation_batches(source: Source, *, batch_size: int, indices: Sequence[int] | np.ndarray | None = None,
+                       threads: int = 1, process_index: int = 0, process_count: int = 1
+                       ) -> Iterator[dict[str, np.ndarray]]:
     """Every image of the source once, in order, or those at `indices` (int [n]), in the order given.
 
-    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b], "valid": bool [b]} with
-    b = batch_size. The last batch is filled up with copies of its last image, which are not `valid`: so all
-    batches have one shape, and the filling is a real image, on which no model yields NaN.
+    Yields what the source reads (image uint8 [b,H,W,C], label int32 [b], for some a mask) and {"index": int32 [b],
+    "valid": bool [b]} with b = batch_size. The last batches are filled up with copies of the last image, which are
+    not `valid`: so all batches have one shape, all processes have as many, and the filling is a real image, on
+    which no model yields NaN.
+
+    Args:
+      source: what to read.
+      batch_size: images a batch and process.
+      indices: positions in the source.
+      threads: that read and decode ahead, each a batch of its own.
+      process_index, process_count: each process has its share of every global batch, in process order.
 
     Raises:
       UserError: batch_size < 1, or an index outside the source.
     """
-    _check_batch_size(batch_size)
+    _check_shares(batch_size, process_index, process_count)
     indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     outside = indices[(indices < 0) | (indices >= len(source))]
     if outside.size:
         raise UserError(f"there is no image {outside[0]}; the source has images 0 to {len(source) - 1}")
+    if not indices.size:
+        return iter(())
+    steps = -(-len(indices) // (batch_size * process_count))
+    places = np.arange(steps * process_count * batch_size).reshape(steps, process_count, batch_size)[:, process_index]
+    chosen = indices[np.minimum(places, len(indices) - 1)]
 
-    def batches():
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            valid = np.arange(batch_size) < len(chosen)
-            chosen = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
-            yield {**source.read(chosen), "index": chosen.astype(np.int32), "valid": valid}
+    def read_batch(step: int) -> dict[str, np.ndarray]:
+        return {**source.read(chosen[step]), "index": chosen[step].astype(np.int32),
+                "valid": places[step] < len(indices)}
 
-    return batches()
-
-
-def shift_images(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Moves each image down by shifts[b, 0] and right by shifts[b, 1] pixels; black (0) moves in.
-
-    `images` is uint8 [B,H,W,C], `shifts` int [B,2]; returns a new array like `images`.
-    """
-    count, height, width, channels = images.shape
-    margin = int(np.abs(shifts).max(initial=0))
-    canvas = np.zeros((count, height + 2 * margin, width + 2 * margin, channels), images.dtype)
-    canvas[:, margin : margin + height, margin : margin + width] = images
-    # windows[b, y, x] is the window of image b's canvas whose corner is (y, x), without a copy.
-    windows = sliding_window_view(canvas, (height, width, channels), axis=(1, 2, 3))[:, :, :, 0]
-    return windows[np.arange(count), margin - shifts[:, 0], margin - shifts[:, 1]]
+    return iter(grain.MapDataset.range(steps).map(read_batch).to_iter_dataset(_read_options(threads)))
 
 
-def _check_batch_size(batch_size: int) -> None:
+def _read_options(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_READ_AHEAD, threads + 1))
+
+
+def _check_shares(batch_size: int, process_index: int, process_count: int) -> None:
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is not positive; use 1 or more")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not in [0, {process_count})")

@@ -1,48 +1,71 @@
 """Datasets with random access, under one interface and by name."""
 
 import dataclasses
-import difflib
-from collections.abc import Callable
+import math
+import os
 from typing import Protocol
 
+import ml_collections
 import numpy as np
 
-from shapjax.data import mnist5k
-from shapjax.errors import UserError
+from shapjax.data import loading, mnist5k
+from shapjax.data.encoded import EncodedSource
+from shapjax.data.verification import in_threads
+from shapjax.errors import UserError, near_names
 
 SPLITS = ("train", "test")
 
 
 class Source(Protocol):
-    """A labelled image dataset of which any batch can be read by position.
+    """A labelled image dataset of which any batch can be read by position. Threads may share it; it can be pickled.
 
     Attributes:
       class_names: the K classes; label k is class_names[k].
       image_shape: (H, W, C) of every image.
       mean, std: per channel, of the training pixels in [0, 1] units.
+      crops_on_read: images are decoded and resized on every read, and crops can be taken before.
+      has_masks: what is read includes segmentation masks.
     """
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crops_on_read: bool
+    has_masks: bool
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Positions int [b] in [0, len) to {"image": uint8 [b,H,W,C], "label": int32 [b]}; fresh arrays."""
+    def read(self, indices: np.ndarray, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """A batch, in fresh arrays.
+
+        Args:
+          indices: int [b], positions in [0, len).
+          crops: float [b, 4], only if `crops_on_read`: of each image the part that is resized to (H, W), see
+            `boxes.crop_box`. If not given, what evaluation sees.
+
+        Returns:
+          {"image": uint8 [b,H,W,C], "label": int32 [b]}, and if `has_masks` "mask": bool [b,H,W], True on the object.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A Source held in memory: images uint8 [n,H,W,C], labels int32 [n] (checked against class_names)."""
+    """A Source held in memory.
+
+    Attributes:
+      images: uint8 [n,H,W,C].
+      labels: int32 [n], checked against class_names.
+      masks: bool [n,H,W], or None.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    masks: np.ndarray | None = None
 
     def __post_init__(self):
         check_labels(self.labels, len(self.class_names))
@@ -51,11 +74,22 @@ class ArraySource:
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
 
+    @property
+    def has_masks(self) -> bool:
+        return self.masks is not None
+
+    @property
+    def crops_on_read(self) -> bool:
+        return False
+
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return {"image": self.images[indices], "label": self.labels[indices]}
+    def read(self, indices: np.ndarray, crops: None = None) -> dict[str, np.ndarray]:
+        if crops is not None:
+            raise ValueError("crops are only taken of images that have sizes of their own (crops_on_read)")
+        batch = {"image": self.images[indices], "label": self.labels[indices]}
+        return batch if self.masks is None else batch | {"mask": self.masks[indices]}
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
@@ -67,24 +101,70 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
                         f"({wrong.size} such labels); number the classes from 0 and list every class")
 
 
-def load_source(dataset: str, split: str) -> Source:
-    """The Source of a dataset's "train" or "test" split.
+def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
+    """The training or test images of a run's dataset.
+
+    Images are decoded once and kept in memory if they fit into `data.cache_gib`. Larger sets, and training images of
+    which random crops are cut at full resolution, are decoded on every read.
+
+    Args:
+      config: resolved; `dataset`, `data` and `augment.crop_area` are read. "mnist5k" has nothing to set.
+      split: "train" or "test"; `data.train_split` and `data.test_split` name what that is.
 
     Raises:
-      UserError: an unknown dataset or split, or one whose files are missing.
+      UserError: on a dataset, split or setting that does not exist, files that are missing, images that cannot be
+        read or differ in size, or splits with different classes.
     """
-    if dataset not in _LOADERS:
-        near = difflib.get_close_matches(str(dataset), _LOADERS)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_LOADERS)}"
-        raise UserError(f"unknown dataset {dataset!r}; {hint}")
+    dataset, data = config.dataset, config.data
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} of {dataset}; use {' or '.join(SPLITS)}")
-    return _LOADERS[dataset](split)
+    if dataset == "mnist5k":
+        return _mnist5k(data, split)
+    kind, _, name = dataset.partition(":")
+    if kind not in ("tfds", "folder") or not name:
+        raise UserError(f"unknown dataset {dataset!r}; {_hint(dataset)}")
+    source = loading.load(dataset, data, split)
+    values = len(source) * math.prod(source.image_shape) * (1 + source.has_masks / source.image_shape[2])
+    fits = values <= data.cache_gib * 2**30
+    crops = split == "train" and source.crops_on_read and config.augment.crop_area < 1
+    return in_memory(source) if fits and not crops else source
 
 
-def _mnist5k(split: str) -> Source:
+def in_memory(source: EncodedSource) -> ArraySource:
+    """All images of a source, decoded by several threads, with a progress bar."""
+    n, shape = len(source), source.image_shape
+    arrays = {"image": np.empty((n, *shape), np.uint8), "label": np.empty(n, np.int32)}
+    if source.has_masks:
+        arrays["mask"] = np.empty((n, *shape[:2]), bool)
+
+    def fill(indices: np.ndarray) -> None:
+        for key, values in source.read(indices).items():
+            arrays[key][indices] = values
+
+    for _ in in_threads(fill, n, desc="decoding images"):
+        pass
+    for array in arrays.values():
+        array.setflags(write=False)
+    return ArraySource(arrays["image"], arrays["label"], source.class_names, source.mean, source.std,
+                       arrays.get("mask"))
+
+
+def _mnist5k(data: ml_collections.ConfigDict, split: str) -> Source:
+    for key, default in {"train_split": "train", "test_split": "test", "image_size": 0}.items():
+        if data[key] != default:
+            raise UserError(f"--config.data.{key}={data[key]}: mnist5k is as it is; leave this setting out")
     images, labels = mnist5k.load(split)
     return ArraySource(images, labels, mnist5k.CLASS_NAMES, mnist5k.MEAN, mnist5k.STD)
 
 
-_LOADERS: dict[str, Callable[[str], Source]] = {"mnist5k": _mnist5k}
+def _hint(dataset: str) -> str:
+    """What could have been meant, for people who left out the kind or mistyped."""
+    if dataset in ("tfds:", "folder:"):
+        return "expected mnist5k, tfds:NAME or folder:PATH"
+    if os.path.isdir(os.path.expanduser(dataset)):
+        return f"did you mean folder:{dataset}?"
+    from shapjax.data import tfds_source  # takes a second
+    if dataset in (known := tfds_source.known_names()):
+        return f"did you mean tfds:{dataset}?"
+    hint = near_names(dataset, ["mnist5k", *(f"tfds:{name}" for name in known)])
+    return hint if hint.startswith("did") else "expected mnist5k, tfds:NAME or folder:PATH"

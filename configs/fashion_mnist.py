@@ -1,0 +1,27 @@
+"""Fashion-MNIST: 60 000 images to train on, 10 000 to test; 16 patches of 7x7, or 49 of 4x4 with `:49`.
+
+  python -m shapjax.data.prepare fashion_mnist
+  python train.py --config configs/fashion_mnist.py    --workdir runs/fashion16
+  python train.py --config configs/fashion_mnist.py:49 --workdir runs/fashion49
+
+The plain twin, to see what self-explanation costs: --config.num_pairs=0 --workdir runs/fashion16_twin
+"""
+
+import ml_collections
+
+from shapjax.config import default_config
+
+PATCH_SIZES = {"16": 7, "49": 4}
+
+
+def get_config(players: str = "16") -> ml_collections.ConfigDict:
+    config = default_config()
+    config.dataset = "tfds:fashion_mnist"
+    config.model.patch_size = PATCH_SIZES[players]
+    config.model.width = 96
+    config.model.depth = 4
+    config.augment.flip = True
+    config.steps = 6250  # 10 epochs
+    config.batch_size = 96
+    config.eval_every = 1250
+    return config

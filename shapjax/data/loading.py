@@ -1,0 +1,115 @@
+"""From the name and the settings of a stored dataset ("tfds:…", "folder:…") to a source that decodes it."""
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from shapjax.data import folder, images, normalisation
+from shapjax.data.encoded import EncodedSource, Records
+from shapjax.data.verification import CORRUPT, readable
+from shapjax.errors import UserError
+
+_PEEK = 100  # images of the other split whose sizes are looked at
+
+
+def open_split(dataset: str, split: str, data_dir: str) -> Records:
+    """The records of a split, as "tfds:…" or "folder:…" name it.
+
+    Raises:
+      UserError: on a dataset or a split that is not there.
+    """
+    kind, _, name = dataset.partition(":")
+    if kind == "folder":
+        return folder.open_records(os.path.expanduser(name), split)
+    from shapjax.data import tfds_source  # takes a second, which only those who use it should pay
+    return tfds_source.open_records(name, split, data_dir)
+
+
+def load(dataset: str, data: Any, split: str) -> EncodedSource:
+    """The source of one split.
+
+    Args:
+      dataset: "tfds:NAME" or "folder:PATH".
+      data: `config.data`.
+      split: "train" or "test".
+
+    Raises:
+      UserError: on a split or setting that does not exist, images that cannot be read or differ in size without
+        `data.image_size`, or splits with different classes.
+    """
+    _check_settings(data)
+    named = {"train": data.train_split, "test": data.test_split}
+    records = {key: open_split(dataset, name, data.data_dir) for key, name in named.items()}
+    _require_same_classes(dataset, records["train"], records["test"])
+    chosen, other = (records["train"], records["test"])[:: 1 if split == "train" else -1]
+    if dataset.startswith("folder:"):
+        kept, sizes = readable(chosen, corrupt=data.corrupt)
+        size = _common_size(dataset, chosen, kept, sizes, other, required=not data.image_size)
+    else:
+        kept = readable(chosen, corrupt="skip")[0] if data.corrupt == "skip" else np.arange(len(chosen))
+        size = None if None in chosen.stored_shape[:2] else chosen.stored_shape[:2]
+        if not size and not data.image_size:
+            raise UserError(f"the images of {dataset} have sizes of their own; set the size to resize them to, such as "
+                            "--config.data.image_size=224")
+    channels = 1 if chosen.stored_shape[2] in (1, 2) else 3
+    shape = (data.image_size, data.image_size) if data.image_size else size
+    crops_on_read = shape != size  # what is resized anyway can be cut out at full resolution
+    mean, std = _mean_and_std(dataset, data.train_split, data.data_dir, data.corrupt, (*shape, channels))
+    return EncodedSource(chosen, kept, (*shape, channels), crops_on_read=crops_on_read, mean=mean, std=std)
+
+
+def _check_settings(data: Any) -> None:
+    if data.image_size < 0:
+        raise UserError(f"--config.data.image_size={data.image_size}: expected pixels, or 0 for images as they are")
+    if data.cache_gib < 0:
+        raise UserError(f"--config.data.cache_gib={data.cache_gib}: expected 0 or more")
+    if data.corrupt not in CORRUPT:
+        raise UserError(f"--config.data.corrupt={data.corrupt}: expected one of {', '.join(CORRUPT)}")
+
+
+def _require_same_classes(dataset: str, train: Records, test: Records) -> None:
+    only = [f"only in {name}: {', '.join(sorted(a))}" for name, a in (
+        ("train", set(train.class_names) - set(test.class_names)),
+        ("test", set(test.class_names) - set(train.class_names))) if a]
+    if only:
+        raise UserError(f"the splits of {dataset} have different classes ({'; '.join(only)}); give both the same "
+                        "directories")
+
+
+def _common_size(dataset: str, records: Records, kept: np.ndarray, sizes: np.ndarray, other: Records, *,
+                 required: bool) -> tuple[int, int] | None:
+    """(H, W) of all images, and of some of the other split; None if they differ.
+
+    Raises:
+      UserError: if they differ, but have to be the same.
+    """
+    of_other = [(other.name(i), size) for i, example in enumerate(other.examples(range(min(_PEEK, len(other)))))
+                if (size := _size(example.image))]
+    differing = [(records.name(kept[i]), tuple(sizes[i])) for i in np.flatnonzero((sizes != sizes[0]).any(1))[:1]]
+    differing += [(name, size) for name, size in of_other if size != tuple(sizes[0])]
+    if differing and required:
+        (width, height), (name, (other_width, other_height)) = sizes[0], differing[0]
+        raise UserError(f"the images of {dataset} differ in size ({records.name(kept[0])} is {width}x{height}, {name} "
+                        f"{other_width}x{other_height}); set --config.data.image_size to resize them")
+    return None if differing else (int(sizes[0][1]), int(sizes[0][0]))
+
+
+def _size(file) -> tuple[int, int] | None:
+    try:
+        return images.check(file, thorough=False)
+    except Exception:  # its own split tells what is wrong with it
+        return None
+
+
+@functools.cache  # for the test split, which comes after the training split
+def _mean_and_std(dataset: str, split: str, data_dir: str, corrupt: str, image_shape: tuple[int, int, int]
+                  ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    kind, _, name = dataset.partition(":")
+    known = normalisation.KNOWN.get(name.partition("/")[0].partition(":")[0]) if kind == "tfds" else None
+    if known and len(known[0]) == image_shape[2]:
+        return known
+    records = open_split(dataset, split, data_dir)
+    return normalisation.measure(EncodedSource(records, np.arange(len(records)), image_shape, crops_on_read=True),
+                                 corrupt=corrupt)

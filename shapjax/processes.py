@@ -1,0 +1,115 @@
+"""A run of many processes: how they find each other, which one writes, and how a run is told to stop."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from shapjax.errors import UserError
+
+LEAVE_S = 60  # that a process which is done, or has failed, waits for the others; then JAX ends them all
+
+
+def start(*, multihost: bool, coordinator: str | None, num_processes: int | None, process_id: int | None,
+          timeout_s: int = 300) -> None:
+    """Joins the processes of a run (`jax.distributed`); nothing for a run of one. Before JAX's first computation.
+
+    Args:
+      multihost: find the others from the environment: a TPU pod, SLURM, Open MPI or Kubernetes.
+      coordinator: "host:port" of process 0, which all can reach; num_processes, process_id: with it, where the
+        environment tells nothing.
+      timeout_s: seconds to wait for the others.
+
+    Raises:
+      UserError: if only some of the three are given, or nothing tells where the others are.
+
+    When the others do not come, the process ends, with one line and status 1: JAX waits where no exception can reach.
+    """
+    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == len(given) and not multihost:
+        return
+    if 0 < len(missing) < len(given):
+        raise UserError(f"{', '.join(missing)} is missing: a run of several processes takes --coordinator HOST:PORT, "
+                        "--num_processes and --process_id, or --multihost alone on a TPU pod or under SLURM")
+    if not missing and not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id}: expected 0 to {num_processes - 1} (--num_processes - 1)")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    where = f"at {coordinator}, as --process_id={process_id} of {num_processes}," if coordinator else "by --multihost"
+    advice = "check --coordinator, and that every process is started, once, with its own --process_id"
+    try:
+        with _ending_after(timeout_s, f"the processes of the run did not meet {where} in {timeout_s} s; {advice}"):
+            jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=10 * timeout_s,
+                                       shutdown_timeout_seconds=LEAVE_S)
+    except (RuntimeError, ValueError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise UserError(f"the processes of the run did not find each other {where}: {reason[:200]}; {advice}") from e
+    _meet()
+
+
+@contextmanager
+def _ending_after(seconds: float, reason: str) -> Iterator[None]:
+    """Ends the process, with one line, unless the block ends in time."""
+
+    def end() -> None:
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _meet() -> None:
+    """A first sum over all devices. Connecting, processes wait only 30 s for each other (on CPUs, by gloo); here they
+    come together, later one may still be compiling."""
+    jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count())).block_until_ready()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes logs and speaks."""
+    return jax.process_index() == 0
+
+
+class StopRequest:
+    """Whether the run was asked to stop (SIGTERM), agreed on by all processes; made by `stop_request`."""
+
+    def __init__(self):
+        self._asked, self._steps = False, 0
+
+    def ask(self, *_) -> None:
+        """Takes the signal."""
+        self._asked = True
+
+    def now(self) -> bool:
+        """Whether to stop here. Every process asks once after every step; all get the same answer."""
+        if jax.process_count() == 1:
+            return self._asked
+        # JAX hears the signal itself and finds the first number that no process has asked about. Numbers start at 1
+        # in each run: a resumed one that hears the signal before its first step would else have passed that number.
+        self._steps += 1
+        return multihost_utils.reached_preemption_sync_point(self._steps)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """While the block runs, SIGTERM does not end the process but asks it to stop."""
+    request = StopRequest()
+    if jax.process_count() > 1:
+        yield request
+        return
+    before = signal.signal(signal.SIGTERM, request.ask)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
