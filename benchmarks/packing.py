@@ -4,7 +4,7 @@
 
 Three gradient steps of the same model on the same batch: "plain" classifies the image (one pass), "packed" is the joint
 loss with one coalition pair in one packed pass, "unpacked" the same loss with a masked pass each for S and for its
-complement. Each with remat off and on.
+complement. Each with remat "none" and "full".
 
 Operations are XLA's own count (`cost_analysis`) of the lowered program, which depends on no device. XLA counts the body
 of a loop once, however often it runs, and the model loops over its blocks (`nn.scan`); so for counting, and only for
@@ -33,24 +33,29 @@ SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, label_smoothing=0
 STEPS = ("plain", "packed", "unpacked")
 
 
-def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
-    """(params, images, labels, keys) -> gradients of the loss of one of `STEPS`."""
+def loss(module: vit.ViT, kind: str) -> Callable[..., chex.Array]:
+    """(params, images, targets, keys) -> the loss of one of `STEPS`."""
 
-    def plain(params, images, labels, keys):
+    def plain(params, images, targets, keys):
         logits = module.apply({"params": params}, images).sum(axis=1)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
-    def joint(params, images, labels, keys):
+    def joint(params, images, targets, keys):
         def phi_fn(x, sides):
             return module.apply({"params": params}, x, sides)
 
-        return losses.joint_loss(phi_fn, images, labels, keys, shapley_weight=1.0, settings=SETTINGS)[0]
+        return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=1.0, settings=SETTINGS)[0]
 
     def unpacked(*args):
         with mock.patch.object(losses.coalitions, "pair_values", _two_masked_passes):
             return joint(*args)
 
-    return jax.grad({"plain": plain, "packed": joint, "unpacked": unpacked}[kind])
+    return {"plain": plain, "packed": joint, "unpacked": unpacked}[kind]
+
+
+def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
+    """(params, images, targets, keys) -> gradients of `loss`."""
+    return jax.grad(loss(module, kind))
 
 
 def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
@@ -63,7 +68,7 @@ def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> tuple[c
     return over_pairs(masks), over_pairs(~masks)
 
 
-def make_module(sizes: dict[str, int], *, image_size: int, remat: bool) -> vit.ViT:
+def make_module(sizes: dict[str, int], *, image_size: int, remat: str) -> vit.ViT:
     """The model that is counted and timed: a variant for 1000 classes."""
     return vit.ViT(num_classes=1000, image_size=(image_size, image_size), remat=remat, head_init="default", **sizes)
 
@@ -74,17 +79,17 @@ def count_flops(module: vit.ViT, kind: str, *, batch: int) -> float:
     params = models.param_shapes(module, image_shape=image_shape)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    targets = jax.ShapeDtypeStruct((batch, module.num_classes), jnp.float32)
     with mock.patch.object(vit.nn, "scan", functools.partial(nn.scan, unroll=module.depth)):
-        return jax.jit(gradient_step(module, kind)).lower(params, images, labels, keys).cost_analysis()["flops"]
+        return jax.jit(gradient_step(module, kind)).lower(params, images, targets, keys).cost_analysis()["flops"]
 
 
 def measure_seconds(modules: dict[str, vit.ViT], *, batch: int, repeats: int) -> dict[tuple[str, str], float]:
     """Median seconds of every step of every module, taking turns, after a first call that compiles."""
     image_shape = (*next(iter(modules.values())).image_size, 3)
     params = models.init_params(next(iter(modules.values())), jax.random.key(0), image_shape=image_shape)
-    args = (params, jax.random.normal(jax.random.key(1), (batch, *image_shape)), jnp.arange(batch),
-            jax.random.split(jax.random.key(2), batch))
+    args = (params, jax.random.normal(jax.random.key(1), (batch, *image_shape)),
+            jax.nn.one_hot(jnp.arange(batch), 1000), jax.random.split(jax.random.key(2), batch))
     steps = {(name, kind): jax.jit(gradient_step(module, kind)) for name, module in modules.items() for kind in STEPS}
     seconds = {key: [] for key in steps}
     for turn in range(repeats + 1):
@@ -107,12 +112,12 @@ def main() -> None:
     args = parser.parse_args()
 
     sizes = vit.variant(args.variant)
-    modules = {name: make_module(sizes, image_size=args.image_size, remat=name == "on") for name in ("off", "on")}
+    modules = {remat: make_module(sizes, image_size=args.image_size, remat=remat) for remat in ("none", "full")}
     flops = {(name, kind): count_flops(module, kind, batch=args.batch)
              for name, module in modules.items() for kind in STEPS}
     seconds = {} if args.flops_only else measure_seconds(modules, batch=args.batch, repeats=args.repeats)
 
-    print(f"{args.variant}, {args.image_size}x{args.image_size}, {modules['off'].num_patches} patches, batch "
+    print(f"{args.variant}, {args.image_size}x{args.image_size}, {modules['none'].num_patches} patches, batch "
           f"{args.batch}, float32, jax {jax.__version__} on {jax.devices()[0].device_kind}\n")
     print("| remat | step | GFLOP an image | x plain | seconds | x plain |\n|---|---|---|---|---|---|")
     for name, kind in flops:

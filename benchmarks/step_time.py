@@ -3,7 +3,7 @@
   python -m benchmarks.step_time [--rounds 3] [--config configs/mnist5k.py]
 
 Each measurement is a process of its own (devices are fixed when JAX starts); variants take turns, so that a drift
-of the machine's speed hits all of them. Prints the median of each and its ratio to the default.
+of the machine's speed hits all of them. Prints the median of each and its ratio to the first.
 """
 
 import json
@@ -19,14 +19,15 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from shapjax import config as settings
-from shapjax import experiment, parallel
+from shapjax import experiment, layouts, parallel
 from shapjax.data import sources
 
 VARIANTS = {
-    "default (a device a core, recompute)": [],
-    "one device over all cores": ["--config.cpu_devices=1"],
-    "keep everything for the backward pass": ["--config.model.remat=False"],
-    "one device, keep everything": ["--config.cpu_devices=1", "--config.model.remat=False"],
+    "a device a core, recompute all": ["--config.model.remat=full"],
+    "recompute all but matrix products": ["--config.model.remat=dots"],
+    "recompute nothing": ["--config.model.remat=none"],
+    "one device over all cores, recompute all": ["--config.model.remat=full", "--config.cpu_devices=1"],
+    "one device, recompute nothing": ["--config.model.remat=none", "--config.cpu_devices=1"],
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist5k.py", "Config file of the run.")
@@ -56,13 +57,14 @@ def seconds_a_step(config, steps: int) -> float:
     """Median over the steps of one process, after two steps to compile and warm up."""
     parallel.split_cpu(config.cpu_devices)
     source = sources.load_source(config, "train")
-    run = experiment.setup(config, source)
-    step_fn, state = parallel.data_parallel(run.step), parallel.replicate(run.init_state())
+    run = experiment.setup(config, source, num_devices=jax.device_count())
+    layout = layouts.LAYOUTS[config.parallel](config.fsdp_devices)
+    step_fn, state = layout.step(run.step), layout.init(run.init_state)
     rng = np.random.default_rng(0)
     seconds = []
     for step in range(steps + 2):
         indices = rng.integers(0, len(source), config.batch_size)
-        batch = parallel.shard({**source.read(indices), "index": indices.astype(np.int32)})
+        batch = layout.batch({**source.read(indices), "index": indices.astype(np.int32)})
         begun = time.perf_counter()
         state, _ = step_fn(state, batch)
         jax.block_until_ready(state)

@@ -153,9 +153,9 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
     """
     step = manager.latest_step()
     rest = _rest(template)
+    _require_shapes(manager, step, template.params)
     read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
                  training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
-    _require_shapes((read.params, read.training), (template.params, rest), manager.directory / str(step))
     ema = template.ema_params is not None
     state = training.TrainState(
         step=read.training["step"], opt_state=read.training["opt_state"],
@@ -199,8 +199,8 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
         # On one device, whatever the layout of the run that wrote it.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), init_params(meta))
+        _require_shapes(manager, step, template)
         params = jax.device_get(_read(manager, step, params=ocp.args.StandardRestore(template)).params)
-        _require_shapes(params, template, manager.directory / str(step))
     return params, meta, step
 
 
@@ -210,20 +210,31 @@ def _rest(state: training.TrainState) -> dict[str, Any]:
     return rest if state.ema_params is None else rest | {"params": state.params}
 
 
-def _require_shapes(arrays: chex.ArrayTree, expected: chex.ArrayTree, directory: pathlib.Path) -> None:
-    """UserError unless all arrays have the shapes expected; orbax itself takes what lies there."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(arrays), jax.tree.leaves(expected), strict=True)
-    for (path, array), other in pairs:
-        if array.shape != other.shape:
-            raise UserError(f"checkpoint {directory} is of another model: {jax.tree_util.keystr(path)} is "
-                            f"{list(array.shape)}, expected {list(other.shape)}")
+def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:
+    """UserError unless the parameters stored have the shapes expected; what orbax says of it names no array."""
+    directory = manager.directory / str(step)
+    with _reading(directory):
+        tree = ocp.StandardCheckpointHandler().metadata(directory / "params").tree
+        stored = {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if name in stored and tuple(stored[name]) != x.shape:
+            raise UserError(f"checkpoint {directory} is of another model: {name} is {list(stored[name])}, expected "
+                            f"{list(x.shape)}")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-    """Items of a step; whatever orbax raises on damaged or foreign files becomes one line."""
-    try:
+    """Items of a step."""
+    with _reading(manager.directory / str(step)):
         return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+@contextlib.contextmanager
+def _reading(directory: pathlib.Path) -> Iterator[None]:
+    """Whatever orbax raises on damaged or foreign files becomes one line."""
+    try:
+        yield
     except Exception as e:  # orbax, tensorstore and json raise a dozen types between them
         reason = str(e).strip().split("\n")[0][:200]
-        raise UserError(f"checkpoint {manager.directory / str(step)} is damaged, incomplete or of another model: "
-                        f"{type(e).__name__}: {reason}") from e
+        raise UserError(f"checkpoint {directory} is damaged, incomplete or of another model: {type(e).__name__}: "
+                        f"{reason}; if its files were damaged, delete it and the one before is used") from e

@@ -189,11 +189,11 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
         fitting = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
         raise UserError(f"--config.fsdp_devices={config.fsdp_devices} does not divide the {num_devices} devices; use "
                         f"one of {', '.join(map(str, fitting))}, or 0 for all")
-    unit = num_devices * config.accumulate
-    if config.batch_size % unit:
+    batch_size, unit = config.batch_size, num_devices * config.accumulate
+    if batch_size % unit:
         parts = f" times {config.accumulate} parts" if config.accumulate > 1 else ""
-        raise UserError(f"--config.batch_size={config.batch_size} is not divisible by the {num_devices} devices{parts}; "
-                        f"use {max(1, config.batch_size // unit) * unit}")
+        raise UserError(f"--config.batch_size={batch_size} is not divisible by the {num_devices} devices{parts}; "
+                        f"use {max(1, batch_size // unit) * unit}")
 
 
 # Keys, what is wrong with a value, what is expected.

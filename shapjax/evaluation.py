@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -127,13 +127,19 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def load_test_source(model: SelfExplainingModel) -> sources.Source:
+def load_test_source(model: SelfExplainingModel, moved: Mapping[str, str] | None = None) -> sources.Source:
     """The test split of the dataset that a model was trained on.
+
+    Args:
+      model: from `shapjax.load`.
+      moved: settings that say where the dataset lies now, by their dotted keys, such as "data.data_dir".
 
     Raises:
       UserError: if it cannot be loaded, or is not what it was then: of other classes, or images of another size.
     """
-    source = sources.load_source(model.config, "test")
+    config = model.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(moved or {})
+    source = sources.load_source(config, "test")
     for what, then, now in (("classes", tuple(model.class_names), source.class_names),
                             ("image size", tuple(model.image_shape), source.image_shape)):
         if then != now:

@@ -40,6 +40,8 @@ def start(*, multihost: bool, coordinator: str | None, num_processes: int | None
                         "--num_processes and --process_id, or --multihost alone on a TPU pod or under SLURM")
     if not missing and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id}: expected 0 to {num_processes - 1} (--num_processes - 1)")
+    if not missing and not coordinator.partition(":")[2].isdecimal():
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:12345, of process 0")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f"at {coordinator}, as --process_id={process_id} of {num_processes}," if coordinator else "by --multihost"
     advice = "check --coordinator, and that every process is started, once, with its own --process_id"
@@ -103,7 +105,10 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While the block runs, SIGTERM does not end the process but asks it to stop."""
+    """While the block runs, SIGTERM does not end the process but asks it to stop.
+
+    Once asked, it stays deaf: the process is about to end by itself, and a second signal would hide its exit status.
+    """
     request = StopRequest()
     if jax.process_count() > 1:
         yield request
@@ -112,4 +117,5 @@ def stop_request() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not request.now():
+            signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from shapjax import checkpoint, config, training
 from shapjax.errors import UserError
@@ -46,6 +47,25 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
             save(manager, state_at(step, ema=False), accuracy=accuracy)
     with checkpoint.open_manager(tmp_path, keep=1, read_only=True) as manager:
         assert sorted(manager.all_steps()) == [2, 4]
+
+
+def test_saving_asks_no_question_about_stopping(tmp_path, monkeypatch):
+    """Orbax would, from a thread, about an old step; the processes of a run would then miss the step they agree on."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    with checkpoint.open_manager(tmp_path, keep=2) as manager:
+        save(manager, state_at(1, ema=False))
+        checkpoint.wait(manager)
+    assert not asked
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_that_names_the_one_before(tmp_path):
+    with checkpoint.open_manager(tmp_path, keep=2) as manager:
+        save(manager, state_at(1, ema=False))
+        checkpoint.wait(manager)
+        with pytest.raises(UserError, match="the one of step 1 stays good") as e:
+            save(manager, state_at(2, ema=False).replace(params={"kernel": object()}))
+    assert "\n" not in str(e.value)
 
 
 def test_inference_gets_the_moving_average_and_the_meta_data(tmp_path):

@@ -23,7 +23,8 @@ FULL = SETTINGS._replace(shapley_gradient="full", shapley_scale="none")
 @pytest.fixture
 def batch(rng):
     images = jnp.asarray(rng.normal(size=(6, 5, 3)), jnp.float32)
-    return images, jnp.asarray(rng.integers(0, 3, 6)), jax.random.split(jax.random.key(4), 6)
+    targets = jax.nn.one_hot(rng.integers(0, 3, 6), 3)
+    return images, targets.at[5].set(jnp.array([0.3, 0.1, 0.6])), jax.random.split(jax.random.key(4), 6)
 
 
 def loss_of(toy, batch, settings, *, weight=1.5, part="loss"):
@@ -48,10 +49,10 @@ def random_values(rng, *, b=3, n=5, m=4, k=2, scale=1.0):
 
 
 def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, batch):
-    images, labels, keys = batch
+    images, targets, keys = batch
     _, parts = jax.jit(lambda *x: losses.joint_loss(functools.partial(toy.apply, toy.params), *x, shapley_weight=1.5,
                                                     settings=SETTINGS))(*batch)
-    targets = 0.9 * np.eye(3)[np.asarray(labels)] + 0.1 / 3
+    labels, targets = np.argmax(targets, axis=1), 0.9 * np.asarray(targets) + 0.1 / 3
     phi = np.asarray(toy.apply(toy.params, images))
     values, residuals, masked = [], [], []
     for b in range(6):
@@ -70,6 +71,21 @@ def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, b
     assert parts.accuracy == pytest.approx(np.mean(phi.sum(axis=1).argmax(axis=1) == labels))
     hits = np.argmax(values, axis=1) == np.repeat(labels, 4)
     assert parts.masked_accuracy == pytest.approx(hits.mean())
+
+
+def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions_are_not_looked_at(toy, batch):
+    seen = []
+
+    def phi_fn(images, sides):
+        seen.append(sides)
+        return toy.apply(toy.params, images, sides)
+
+    loss, parts = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(num_pairs=0))
+    _, with_pairs = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS)
+    assert seen[0] is None and len(seen) == 3
+    assert loss == parts.loss == parts.loss_classification == with_pairs.loss_classification > 0
+    assert parts.loss_masked == parts.loss_shapley == parts.masked_accuracy == 0
+    assert parts.accuracy == with_pairs.accuracy
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FULL])
@@ -96,8 +112,8 @@ def test_nothing_is_silently_broadcast_over_ranks(toy, batch):
 
 def test_the_gradient_agrees_with_finite_differences(toy, batch):
     with jax.enable_x64(True):
-        params, images = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (toy.params, batch[0]))
-        loss = loss_of(toy, (images, *batch[1:]), FULL)
+        params, *exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (toy.params, *batch[:2]))
+        loss = loss_of(toy, (*exact, batch[2]), FULL)
         assert loss(params).dtype == jnp.float64
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
@@ -105,7 +121,7 @@ def test_the_gradient_agrees_with_finite_differences(toy, batch):
 def test_the_gradient_of_the_vision_model_agrees_with_finite_differences(tiny_vit, rng):
     model = tiny_vit()
     images = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
-    batch = images, jnp.array([0, 2]), jax.random.split(jax.random.key(0), 2)
+    batch = images, jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(0), 2)
     jax.test_util.check_grads(loss_of(model, batch, FULL._replace(num_pairs=1)), (model.params,), order=1,
                               modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
 

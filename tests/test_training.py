@@ -17,15 +17,15 @@ LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, label_smoothing=0.0, 
 
 
 def settings(**changes):
-    return training.StepSettings(**(dict(seed=0, loss=LOSS, shapley_weight=optax.constant_schedule(2.0), ema_decay=0.0)
+    return training.StepSettings(**(dict(loss=LOSS, shapley_weight=optax.constant_schedule(2.0), ema_decay=0.0)
                                     | changes))
 
 
 @pytest.fixture
 def batch(rng):
-    """images, labels, positions in the dataset."""
-    return (jnp.asarray(rng.normal(size=(8, 5, 3)), jnp.float32), jnp.asarray(rng.integers(0, 3, 8), jnp.int32),
-            jnp.arange(100, 108, dtype=jnp.int32))
+    """images, targets, keys."""
+    return (jnp.asarray(rng.normal(size=(8, 5, 3)), jnp.float32), jax.nn.one_hot(rng.integers(0, 3, 8), 3),
+            jax.random.split(jax.random.key(7), 8))
 
 
 def step_of(toy, *, optimizer=None, **changes):
@@ -38,15 +38,12 @@ def step_of(toy, *, optimizer=None, **changes):
 # The step
 
 
-def test_a_step_descends_the_joint_loss_with_keys_from_seed_step_and_index(toy, batch):
-    images, labels, indices = batch
-    step, state = step_of(toy, seed=3)
-    new, metrics = jax.jit(step)(state.replace(step=jnp.int32(5)), images, labels, indices)
+def test_a_step_descends_the_joint_loss(toy, batch):
+    step, state = step_of(toy)
+    new, metrics = jax.jit(step)(state.replace(step=jnp.int32(5)), *batch)
 
     def loss(params):
-        keys = training.example_keys(3, 5, indices)
-        return losses.joint_loss(functools.partial(toy.apply, params), images, labels, keys, shapley_weight=2.0,
-                                 settings=LOSS)[0]
+        return losses.joint_loss(functools.partial(toy.apply, params), *batch, shapley_weight=2.0, settings=LOSS)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(toy.params)
     assert new.step == 6
@@ -70,6 +67,27 @@ def test_steps_after_the_first_compile_nothing(toy, batch):
         state, metrics = compiled(state, *batch)
     assert compiled._cache_size() == 1
     assert all(v.dtype == jnp.float32 and v.shape == () for v in metrics.values())
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(toy, batch, parts):
+    unscaled = LOSS._replace(shapley_scale="none")
+    whole, state = step_of(toy, loss=unscaled)
+    in_parts, _ = step_of(toy, loss=unscaled, accumulate=parts)
+    new, metrics = jax.jit(whole)(state, *batch)
+    chex.assert_trees_all_close(jax.jit(in_parts)(state, *batch), (new, metrics), rtol=1e-4, atol=1e-6)
+    assert np.abs(new.params["kernel"] - state.params["kernel"]).max() > 1e-3
+
+
+def test_of_a_batch_in_parts_the_variance_is_that_of_each_part(toy, batch):
+    """Part p holds the rows p, p + 2, p + 4, …"""
+    step, state = step_of(toy, accumulate=2)
+    _, metrics = jax.jit(step)(state, *batch)
+    alone = [losses.joint_loss(functools.partial(toy.apply, toy.params), *(x[p::2] for x in batch), shapley_weight=2.0,
+                               settings=LOSS)[1].loss_shapley for p in (0, 1)]
+    assert metrics["loss_shapley"] == pytest.approx(np.mean(alone), rel=1e-4)
+    _, whole = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=2.0, settings=LOSS)
+    assert abs(metrics["loss_shapley"] - whole.loss_shapley) > 1e-3
 
 
 def test_training_lowers_the_loss(toy, batch):

@@ -1,10 +1,12 @@
 """The commands: flags, config, calls into the library, what is printed. Each has a `run()`."""
 
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 
 import shapjax.config
@@ -20,10 +22,13 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every rename at the level below
+    logging.set_verbosity(logging.WARNING)
+    # Orbax shows, from its threads, the tracebacks of what it raises anyway.
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
+        sys.unraisablehook = lambda _: None  # after a failed write, orbax's coroutines complain when they are collected
         print(f"error: {e}", file=sys.stderr)
         return 1
     except Stopped as e:
@@ -56,3 +61,19 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
         raise UserError(str(e).strip("\"'").split("\n")[0] + " (see --help)") from e
+
+
+def keep_compiled() -> None:
+    """Lets JAX keep what it compiles for an accelerator, for the next command: in $XDG_CACHE_HOME/shapjax, by default
+    ~/.cache/shapjax. For use once the devices are settled: it asks JAX which they are.
+
+    JAX_COMPILATION_CACHE_DIR names another directory, for programs of CPUs too; set but empty, nothing is kept. By
+    default those are not kept: on many CPUs XLA refuses, with errors on stderr, what it has itself written for the
+    same machine (jax-ml/jax#38445).
+    """
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given == "":
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif given is None and jax.default_backend() != "cpu":
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "shapjax"))

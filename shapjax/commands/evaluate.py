@@ -29,7 +29,7 @@ from absl import flags
 import shapjax
 from shapjax import classifier, comparison, comparison_table, efficiency, evaluation, files, parallel, removal, results
 from shapjax.attribution import registry as methods_registry
-from shapjax.commands import run_command
+from shapjax.commands import dataset, keep_compiled, run_command
 from shapjax.data import sources
 from shapjax.data.images import read_masks
 from shapjax.errors import UserError
@@ -80,12 +80,14 @@ def run() -> None:
                          "memory. If not given, 64 on a CPU, 512 on an accelerator.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of random coalitions, ties and resampling.", lower_bound=0)
     flags.DEFINE_boolean("fresh", False, "Measure again what an earlier evaluation has left in OUTPUT/methods.")
+    dataset.define_flags()
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags, evaluates, writes and prints."""
     parallel.split_cpu(0)
+    keep_compiled()
     if not any(_FLAGS.methods) or not any(_FLAGS.metrics):
         raise UserError(f"--{'methods' if not any(_FLAGS.methods) else 'metrics'} is empty: name some, separated by "
                         "commas, or all")
@@ -98,7 +100,7 @@ def main(_: Sequence[str]) -> None:
     methods = _methods(model.classifier)
     if _FLAGS.coalitions % 2:
         raise UserError(f"--coalitions={_FLAGS.coalitions}: expected an even number, they come in complementary pairs")
-    source = evaluation.load_test_source(model)
+    source = dataset.load_test_source(model)
     masks = _masks(source)
     metrics = _metrics(truth=kind != "none", masks=masks is not None)
 

@@ -29,7 +29,7 @@ from absl import flags
 import shapjax
 from shapjax import evaluation, files, parallel, shapley
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
-from shapjax.commands import run_command
+from shapjax.commands import dataset, keep_compiled, run_command
 from shapjax.data.images import read_image
 from shapjax.errors import UserError
 from shapjax.inference import Explanation, SelfExplainingModel
@@ -67,12 +67,14 @@ def run() -> None:
                          f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
                          "patches.")
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the second of several images
+    dataset.define_flags()
     run_command(main)
 
 
 def main(argv: Sequence[str]) -> None:
     """Reads the flags, explains, writes and prints."""
     parallel.split_cpu(0)
+    keep_compiled()
     paths = [*_FLAGS.images, *argv[1:]]
     examples = _FLAGS.examples if _FLAGS.examples is not None else 0 if paths else DEFAULT_EXAMPLES
     if not paths and not examples:
@@ -161,11 +163,11 @@ def _image_files(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Ite
 def _test_images(model: SelfExplainingModel, count: int) -> list[Subject]:
     if not count:
         return []
-    source, dataset = evaluation.load_test_source(model), model.config.dataset
+    source, name = dataset.load_test_source(model), model.config.dataset
     if count > len(source):
-        raise UserError(f"--examples={count}: the test split of {dataset} has {len(source)} images")
+        raise UserError(f"--examples={count}: the test split of {name} has {len(source)} images")
     batch = source.read(np.arange(count))
-    return [Subject(image, f"test_{i:04}.png", title=f"{dataset}, test image {i}", label=source.class_names[label])
+    return [Subject(image, f"test_{i:04}.png", title=f"{name}, test image {i}", label=source.class_names[label])
             for i, (image, label) in enumerate(zip(batch["image"], batch["label"], strict=True))]
 
 

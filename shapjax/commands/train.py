@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 import shapjax.config
 from shapjax import checkpoint, experiment, files, layouts, parallel, processes, training
-from shapjax.commands import run_command
+from shapjax.commands import keep_compiled, run_command
 from shapjax.data import pipeline, sources
 from shapjax.errors import Stopped, UserError
 from shapjax.runlog import RunLog
@@ -47,6 +47,7 @@ def main(_: Sequence[str]) -> None:
     parallel.split_cpu(config.cpu_devices)
     processes.start(multihost=_FLAGS.multihost, coordinator=_FLAGS.coordinator, num_processes=_FLAGS.num_processes,
                     process_id=_FLAGS.process_id)
+    keep_compiled()
     train(config, pathlib.Path(_FLAGS.workdir))
 
 

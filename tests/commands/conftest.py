@@ -75,7 +75,7 @@ class Process(NamedTuple):
     err: pathlib.Path
 
     def end(self, timeout=300):
-        """Waits for it; returns its status and its lines on stdout and stderr, but for gloo's and the progress bar's."""
+        """Waits for it; returns its status and its lines on stdout and stderr, without gloo's and the progress bar."""
         status = self.popen.wait(timeout)
         lines = [[x for x in path.read_text().split("\n") if x and not x.startswith(("[Gloo]", "training:", "\r"))]
                  for path in (self.out, self.err)]
@@ -141,12 +141,8 @@ def saved_state():
     def on_host(manager, step, item):
         # Whatever devices the run had: this process has others.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        tree = ocp_metadata(manager.directory / str(step) / item)
+        tree = checkpoint.ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
-
-    def ocp_metadata(directory):
-        with checkpoint.ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.metadata(directory).item_metadata.tree
 
     return read
 

@@ -1,32 +1,27 @@
 """The commands as a person types them: the main job end to end, resuming, mistakes."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import shapjax
-from shapjax import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def final_state(workdir):
-    """Everything that the newest checkpoint holds, as numpy arrays by path."""
-    with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
-        step = manager.latest_step()
-        saved = manager.restore(step, args=checkpoint.ocp.args.Composite(
-            params=checkpoint.ocp.args.StandardRestore(), training=checkpoint.ocp.args.StandardRestore(),
-            data=checkpoint.ocp.args.JsonRestore()))
-    arrays = jax.tree_util.tree_leaves_with_path((saved.params, saved.training))
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in arrays}, saved.data
+# train.py whose batches stay on the host.
+HOST_BATCHES = """
+from shapjax import layouts
+from shapjax.commands import train
+layouts.Replicated.batch = lambda self, arrays: {k: x.reshape(2, -1, *x.shape[1:]) for k, x in arrays.items()}
+train.run()
+"""
 
 
 def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
@@ -39,15 +34,13 @@ def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20"]
 
 
-def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path, command, small):
+def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path, command, small,
+                                                                          assert_same_state):
     shutil.copytree(run, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
     out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
     assert "at step 10" in out
-    (whole, whole_data), (resumed, resumed_data) = final_state(run), final_state(tmp_path / "cut")
-    assert whole.keys() == resumed.keys() and whole_data == resumed_data
-    for path in whole:
-        np.testing.assert_array_equal(whole[path], resumed[path], err_msg=path)
+    assert_same_state(run, tmp_path / "cut")
     steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
 
@@ -81,16 +74,27 @@ def test_load_takes_a_directory_and_nothing_else(run):
     assert shapjax.load(run, step=10).step == 10
 
 
-def test_no_step_is_retraced_after_the_first(tmp_path, small):
-    """JAX logs every compilation; the step, which pmap names _fun, must be compiled exactly once in a run."""
+def compiled(arguments):
+    """How often JAX compiled a program of all devices (pmap calls each of them _fun) in a run."""
     code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
             "from shapjax.commands import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
-    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.steps=12"]
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
-                            timeout=300, env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})
+                            timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
-    compiled = [x for x in result.stderr.splitlines() if "Finished XLA compilation of jit(_fun)" in x]
-    assert len(compiled) == 1, compiled
+    return sum("Finished XLA compilation of jit(_fun)" in line for line in result.stderr.splitlines())
+
+
+def test_the_step_and_the_evaluation_are_compiled_once_each_also_after_resuming(tmp_path, small):
+    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.steps=12", "--config.eval_every=3"]
+    assert compiled(arguments) == 2
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    assert compiled(arguments) == 2
+
+
+def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
+    (process,) = start(*small, "--workdir", tmp_path / "run", "--config.steps=3", code=HOST_BATCHES)
+    status, _, err = process.end()
+    assert status == 1 and any("Disallowed host-to-device transfer" in line for line in err), err
 
 
 @pytest.mark.parametrize(
@@ -99,8 +103,8 @@ def test_no_step_is_retraced_after_the_first(tmp_path, small):
         (["--config.shapely_weight=1"], "did you mean shapley_weight"),
         (["--config.steps=many"], "--config.steps=many"),
         (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
-        (["--config.batch_size=15"], "not divisible by the 2 devices"),
-        (["--config.dataset=mnist5q"], "did you mean 'mnist5k'"),
+        (["--config.batch_size=15"], "not divisible by the 2 devices; use 14"),
+        (["--config.dataset=mnist5q"], "did you mean mnist5k"),
         (["--config.learning_rate=1e30", "--config.warmup=0.0"], "the loss is"),
     ],
 )

@@ -16,7 +16,8 @@ def images(rng):
     return jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("Ti/16", 5.72), ("S/16", 22.05), ("B/16", 86.57), ("L/16", 304.33), ("H/14", 632.0)])
+@pytest.mark.parametrize(("name", "millions"), [
+    ("Ti/16", 5.72), ("S/16", 22.05), ("B/16", 86.57), ("L/16", 304.33), ("H/14", 632.0)])
 def test_variants_have_the_published_number_of_parameters(name, millions):
     module = vit.ViT(num_classes=1000, image_size=(224, 224), **vit.variant(name))
     assert module.num_patches == (224 // module.patch_size) ** 2

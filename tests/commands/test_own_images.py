@@ -1,0 +1,38 @@
+"""A run on a folder of one's own images, from training to explanation."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes of larger photographs of different sizes; one file is no image."""
+    folder, rng = tmp_path_factory.mktemp("own") / "pictures", np.random.default_rng(0)
+    for brightness, name in ((60, "dark"), (190, "light")):
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(brightness - 40, brightness + 40, (40 + i, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+    (folder / "dark" / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_with_one_line, pictures, tmp_path):
+    train = ["train.py", "--config", "configs/own_folder.py", f"--config.dataset=folder:{pictures}", "--workdir",
+             tmp_path / "run", "--config.data.image_size=32", "--config.model.width=16", "--config.model.depth=1",
+             "--config.batch_size=8", "--config.steps=12", "--config.eval_every=6", "--config.cpu_devices=2"]
+    line = fails_with_one_line(*train)
+    assert "dark/broken.jpg" in line and "--config.data.corrupt=skip" in line
+    out = command(*train, "--config.data.corrupt=skip")
+    assert "left out 1 of" in out and "test accuracy" in out
+    meta = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert meta["data"]["corrupt"] == "skip"
+
+    moved = pictures.rename(tmp_path / "moved")
+    explain = ["explain.py", "--checkpoint", tmp_path / "run", "--examples", "2", "--output", tmp_path / "out"]
+    assert f"folder:{pictures}: there is no such directory" in fails_with_one_line(*explain)
+    command(*explain, f"--dataset=folder:{moved}")
+    assert len(list((tmp_path / "out").glob("test_*.png"))) == 2
