@@ -16,7 +16,7 @@ from shapjax import losses, models
 from shapjax.errors import UserError
 from shapjax.models import resnet, vit
 
-LAYOUTS = ("pmap", "fsdp")  # of the training state, see shapjax.parallel
+LAYOUTS = ("pmap", "fsdp")  # of the training state, see shapjax.layouts
 
 # What may differ between the two halves of a resumed run: nothing that the parameters depend on.
 FREE_TO_CHANGE = ("log_every", "eval_every", "eval_batch_size", "keep_checkpoints", "cpu_devices", "parallel",
@@ -78,7 +78,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.steps = 6000  # of the whole run; 140 s on 2 cores
     c.batch_size = 48  # images a step, over all devices
-    c.accumulate = 1  # parts a device's share of the batch is cut into, one after the other: less memory
+    c.accumulate = 1  # parts of a device's share of the batch, one after the other; the variance is each part's own
     c.learning_rate = 2e-3  # the peak
     c.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine to 0
     c.weight_decay = 0.05  # on kernels only
@@ -135,10 +135,12 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Fills in what a model variant stands for; returns a copy."""
+    """Fills in what a model variant and backbone stand for; returns a copy."""
     config = config.copy_and_resolve_references()
     if config.model.variant:
         config.model.update(vit.variant(config.model.variant))
+    if config.model.backbone == "resnet" and not config.cpu_devices:
+        config.cpu_devices = 1  # several can lock each other: XLA's convolutions share threads with its collectives
     return config.lock()
 
 

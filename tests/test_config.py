@@ -57,6 +57,10 @@ def test_a_variant_fills_in_the_sizes():
         ({"shapley_gradient": "half"}, "expected one of allocation, full"),
         ({"model__head_scale": "big"}, "expected one of sqrt, mean"),
         ({"warmup": 1.0}, "expected a share below 1"),
+        ({"model__remat": "some"}, "expected one of none, dots, full"),
+        ({"parallel": "both"}, "expected one of pmap, fsdp"),
+        ({"parallel": "fsdp", "fsdp_devices": 3}, "fsdp_devices=3 does not divide the 2 devices; use one of 1, 2"),
+        ({"accumulate": 5}, "batch_size=48 .*use 40"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_with_what_would(changes, message):

@@ -77,7 +77,10 @@ def two(pair, start, tmp_path_factory, small):
     return make
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+BOTH = ["pmap", pytest.param("fsdp", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("parallel", BOTH)
 def test_two_processes_train_as_one_does(whole, two, parallel):
     assert_close(whole(parallel), two(parallel)[0])
 
@@ -91,7 +94,7 @@ def test_only_the_first_process_speaks_and_writes(two):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+@pytest.mark.parametrize("parallel", BOTH)
 def test_a_run_of_two_processes_is_read_by_one(two, saved_state, parallel):
     workdir, _ = two(parallel)
     model = shapjax.load(workdir)
