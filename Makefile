@@ -17,10 +17,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m shapjax.commands.report --runs $(RUNS)/mnist5k,$(RUNS)/mnist5k_twin --output $(REPORT)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --durations=10
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

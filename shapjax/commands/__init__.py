@@ -25,11 +25,13 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
     logging.set_verbosity(logging.WARNING)
     # Orbax shows, from its threads, the tracebacks of what it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    sys.unraisablehook = _unraisable
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
-        sys.unraisablehook = lambda _: None  # after a failed write, orbax's coroutines complain when they are collected
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        # The line has said it: after a failed write, orbax's threads and coroutines go on about it as they end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 1
     except Stopped as e:
         print(e, file=sys.stderr)
@@ -38,6 +40,12 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
         print("stopped; what was saved stays", file=sys.stderr)
         return 130
     return 0
+
+
+def _unraisable(what) -> None:
+    """As Python's own, but for what tensorstore's callbacks say to orbax's event loop when a write has failed."""
+    if "Event loop is closed" not in str(what.exc_value):
+        sys.__unraisablehook__(what)
 
 
 def _parse(argv: list[str], main: Callable) -> list[str]:
