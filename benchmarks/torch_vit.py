@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from shapjax.models import vit
+from shapjax.models import layers, vit
 
 
 class Block(nn.Module):
@@ -35,7 +35,7 @@ class TorchViT(nn.Module):
 
     def __init__(self, module: vit.ViT, params: dict):
         super().__init__()
-        self.patch, self.scale, self.center = module.patch_size, vit.HEAD_SCALES[module.head_scale](
+        self.patch, self.scale, self.center = module.patch_size, layers.HEAD_SCALES[module.head_scale](
             module.num_patches), module.center_votes
         hidden = int(module.mlp_ratio * module.width)
         channels = params["embedding"]["kernel"].shape[0] // self.patch**2

@@ -14,7 +14,7 @@ import ml_collections
 
 from shapjax import losses, models
 from shapjax.errors import UserError
-from shapjax.models import resnet, vit
+from shapjax.models import layers, resnet, vit
 
 LAYOUTS = ("pmap", "fsdp")  # of the training state, see shapjax.layouts
 
@@ -60,6 +60,10 @@ def default_config() -> ml_collections.ConfigDict:
     m.mlp_ratio = 4.0  # hidden width of a block's MLP over D
     m.class_token = False  # a CLS token that does not vote
     m.registers = 0  # tokens that do not vote
+    m.activation = "gelu_tanh"  # of a ViT's MLPs; "gelu" (exact) and "quick_gelu" are what some pretrained weights want
+    m.norm_epsilon = 1e-6  # of layer norms
+    m.input_norm = False  # of a ViT: a layer norm before the first block
+    m.norm_place = "token"  # of the last layer norm; "pooled": as if of the mean of the tokens
     m.stages = (1, 1, 1)  # of a ResNet, blocks a stage; its patch_size is 2^(stages - 1)
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
@@ -165,8 +169,9 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
             if wrong(flat[key]):
                 raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
     choices = {"parallel": LAYOUTS, "data.corrupt": ("fail", "skip"), "model.backbone": models.BACKBONES,
-               "model.head_scale": vit.HEAD_SCALES, "model.head_init": vit.HEAD_INITS,
-               "model.dtype": ("float32", "bfloat16"), "model.remat": vit.REMAT_POLICIES,
+               "model.head_scale": layers.HEAD_SCALES, "model.head_init": layers.HEAD_INITS,
+               "model.dtype": ("float32", "bfloat16"), "model.remat": layers.REMAT_POLICIES,
+               "model.activation": layers.ACTIVATIONS, "model.norm_place": layers.NORM_PLACES,
                "shapley_gradient": losses.SHAPLEY_GRADIENTS, "shapley_scale": losses.SHAPLEY_SCALES}
     for key, allowed in choices.items():
         if flat[key] not in allowed:

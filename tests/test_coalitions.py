@@ -12,7 +12,8 @@ from shapjax import coalitions, shapley
 
 PATCH = 2  # pixels: 16 players
 # Tokens that do not vote: none, one, three; and both scales of the head.
-SILENT = [dict(), dict(class_token=True, head_scale="mean"), dict(class_token=True, registers=2)]
+SILENT = [dict(), dict(class_token=True, head_scale="mean"), dict(class_token=True, registers=2),
+          dict(class_token=True, input_norm=True, norm_place="pooled")]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-from shapjax.models.vit import HEAD_INITS, HEAD_SCALES, REMAT_POLICIES
+from shapjax.models.layers import HEAD_INITS, REMAT_POLICIES, VotingHead
 
 GROUP = 16  # channels that GroupNorm takes together
 
@@ -85,7 +85,8 @@ class ResNet(nn.Module):
             block(self.width * 2**stage, 2 if stage and not number else 1, self.dtype,
                   name=f"stage{stage}_block{number}")
             for stage, count in enumerate(self.stages) for number in range(count)]
-        self.head = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init])
+        self.head = VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
+                               scale=self.head_scale, center=self.center_votes)
 
     def features(self, images: chex.Array) -> chex.Array:
         """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
@@ -100,8 +101,7 @@ class ResNet(nn.Module):
     def read(self, features: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] of the last feature map."""
         cells = features.reshape(len(features), self.num_patches, -1)
-        votes_BNK = self.head(cells).astype(jnp.float32) * HEAD_SCALES[self.head_scale](self.num_patches)
-        return votes_BNK - jnp.mean(votes_BNK, axis=-1, keepdims=True) if self.center_votes else votes_BNK
+        return self.head(cells, self.num_patches)
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-
-# Fixed factor on the votes, by N. It decides how far a step of the head's weights moves the logits: 1/√N learns fastest
-# from scratch; with 1/N the sum of the votes is the usual mean-pooled classifier.
-HEAD_SCALES = {"sqrt": lambda n: n**-0.5, "mean": lambda n: 1.0 / n}
-# "zero" starts from the game v = 0.
-HEAD_INITS = {"zero": nn.initializers.zeros, "default": nn.initializers.lecun_normal()}
+from shapjax.models.layers import (
+    ACTIVATIONS,
+    HEAD_INITS,
+    REMAT_POLICIES,
+    TokenDense,
+    VotingHead,
+    final_norm,
+)
 
 # Width, depth, heads (Dosovitskiy et al. 2021, table 1; Ti and S as in Touvron et al. 2021).
 VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16),
@@ -41,25 +43,6 @@ def variant(name: str) -> dict[str, int]:
     width, depth, heads = VARIANTS[match[1]]
     return dict(width=width, depth=depth, heads=heads, patch_size=int(match[2]))
 
-
-# What of a block is kept for the backward pass; the rest is computed again.
-REMAT_POLICIES = {"none": None, "dots": jax.checkpoint_policies.dots_saveable,
-                  "full": jax.checkpoint_policies.nothing_saveable}
-
-
-class TokenDense(nn.Dense):
-    """`nn.Dense` on [B, T, D] as one product of B·T rows.
-
-    The gradient of the kernel then contracts one axis instead of two, which is half again as fast on a CPU.
-
-    The logical axis "rows" says that rows stay on the devices that hold them, whatever the weights are split over; it
-    means nothing until a layout gives it a meaning (`nn.logical_axis_rules`).
-    """
-
-    def __call__(self, x_BTD: chex.Array) -> chex.Array:
-        x = nn.with_logical_constraint(x_BTD.reshape(-1, x_BTD.shape[-1]), ("rows", None))
-        y = nn.with_logical_constraint(super().__call__(x), ("rows", None))
-        return y.reshape(*x_BTD.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -92,17 +75,19 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: float
+    activation: str
+    norm_epsilon: float
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None, delta_BHTT: chex.Array | None
                  ) -> tuple[chex.Array, chex.Array | None]:
         d = x_BTD.shape[-1]
-        y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x_BTD)
+        y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm1")(x_BTD)
         y, maps_BHTT = Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT, delta_BHTT)
         x_BTD = x_BTD + y
-        y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x_BTD)
-        y = nn.gelu(TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
+        y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm2")(x_BTD)
+        y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
         return x_BTD + TokenDense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 
@@ -116,9 +101,11 @@ class ViT(nn.Module):
       width, depth, heads, mlp_ratio: D, number of blocks, attention heads H, hidden width of the MLP over D.
       class_token: adds a CLS token that does not vote.
       registers: number of register tokens that do not vote (Darcet et al. 2024).
-      head_scale, head_init: keys of `HEAD_SCALES` and `HEAD_INITS`.
-      center_votes: let each patch's votes sum to zero over the classes. Probabilities do not change; without it the
-        game has a part common to all classes that no label ever fixes.
+      activation: of the MLPs, a key of `ACTIVATIONS`.
+      norm_epsilon: of all layer norms.
+      input_norm: a layer norm before the first block.
+      norm_place: of the last layer norm, one of `NORM_PLACES`.
+      head_scale, head_init, center_votes: of the head, see `VotingHead` and `HEAD_INITS`.
       dtype: of the computation; parameters are float32, votes are returned in float32.
       remat: key of `REMAT_POLICIES`: keep all of a block for the backward pass, its matrix products, or nothing.
     """
@@ -132,6 +119,10 @@ class ViT(nn.Module):
     mlp_ratio: float = 4.0
     class_token: bool = False
     registers: int = 0
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+    input_norm: bool = False
+    norm_place: str = "token"
     head_scale: str = "sqrt"
     head_init: str = "zero"
     center_votes: bool = True
@@ -166,9 +157,13 @@ class ViT(nn.Module):
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
         self.blocks = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True},
-                              in_axes=(nn.broadcast, 0), length=self.depth)(self.heads, self.mlp_ratio, self.dtype)
-        self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.head = TokenDense(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init])
+                              in_axes=(nn.broadcast, 0), length=self.depth)(
+                                  self.heads, self.mlp_ratio, self.activation, self.norm_epsilon, self.dtype)
+        if self.input_norm:
+            self.norm_in = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype)
+        self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)
+        self.head = VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
+                               scale=self.head_scale, center=self.center_votes)
 
     def embed(self, images: chex.Array) -> chex.Array:
         """Patch tokens with their positions: float [B, H, W, C] -> [B, N, D]."""
@@ -192,7 +187,7 @@ class ViT(nn.Module):
         """
         t = tokens.shape[1]
         x, _ = self.blocks(*self.sequence(tokens, sides), None)
-        return self.read(x[:, -t:])
+        return self.read(x[:, -t:], sides)
 
     def sequence(self, tokens: chex.Array, sides: chex.Array | None = None) -> tuple[chex.Array, chex.Array | None]:
         """What the blocks take: silent and patch tokens [B, T, D], and who attends to whom, bool [B, T, T] or None."""
@@ -201,16 +196,17 @@ class ViT(nn.Module):
         if silent:
             silent_BSD = jnp.broadcast_to(self.silent_tokens.astype(self.dtype), (b, silent, self.width))
             tokens = jnp.concatenate([silent_BSD] * copies + [tokens], axis=1)
+        if self.input_norm:
+            tokens = self.norm_in(tokens)
         if sides is None:
             return tokens, None
         group = jnp.repeat(jnp.array([False, True]), silent)
         sides = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), sides], axis=1)
         return tokens, sides[:, :, None] == sides[:, None, :]
 
-    def read(self, x: chex.Array) -> chex.Array:
-        """Votes float32 [B, T, K] of patch tokens [B, T, D] as the last block leaves them."""
-        votes_BTK = self.head(self.norm(x)).astype(jnp.float32) * HEAD_SCALES[self.head_scale](self.num_patches)
-        return votes_BTK - jnp.mean(votes_BTK, axis=-1, keepdims=True) if self.center_votes else votes_BTK
+    def read(self, x: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+        """Votes float32 [B, T, K] of patch tokens [B, T, D] as the last block leaves them; sides as of `votes`."""
+        return self.head(self.norm(x, sides), self.num_patches)
 
     def votes_and_attention(self, images: chex.Array, delta: chex.Array | None = None
                             ) -> tuple[chex.Array, chex.Array]:

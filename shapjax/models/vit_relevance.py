@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from shapjax import relevance
 from shapjax.models import vit
+from shapjax.models.layers import ACTIVATIONS, VotingHead, final_norm
 
 
 def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Array, targets: chex.Array) -> chex.Array:
@@ -44,18 +45,21 @@ def votes(module: vit.ViT, params: chex.ArrayTree, tokens: chex.Array, delta: ch
       tokens: float32 [B, T, D], of `ViT.sequence`.
       delta: float32 [L, B, H, T, T], added to the attention maps; receives their relevance.
     """
-    block = jax.checkpoint(functools.partial(_block, heads=module.heads), prevent_cse=False)
+    block = jax.checkpoint(functools.partial(_block, module=module), prevent_cse=False)
     x, _ = jax.lax.scan(block, tokens, (params["blocks"], delta))
-    return relevance.linear(_norm(x, params["norm"])[:, -module.num_patches:], *_head(module, params["head"]))
+    last = final_norm(module.norm_place, epsilon=module.norm_epsilon, dtype=jnp.float32)
+    x = _norm(last, x[:, -module.num_patches:], params["norm"])
+    return relevance.linear(x, *_head(module, params["head"]))
 
 
-def _block(x_BTD: chex.Array, layer: tuple, *, heads: int) -> tuple[chex.Array, None]:
+def _block(x_BTD: chex.Array, layer: tuple, *, module: vit.ViT) -> tuple[chex.Array, None]:
     """`vit.Block`, as the body of a scan over the layers' (params, delta)."""
     params, delta_BHTT = layer
-    y = _attention(_norm(x_BTD, params["norm1"]), params["attention"], delta_BHTT, heads)
+    norm = nn.LayerNorm(module.norm_epsilon)
+    y = _attention(_norm(norm, x_BTD, params["norm1"]), params["attention"], delta_BHTT, module.heads)
     x_BTD = relevance.add(x_BTD, y)
-    y = _linear(_norm(x_BTD, params["norm2"]), params["mlp_in"])
-    y = _linear(relevance.elementwise(nn.gelu, y), params["mlp_out"])
+    y = _linear(_norm(norm, x_BTD, params["norm2"]), params["mlp_in"])
+    y = _linear(relevance.elementwise(ACTIVATIONS[module.activation], y), params["mlp_out"])
     return relevance.add(x_BTD, y), None
 
 
@@ -72,14 +76,11 @@ def _linear(x: chex.Array, params: chex.ArrayTree) -> chex.Array:
     return relevance.linear(x, params["kernel"], params["bias"])
 
 
-def _norm(x: chex.Array, params: chex.ArrayTree) -> chex.Array:
-    return relevance.elementwise(lambda x: nn.LayerNorm().apply({"params": params}, x), x)
+def _norm(norm: nn.Module, x: chex.Array, params: chex.ArrayTree) -> chex.Array:
+    return relevance.elementwise(lambda x: norm.apply({"params": params}, x), x)
 
 
 def _head(module: vit.ViT, params: chex.ArrayTree) -> tuple[chex.Array, chex.Array]:
-    """Kernel [D, K] and bias [K] of the head with all that follows it: the scale and the centring are linear too."""
-    def whole(x: chex.Array) -> chex.Array:
-        x = x * vit.HEAD_SCALES[module.head_scale](module.num_patches)
-        return x - jnp.mean(x, axis=-1, keepdims=True) if module.center_votes else x
-
-    return whole(params["kernel"]), whole(params["bias"])
+    """Kernel [D, K] and bias [K] of the head with all that follows it."""
+    head = VotingHead(module.num_classes, scale=module.head_scale, center=module.center_votes)
+    return tuple(head.follow(params[name], module.num_patches) for name in ("kernel", "bias"))

@@ -13,6 +13,9 @@ from shapjax.attribution import attention
 from shapjax.models import vit_probes, vit_relevance
 
 SETTINGS = {"plain": dict(center_votes=False, head_scale="mean"), "silent": dict(class_token=True, registers=1)}
+# As pretrained weights may want it.
+FOREIGN = {"foreign": dict(class_token=True, activation="gelu", norm_epsilon=1e-3, input_norm=True,
+                          norm_place="pooled")}
 
 
 @pytest.fixture
@@ -25,13 +28,13 @@ def probed(tiny_vit):
     """A model of a setting, with its compiled probes."""
     @functools.cache
     def make(setting):
-        model = tiny_vit(**SETTINGS[setting])
+        model = tiny_vit(**(SETTINGS | FOREIGN)[setting])
         return model, {name: jax.jit(fn) for name, fn in vit_probes.probes(model.module).items()}
 
     return make
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", SETTINGS | FOREIGN)
 def test_logits_are_the_ordinary_ones_whatever_is_shown(probed, images, setting):
     model, probes = probed(setting)
     logits = model.apply(model.params, images).sum(axis=1)
@@ -39,7 +42,7 @@ def test_logits_are_the_ordinary_ones_whatever_is_shown(probed, images, setting)
     np.testing.assert_allclose(probes["features_fn"](model.params, images, None)[0], logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", SETTINGS | FOREIGN)
 def test_the_pass_that_carries_relevance_is_the_model(probed, images, setting):
     model, _ = probed(setting)
     module, params = model.module, {"params": model.params}
@@ -113,7 +116,7 @@ def test_bfloat16_models_show_float32(tiny_vit, images):
         np.testing.assert_allclose(shown_logits, logits, atol=0.05 * float(jnp.abs(logits).max()))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", SETTINGS | FOREIGN)
 def test_relevance_is_conserved_through_all_layers(probed, images, setting):
     """N readouts of relevance 1; all of it arrives at the tokens that enter the first block."""
     model, _ = probed(setting)
