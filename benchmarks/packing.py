@@ -28,8 +28,8 @@ import optax
 from shapjax import losses, models, shapley
 from shapjax.models import vit
 
-SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, label_smoothing=0.0, shapley_gradient="allocation",
-                               shapley_scale="variance")
+SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
+                               shapley_gradient="allocation", shapley_scale="variance")
 STEPS = ("plain", "packed", "unpacked")
 
 

@@ -76,6 +76,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.shapley_gradient = "allocation"  # the task moves votes between patches, not the prediction; "full": through all
     c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
+    c.masked_target = "label"  # what coalitions are taught; "prediction": the probabilities of the whole image
     c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes; 0: an ordinary classifier
     c.coalitions_from = 0.0  # share of the run before which only whole images are classified, at one pass a step
     c.label_smoothing = 0.0  # limits the logits; costs some R²
@@ -172,7 +173,8 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
                "model.head_scale": layers.HEAD_SCALES, "model.head_init": layers.HEAD_INITS,
                "model.dtype": ("float32", "bfloat16"), "model.remat": layers.REMAT_POLICIES,
                "model.activation": layers.ACTIVATIONS, "model.norm_place": layers.NORM_PLACES,
-               "shapley_gradient": losses.SHAPLEY_GRADIENTS, "shapley_scale": losses.SHAPLEY_SCALES}
+               "masked_target": losses.MASKED_TARGETS, "shapley_gradient": losses.SHAPLEY_GRADIENTS,
+               "shapley_scale": losses.SHAPLEY_SCALES}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"--config.{key}={flat[key]}: expected one of {', '.join(allowed)}")

@@ -64,7 +64,7 @@ class Experiment:
         settings = training.StepSettings(
             loss=losses.LossSettings(
                 num_pairs=c.num_pairs if num_pairs is None else num_pairs,
-                masked_weight=c.masked_weight, label_smoothing=c.label_smoothing,
+                masked_weight=c.masked_weight, masked_target=c.masked_target, label_smoothing=c.label_smoothing,
                 shapley_gradient=c.shapley_gradient, shapley_scale=c.shapley_scale),
             shapley_weight=training.weight_schedule(
                 c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),

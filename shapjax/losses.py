@@ -18,11 +18,13 @@ class LossSettings(NamedTuple):
 
     num_pairs: int
     masked_weight: float
+    masked_target: str  # one of MASKED_TARGETS
     label_smoothing: float
     shapley_gradient: str  # one of SHAPLEY_GRADIENTS
     shapley_scale: str  # one of SHAPLEY_SCALES
 
 
+MASKED_TARGETS = ("label", "prediction")
 SHAPLEY_GRADIENTS = ("allocation", "full")
 SHAPLEY_SCALES = ("variance", "none")
 MIN_VARIANCE = 1e-2  # squared logits; a zero-initialised head has v = 0, where nothing can be divided by the variance
@@ -109,7 +111,10 @@ def joint_loss(
     )(keys)
     values, complement_values = coalitions.pair_values(phi_fn, images, masks)
     coalition_logits = jnp.concatenate([values, complement_values], axis=1)  # [B, 2M, K]
-    loss_masked = jnp.mean(optax.softmax_cross_entropy(coalition_logits, targets_BK[:, None]))
+    wanted_BK = targets_BK
+    if settings.masked_target == "prediction":  # what can be seen need not show what the label says
+        wanted_BK = jax.lax.stop_gradient(jax.nn.softmax(logits))
+    loss_masked = jnp.mean(optax.softmax_cross_entropy(coalition_logits, wanted_BK[:, None]))
     loss_shapley = shapley_loss(phi, masks, values, complement_values,
                                 gradient=settings.shapley_gradient, scale=settings.shapley_scale,
                                 axis_name=axis_name)

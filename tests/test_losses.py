@@ -15,8 +15,8 @@ from scipy import special
 from shapjax import coalitions, losses, shapley
 from shapjax.losses import LossSettings
 
-SETTINGS = LossSettings(num_pairs=2, masked_weight=0.7, label_smoothing=0.1, shapley_gradient="allocation",
-                        shapley_scale="variance")
+SETTINGS = LossSettings(num_pairs=2, masked_weight=0.7, masked_target="label", label_smoothing=0.1,
+                        shapley_gradient="allocation", shapley_scale="variance")
 FULL = SETTINGS._replace(shapley_gradient="full", shapley_scale="none")
 
 
@@ -71,6 +71,30 @@ def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, b
     assert parts.accuracy == pytest.approx(np.mean(phi.sum(axis=1).argmax(axis=1) == labels))
     hits = np.argmax(values, axis=1) == np.repeat(labels, 4)
     assert parts.masked_accuracy == pytest.approx(hits.mean())
+
+
+def test_coalitions_may_be_taught_the_prediction_which_is_then_no_way_to_the_total(toy, batch):
+    settings = SETTINGS._replace(masked_target="prediction")
+    images, _, keys = batch
+    logits = np.asarray(toy.apply(toy.params, images)).sum(axis=1)
+    masks = np.stack([np.asarray(shapley.sample_coalitions(key, num_players=5, num_pairs=2)) for key in keys])
+    masks = np.concatenate([masks, ~masks], axis=1)
+    values = np.array([[np.asarray(toy.apply(toy.params, images[b : b + 1, mask])).sum(axis=(0, 1))
+                        for mask in masks[b]]
+                       for b in range(6)])
+    expected = -np.mean(np.sum(special.softmax(logits, axis=1)[:, None] * special.log_softmax(values, axis=2), axis=2))
+    masked = loss_of(toy, batch, settings, part="loss_masked")
+    assert masked(toy.params) == pytest.approx(expected, rel=1e-4)
+    # A shift of the whole image's logits alone leaves the gradient as it is: the prediction is a constant here.
+    def masked_of(shift):
+        def phi_fn(images, sides):
+            votes = jnp.zeros((6, 5, 3)).at[:, 0].set(jnp.arange(3.0))
+            return votes + (shift if sides is None else 0)
+
+        return losses.joint_loss(phi_fn, *batch, shapley_weight=0.0, settings=settings)[1].loss_masked
+
+    assert masked_of(jnp.array([1.0, 0.0, 0.0])) != pytest.approx(float(masked_of(jnp.zeros(3))))
+    np.testing.assert_array_equal(jax.grad(masked_of)(jnp.zeros(3)), 0)
 
 
 def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions_are_not_looked_at(toy, batch):

@@ -12,8 +12,8 @@ import pytest
 from shapjax import losses, models, training
 from shapjax.models import vit
 
-LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, label_smoothing=0.0, shapley_gradient="allocation",
-                           shapley_scale="variance")
+LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
+                           shapley_gradient="allocation", shapley_scale="variance")
 
 
 def settings(**changes):
