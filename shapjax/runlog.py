@@ -3,15 +3,22 @@
 import json
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 
 import chex
-import tensorboardX
 import tqdm
 
 from shapjax import files
 from shapjax.errors import UserError
+
+# Where torch is installed, tensorboardX would import it, for seconds, to take its tensors; it gets none from here.
+_hidden = sys.modules.setdefault("torch", None) is None
+import tensorboardX  # noqa: E402
+
+if _hidden:
+    del sys.modules["torch"]
 
 
 class RunLog:
