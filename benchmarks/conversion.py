@@ -1,0 +1,119 @@
+"""What becomes of a classifier that read its CLS token, when its patches shall vote: ways to take its weights over.
+
+  pip install -r requirements-dev.txt
+  python -m benchmarks.conversion --output runs/conversion [--steps 1500]
+
+A ViT of Hugging Face's transformers (in PyTorch) learns MNIST-5k by its CLS token and is saved as safetensors. Joint
+training then starts from it in several ways, for a quarter of the default's steps; "scratch" has no weights to start
+from. Accuracy before that is measured where a head was kept. Runs lie in OUTPUT and are skipped if they are evaluated
+already. Takes about 8 minutes on 2 cores.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import torch
+import transformers
+from absl import app, flags
+
+from shapjax import config, models, preprocessing
+from shapjax.data import mnist5k
+from shapjax.pretrained import loading, settings
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROWS = {  # name: what it shows, settings beside --config.pretrained
+    "own": ("its head on the patches", {}),
+    "new": ("a new head, zero", {"new_head": True, "model.head_scale": "sqrt"}),
+    "scratch": ("no weights: from scratch", None),
+}
+
+_OUTPUT = flags.DEFINE_string("output", "runs/conversion", "Directory of the runs.")
+_STEPS = flags.DEFINE_integer("steps", 1500, "Of the joint training.", lower_bound=1)
+_TORCH_EPOCHS = flags.DEFINE_integer("torch_epochs", 30, "Of the training in PyTorch.", lower_bound=1)
+
+
+def main(_: Sequence[str]) -> None:
+    """Trains what is missing, then prints the table."""
+    output = pathlib.Path(_OUTPUT.value)
+    weights = output / "cls"
+    if not (weights / "model.safetensors").exists():
+        _train_in_torch(weights)
+    print(f"\n| start | accuracy before, % | accuracy after {_STEPS.value} steps, % | R² | R² of shares |\n|---|---|---|---|---|")
+    print(f"| the CLS classifier itself | {100 * _torch_accuracy(weights):.1f} | | | |")
+    for row, (title, changes) in ROWS.items():
+        before = f"{100 * _accuracy_before(weights):.1f}" if row == "own" else ""
+        figures = _evaluated(output / row, weights, changes)
+        error = figures["shapley_error"]
+        print(f"| {title} | {before} | {100 * figures['accuracy_top1']:.1f} | {error['r2']:.3f} "
+              f"| {error['r2_allocation']:.3f} |", flush=True)
+
+
+def _pixels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised images [n, 1, 28, 28] and labels [n]."""
+    images, labels = mnist5k.load(split)
+    images = np.moveaxis((images / 255 - np.float32(mnist5k.MEAN)) / np.float32(mnist5k.STD), -1, 1)
+    return torch.tensor(images.astype(np.float32)), torch.tensor(labels.astype(np.int64))
+
+
+def _train_in_torch(directory: pathlib.Path) -> None:
+    """The network of the default config, but reading the CLS token; its settings are Hugging Face's own."""
+    torch.manual_seed(0)
+    network = transformers.ViTForImageClassification(transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, image_size=28, patch_size=7,
+        num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    images, labels = _pixels("train")
+    steps = _TORCH_EPOCHS.value * (len(images) // 50)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for step in range(steps):
+        chosen = torch.randint(len(images), (50,))
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        batch = torch.roll(images[chosen], shift, (2, 3))
+        loss = torch.nn.functional.cross_entropy(network(batch).logits, labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 400 == 0:
+            print(f"PyTorch, step {step} of {steps}: loss {loss.item():.3f}", flush=True)
+    network.save_pretrained(directory)
+
+
+def _torch_accuracy(directory: pathlib.Path) -> float:
+    network = transformers.ViTForImageClassification.from_pretrained(directory)
+    images, labels = _pixels("test")
+    with torch.inference_mode():
+        return (network(images).logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def _accuracy_before(directory: pathlib.Path) -> float:
+    """Of soft voting with the head as it is, without any training."""
+    c = config.default_config()
+    c.pretrained = str(directory)
+    c = config.resolve(settings.complete(c, directory / "none"))
+    images, labels = mnist5k.load("test")
+    module = models.build(c.model, image_shape=images.shape[1:], num_classes=10)
+    params, _ = loading.load(c.pretrained, module, image_shape=images.shape[1:], num_classes=10, new_head=False)
+    logits = jax.jit(module.apply)({"params": params}, preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)).sum(1)
+    return float(np.mean(np.argmax(logits, axis=1) == labels))
+
+
+def _evaluated(workdir: pathlib.Path, weights: pathlib.Path, changes: dict | None) -> dict:
+    """The figures of a run, which is trained and evaluated if it is not yet."""
+    if not (workdir / "eval.json").exists():
+        changes = {"steps": _STEPS.value} | ({} if changes is None else {"pretrained": weights} | changes)
+        overrides = [f"--config.{key}={value}" for key, value in changes.items()]
+        for script in (["train.py", "--config", "configs/mnist5k.py", "--workdir", workdir, *overrides],
+                       ["eval.py", "--checkpoint", workdir, "--images", 16, "--methods", "none"]):
+            subprocess.run([sys.executable, *map(str, script)], cwd=ROOT, check=True)
+    return json.loads((workdir / "eval.json").read_text())
+
+
+if __name__ == "__main__":
+    app.run(main)
