@@ -182,5 +182,5 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"weights {path} are damaged or incomplete: {type(error).__name__}: {reason}; download or copy them "
-                     "again")
+    return UserError(f"weights {path} are damaged or incomplete: {type(error).__name__}: {reason}; download or copy "
+                     "them again")
