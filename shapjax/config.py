@@ -29,12 +29,17 @@ def default_config() -> ml_collections.ConfigDict:
     c.dataset = "mnist5k"  # "mnist5k", "tfds:NAME" or "folder:PATH"
     c.seed = 0  # initial parameters, data order, augmentation, coalitions
 
+    c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they fill in model.*
+    c.new_head = False  # start with a new head instead of theirs, as for other classes
+
     c.data = d = ml_collections.ConfigDict()
     d.data_dir = ""  # where TFDS datasets lie; empty: TFDS's own default
     d.train_split = "train"  # in TFDS syntax, such as "train[:90%]"; of a folder, the sub-directory or a slice of it
     d.test_split = "test"  # what accuracy is measured on
     d.image_size = 0  # pixels; images are cut to a square and resized to it; 0: as they are
     d.cache_gib = 2.0  # a decoded set of at most this size is kept in memory
+    d.mean = ()  # of each channel, to normalise pixels in [0, 1] with; empty: the pretrained weights', or the dataset's
+    d.std = ()  # the same; of grey images, three numbers are averaged
     d.corrupt = "fail"  # an image that cannot be read ends the run; "skip" leaves it out, counted and named
     d.threads = 1  # that read and decode
     d.workers = 0  # processes that read and decode; 0: threads of this one
@@ -159,11 +164,17 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     Raises:
       UserError: on the first setting that cannot work; says which, why and what would.
     """
-    m, (height, width, _) = config.model, image_shape
+    m, (height, width, channels) = config.model, image_shape
     for key, value in flatten(config):
         if isinstance(value, float) and not (0 <= value < float("inf")):
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
     flat = dict(flatten(config))
+    if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, channels, 3):
+        raise UserError(f"--config.data.mean={config.data.mean} and --config.data.std={config.data.std}: expected a "
+                        f"number for each of the {channels} channels, or nothing")
+    if not all(0 <= x <= 1 for x in config.data.mean) or not all(0 < x < float("inf") for x in config.data.std):
+        raise UserError(f"--config.data.mean={config.data.mean} and --config.data.std={config.data.std}: expected "
+                        "means in [0, 1] and spreads above 0, in units of [0, 1]")
     for keys, wrong, expected in _BOUNDS:
         for key in keys:
             if wrong(flat[key]):
@@ -179,6 +190,9 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     if m.backbone == "vit" and m.width % m.heads:
         raise UserError(f"--config.model.heads={m.heads} does not divide the width {m.width}")
     if height % m.patch_size or width % m.patch_size:
+        if config.pretrained:
+            raise UserError(f"--config.pretrained={config.pretrained} has patches of {m.patch_size} pixels, which do "
+                            f"not divide the image size {height}x{width}; set --config.data.image_size to a multiple")
         fitting = [p for p in range(2, min(height, width)) if height % p == 0 == width % p]
         raise UserError(f"--config.model.patch_size={m.patch_size} does not divide the image size {height}x{width}; "
                         f"use one of {', '.join(map(str, fitting))}")

@@ -87,7 +87,7 @@ class Block(nn.Module):
         y, maps_BHTT = Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT, delta_BHTT)
         x_BTD = x_BTD + y
         y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm2")(x_BTD)
-        y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
+        y = ACTIVATIONS[self.activation](TokenDense(round(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
         return x_BTD + TokenDense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from shapjax.errors import UserError
 from shapjax.pretrained.weights import Weights, few
 
+RUN_SETTINGS = ("dtype", "remat", "head_init", "variant")  # of `config.model`: what a run says, and weights do not
+
 
 class Architecture(NamedTuple):
     """The model that weights are of.
@@ -42,12 +44,14 @@ class Converted(NamedTuple):
       used: names of the tensors that went into params.
       ignored: names of tensors known to be of no use (a pooler, the classifier of a distillation token, …).
       notes: what else a person should know of the conversion, a few words each.
+      head_note: the same of the head, as long as it is kept.
     """
 
     params: dict[str, Any]
     used: frozenset[str]
     ignored: frozenset[str]
     notes: tuple[str, ...] = ()
+    head_note: str = ""
 
 
 def normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
