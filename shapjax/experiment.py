@@ -113,7 +113,8 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
                   mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std)),
         augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
                                       image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
-        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names)),
+        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
+                            mean=source.mean, std=source.std),
         optimizer=optimizer, learning_rate=learning_rate)
 
 
