@@ -57,7 +57,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.model = m = ml_collections.ConfigDict()
     m.backbone = "vit"  # or "resnet", "convnext": painted coalitions, a pair costs two passes
-    m.variant = ""  # such as "S/16", "ResNet-50", "ConvNeXt-T": fills in the backbone and its sizes; empty: as they stand
+    m.variant = ""  # such as "S/16", "ResNet-50", "ConvNeXt-T": fills in backbone and sizes; empty: as they stand
     m.patch_size = 7  # pixels; (height/patch)·(width/patch) patches are the players of the game
     m.width = 64  # D, of a token; of a ResNet or ConvNeXt, channels of the first stage; each further stage doubles them
     m.depth = 3  # transformer blocks
@@ -74,7 +74,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
     m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
     m.norm = "group"  # of a ResNet, learns from scratch; "affine": the fixed batch norms of pretrained weights
-    m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows some of them
+    m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: softmax does not see their mean, nor any label

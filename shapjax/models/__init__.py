@@ -1,7 +1,7 @@
 """Backbones whose head gives every patch its votes: pure Flax modules (images, sides) -> phi, and how to build one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
@@ -32,6 +32,13 @@ def variant(name: str) -> dict[str, Any]:
                         f"{', '.join(vit.VARIANTS)} with a patch size, such as \"S/16\", or leave it empty and set the "
                         "sizes one by one")
     return {"backbone": "vit"} | sizes
+
+
+def variant_of(settings: Mapping[str, Any]) -> str | None:
+    """The named variant whose backbone and sizes these settings of `config.model` have; None: there is none."""
+    names = [*_VARIANTS, *(f"{name}/{settings['patch_size']}" for name in vit.VARIANTS)]
+    return next((name for name in names
+                 if all(settings.get(key) == value for key, value in variant(name).items())), None)
 
 
 def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int, mean: Sequence[float],
