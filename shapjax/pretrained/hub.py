@@ -31,6 +31,6 @@ def locate(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
     except Exception as e:  # of the hub's client, of its HTTP library, of the system
-        reason = " ".join(str(e).split())[:150]
+        reason = " ".join(str(e).split())[:100]
         raise UserError(f"{name} is no file or directory, and could not be downloaded from the Hugging Face hub "
                         f"({type(e).__name__}: {reason}); check the name, or {by_hand}") from e

@@ -8,7 +8,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes  # gives numpy bfloat16
 import numpy as np
@@ -78,7 +78,7 @@ def open_weights(path: str | pathlib.Path) -> Weights:
         raise UserError(_how_to_convert(file))
     if file.suffix not in SUFFIXES:
         raise UserError(f"weights {file} are of no known format; expected one of {', '.join(SUFFIXES)}")
-    return _safetensors(path, [file]) if file.suffix == ".safetensors" else _npz(path)
+    return _safetensors(path, [file]) if file.suffix == ".safetensors" else _npz(path, file)
 
 
 def few(names: list[str]) -> str:
@@ -141,29 +141,34 @@ def _sharded(path: pathlib.Path, index: pathlib.Path) -> Weights:
     return weights
 
 
-def _npz(path: pathlib.Path) -> Weights:
+def _npz(path: pathlib.Path, file: pathlib.Path) -> Weights:
     shapes = {}
-    file = path if path.is_file() else _file_in(path)
     try:
-        archive = np.load(file, allow_pickle=False)
-        for name in archive.files:
-            shapes[name], dtype = _header(archive.zip, name)
+        archive = zipfile.ZipFile(file)
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            with archive.open(member) as array:
+                shapes[name], dtype = _header(array)
             if dtype.hasobject:
                 raise UserError(f"tensor {name} of {file} holds Python objects, which could run any code, and is not "
                                 "read; save plain arrays of numbers")
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as e:
+    except Exception as e:  # of zipfile, zlib, numpy and the system
         raise _damaged(file, e) from e
-    return Weights(path, shapes, archive.__getitem__)
+
+    def read(name: str) -> np.ndarray:
+        with archive.open(f"{name}.npy") as array:
+            return np.lib.format.read_array(array, allow_pickle=False)
+
+    return Weights(path, shapes, read)
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array in a .npz, without its numbers."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array in numpy's format, without its numbers."""
+    version = np.lib.format.read_magic(array)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(array)
     return shape, dtype
 
 
