@@ -26,12 +26,12 @@ def variant(name: str) -> dict[str, Any]:
     Raises:
       UserError: if there is none of this name.
     """
-    sizes = _VARIANTS.get(name) or vit.variant(name)
-    if not sizes:
-        raise UserError(f"model variant {name!r} is unknown; use {', '.join(_VARIANTS)}, or one of "
-                        f"{', '.join(vit.VARIANTS)} with a patch size, such as \"S/16\", or leave it empty and set the "
-                        "sizes one by one")
-    return {"backbone": "vit"} | sizes
+    if name in _VARIANTS:
+        return dict(_VARIANTS[name])
+    try:
+        return {"backbone": "vit"} | vit.variant(name)
+    except UserError as e:
+        raise UserError(f"{e}; without a patch size there are {', '.join(_VARIANTS)}") from e
 
 
 def variant_of(settings: Mapping[str, Any]) -> str | None:

@@ -28,16 +28,19 @@ VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (102
             "H": (1280, 32, 16)}
 
 
-def variant(name: str) -> dict[str, int] | None:
+def variant(name: str) -> dict[str, int]:
     """Sizes of a named variant such as "S/16".
 
     Returns:
-      a dict with width, depth, heads and patch_size, to be passed on to `ViT`; None if the name is not one of
-      `VARIANTS`, a slash and a patch size.
+      a dict with width, depth, heads and patch_size, to be passed on to `ViT`.
+
+    Raises:
+      UserError: if the name is not Ti, S, B, L or H, a slash and a patch size.
     """
     match = re.fullmatch(r"(\w+)/(\d+)", name)
     if not match or match[1] not in VARIANTS:
-        return None
+        raise UserError(f"model variant {name!r} is unknown; use one of {', '.join(VARIANTS)} with a patch size, "
+                        'such as "S/16", or leave it empty and set width, depth, heads and patch_size')
     width, depth, heads = VARIANTS[match[1]]
     return dict(width=width, depth=depth, heads=heads, patch_size=int(match[2]))
 

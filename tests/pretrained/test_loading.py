@@ -129,6 +129,6 @@ def test_a_model_that_the_weights_are_not_of_is_refused_with_what_disagrees(chan
 def test_weights_for_another_backbone_are_refused(weights):
     settings = default_config().model
     settings.update(backbone="resnet", patch_size=4)
-    module = models.build(settings, image_shape=(28, 28, 3), num_classes=3)
+    module = models.build(settings, image_shape=(28, 28, 3), num_classes=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(UserError, match="backbone is vit instead of resnet"):
         loading.load(str(weights), module, image_shape=(28, 28, 3), num_classes=3, new_head=False)
