@@ -107,13 +107,14 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     optimizer, learning_rate = training.make_optimizer(
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * config.steps), steps=config.steps,
         weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm)
+    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape,
+                mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std))
     return Experiment(
-        config=config,
-        meta=Meta(config=config, class_names=source.class_names, image_shape=source.image_shape,
-                  mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std)),
+        config=config, meta=meta,
         augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
                                       image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
-        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names)),
+        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
+                            mean=meta.mean, std=meta.std),
         optimizer=optimizer, learning_rate=learning_rate)
 
 

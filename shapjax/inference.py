@@ -150,7 +150,8 @@ def read(directory: str | pathlib.Path, *, step: int | None = None
     Args and errors as of `load`.
     """
     def build(meta: checkpoint.Meta) -> nn.Module:
-        return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names))
+        return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names),
+                            mean=meta.mean, std=meta.std)
 
     params, meta, step = checkpoint.load_params(
         directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)

@@ -6,6 +6,7 @@ evaluated (see `shapjax.coalitions`). No training code here.
 """
 
 import re
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -27,22 +28,18 @@ VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (102
             "H": (1280, 32, 16)}
 
 
-def variant(name: str) -> dict[str, int]:
+def variant(name: str) -> dict[str, int] | None:
     """Sizes of a named variant such as "S/16".
 
     Returns:
-      a dict with width, depth, heads and patch_size, to be passed on to `ViT`.
-
-    Raises:
-      UserError: if the name is not Ti, S, B, L or H, a slash and a patch size.
+      a dict with width, depth, heads and patch_size, to be passed on to `ViT`; None if the name is not one of
+      `VARIANTS`, a slash and a patch size.
     """
     match = re.fullmatch(r"(\w+)/(\d+)", name)
     if not match or match[1] not in VARIANTS:
-        raise UserError(f"model variant {name!r} is unknown; use one of {', '.join(VARIANTS)} with a patch size, "
-                        'such as "S/16", or leave it empty and set width, depth, heads and patch_size')
+        return None
     width, depth, heads = VARIANTS[match[1]]
     return dict(width=width, depth=depth, heads=heads, patch_size=int(match[2]))
-
 
 
 class Attention(nn.Module):
@@ -130,6 +127,13 @@ class ViT(nn.Module):
     remat: str = "full"
 
     pair_passes = 1  # forward passes that a coalition and its complement cost: they are packed
+
+    @staticmethod
+    def fault(sizes: Any) -> str | None:
+        """What is wrong with the sizes of a module, or of the settings for one, if anything: "model.KEY=VALUE …"."""
+        if sizes.width % sizes.heads:
+            return f"model.heads={sizes.heads} does not divide the width {sizes.width}"
+        return None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Such a module has two functions. `recognise(weights) -> Architecture | None` loo
 None: the names are not its family's. `convert(weights, architecture, module) -> Converted` reads the tensors.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from shapjax.errors import UserError
 from shapjax.pretrained.weights import Weights, few
 
+# Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 RUN_SETTINGS = ("dtype", "remat", "head_init", "variant")  # of `config.model`: what a run says, and weights do not
 
 
@@ -71,6 +74,18 @@ def normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...
         raise UserError(f"the mean {mean!r} and std {std!r} beside {weights.path} are not lists of numbers") from e
 
 
+def activation(config: Mapping[str, Any], default: str) -> str:
+    """The key of `models.layers.ACTIVATIONS` that a config of Hugging Face asks for.
+
+    Raises:
+      UserError: if it asks for another.
+    """
+    name = config.get("hidden_act")
+    if name is not None and name not in ACTIVATIONS:
+        raise UserError(f"the weights' config.json says hidden_act {name!r}; expected one of {', '.join(ACTIVATIONS)}")
+    return default if name is None else ACTIVATIONS[name]
+
+
 def require(weights: Weights, names: list[str], layout: str) -> None:
     """UserError, naming the first few, if tensors that the layout has are missing."""
     missing = [name for name in names if name not in weights.shapes]
@@ -87,3 +102,21 @@ def as_dense(kernel: np.ndarray) -> np.ndarray:
 def as_conv(kernel: np.ndarray) -> np.ndarray:
     """A torch convolution's [out, in, h, w] as a Flax one's [h, w, in, out]."""
     return kernel.transpose(2, 3, 1, 0)
+
+
+def require_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...] | None], layout: str) -> None:
+    """UserError, naming the first few, if tensors are missing or, but for those with None, have other shapes."""
+    require(weights, list(shapes), layout)
+    other = [f"{name} is {list(weights.shapes[name])} instead of {list(shape)}" for name, shape in shapes.items()
+             if shape is not None and weights.shapes[name] != shape]
+    if other:
+        raise UserError(f"weights {weights.path} look like {layout}, but {few(other)}; use weights of the plain model, "
+                        "of a kind that docs/models.md lists")
+
+
+def require_no_more(weights: Weights, names: Iterable[str], known: set[str], layout: str) -> None:
+    """UserError if some of the names are not known: without their tensors the features would be others."""
+    more = sorted(name for name in names if name not in known)
+    if more:
+        raise UserError(f"weights {weights.path} look like {layout}, but have in their blocks what this model has not: "
+                        f"{few(more)}; use weights of the plain model, of a kind that docs/models.md lists")

@@ -11,13 +11,12 @@ from flax import linen as nn
 from shapjax import models
 from shapjax.config import default_config
 from shapjax.errors import UserError
-from shapjax.models.vit import VARIANTS
-from shapjax.pretrained import hub, own_run, vit
+from shapjax.pretrained import convnext, hub, own_run, resnet, vit
 from shapjax.pretrained.architecture import Architecture
 from shapjax.pretrained.weights import Weights, few, open_weights
 
 # A module for each family of weights, see `architecture`; the first that recognises the names converts.
-FAMILIES = (vit,)
+FAMILIES = (vit, resnet, convnext)
 HEAD_SETTINGS = ("head_scale", "center_votes")  # a head that is kept brings them along
 
 
@@ -155,18 +154,16 @@ def _shapes(architecture: Architecture, settings: Mapping[str, Any]) -> dict[str
     with model.unlocked():
         model.update(settings)
     image_shape = (2 * model.patch_size, 2 * model.patch_size, architecture.channels)
-    module = models.build(model, image_shape=image_shape, num_classes=2)
+    any_color = (0.0,) * architecture.channels, (1.0,) * architecture.channels
+    module = models.build(model, image_shape=image_shape, num_classes=2, mean=any_color[0], std=any_color[1])
     leaves = jax.tree_util.tree_leaves_with_path(models.param_shapes(module, image_shape=image_shape))
     return {_text(path): x.shape for path, x in leaves}
 
 
 def _likeliest(settings: Mapping[str, Any]) -> str:
     """A variant, or else the sizes."""
-    sizes = tuple(settings.get(key) for key in ("width", "depth", "heads"))
-    known = [variant for variant, of_variant in VARIANTS.items() if of_variant == sizes]
-    if settings["backbone"] == "vit" and known:
-        return f"variant {known[0]}/{settings['patch_size']}"
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+    name = models.variant_of(settings)
+    return f"variant {name}" if name else ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _fitted(name: str, params: dict[str, Any], expected: chex.ArrayTree, channels: int, image_channels: int

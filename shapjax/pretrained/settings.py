@@ -4,8 +4,7 @@ import pathlib
 
 import ml_collections
 
-from shapjax import checkpoint
-from shapjax.models import vit
+from shapjax import checkpoint, models
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import RUN_SETTINGS
 
@@ -30,7 +29,7 @@ def complete(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
     else:
         architecture = loading.describe(config.pretrained)
         if config.model.variant:
-            loading.require_fit(config.pretrained, architecture, vit.variant(config.model.variant))
+            loading.require_fit(config.pretrained, architecture, models.variant(config.model.variant))
         keeps_head = architecture.num_classes is not None and not config.new_head
         settings = {key: value for key, value in architecture.settings.items()
                     if keeps_head or key not in loading.HEAD_SETTINGS}

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from shapjax.errors import UserError
+from shapjax.pretrained import architecture
 from shapjax.pretrained.architecture import normalisation
 from shapjax.pretrained.recipes import Recipes, torch_linear, torch_norm
 from shapjax.pretrained.vit_plan import READS_CLS, Plan, torch_patch_sizes, torch_patches, torch_qkv
 from shapjax.pretrained.weights import Weights
 
 _VIT_PATCHES, _SIGLIP_PATCHES = "embeddings.patch_embeddings.projection", "embeddings.patch_embedding"
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 _LAYOUTS = {"vit": "ViT", "deit": "DeiT", "dinov2": "DINOv2", "dinov2_with_registers": "DINOv2 with registers",
             "siglip": "SigLIP", "siglip_vision_model": "SigLIP"}
 
@@ -93,12 +92,9 @@ def _known(config: dict[str, Any], default: str, patch_size: int, *, norm_epsilo
            ) -> dict[str, Any]:
     """What the config tells, or else the model's defaults: fields of `Plan`."""
     kind = str(config.get("model_type", default))
-    activation = config.get("hidden_act", {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[activation])
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"the weights' config.json says hidden_act {activation!r}; expected one of "
-                        f"{', '.join(_ACTIVATIONS)}")
     size = config.get("image_size")
     height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
     grid = (height // patch_size, width // patch_size) if isinstance(height, int) and isinstance(width, int) else None
     return dict(layout=f"Hugging Face {_LAYOUTS.get(kind, kind)}", grid=grid, heads=config.get("num_attention_heads"),
-                activation=_ACTIVATIONS[activation], norm_epsilon=config.get("layer_norm_eps", norm_epsilon))
+                activation=architecture.activation(config, activation),
+                norm_epsilon=config.get("layer_norm_eps", norm_epsilon))
