@@ -45,7 +45,8 @@ def load():
         with settings.unlocked():
             settings.update(architecture.settings)
         num_classes = num_classes or architecture.num_classes or 3
-        module = models.build(settings, image_shape=image_shape, num_classes=num_classes)
+        module = models.build(settings, image_shape=image_shape, num_classes=num_classes,
+                              mean=(0.5,) * image_shape[2], std=(0.25,) * image_shape[2])
         params, report = loading.load(str(path), module, image_shape=image_shape, num_classes=num_classes,
                                       new_head=new_head)
         if "head" not in params:  # as a run makes it anew: zeros

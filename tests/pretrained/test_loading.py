@@ -1,5 +1,7 @@
 """What weights become of: kept and new heads, other images, what does not fit, what is reported."""
 
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -92,6 +94,21 @@ def test_a_block_that_is_missing_is_found(tmp_path, write_vit, load):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "shape"), [
+    ("vit.encoder.layer.0.attention.attention.key.weight", (8, 16)),
+    ("vit.encoder.layer.0.output.dense.bias", (1,)),
+    ("vit.layernorm.weight", ()),
+    ("classifier.weight", (3, 15)),
+    ("vit.embeddings.cls_token", (1, 1, 8)),
+    ("vit.encoder.layer.1.layernorm_after.bias", (17,)),
+])
+def test_tensors_that_do_not_fit_the_others_are_named(name, shape, tmp_path, write_vit, load):
+    write_vit(tmp_path, depth=2)
+    changed(tmp_path, lambda x: x.update({name: np.ones(shape, np.float32)}))
+    with pytest.raises(UserError, match=re.escape(f"{name} is {list(shape)}")):
+        load(tmp_path)
+
+
 def test_numbers_that_are_not_finite_are_refused(weights, load):
     changed(weights, lambda x: x[PATCHES].__setitem__((0, 0, 0, 0), np.nan))
     with pytest.raises(UserError, match="not finite, for embedding/kernel"):
@@ -129,6 +146,6 @@ def test_a_model_that_the_weights_are_not_of_is_refused_with_what_disagrees(chan
 def test_weights_for_another_backbone_are_refused(weights):
     settings = default_config().model
     settings.update(backbone="resnet", patch_size=4)
-    module = models.build(settings, image_shape=(28, 28, 3), num_classes=3)
+    module = models.build(settings, image_shape=(28, 28, 3), num_classes=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(UserError, match="backbone is vit instead of resnet"):
         loading.load(str(weights), module, image_shape=(28, 28, 3), num_classes=3, new_head=False)
