@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shapjax.pretrained.weights import Weights
+from shapjax.errors import UserError
+from shapjax.pretrained.weights import Weights, few
 
 
 class Recipe(NamedTuple):
@@ -50,6 +51,29 @@ def make_stacked(weights: Weights, recipes: Recipes, depth: int, *, stacked: boo
         return result
 
     return {path: stack(recipe) for path, recipe in recipes.items()}
+
+
+def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ...], tuple[int, ...]], layout: str, *,
+                depth: int | None = None, stacked: bool = False) -> None:
+    """UserError, naming the first few tensors, if the parameters would not have the shapes expected, by path.
+
+    Nothing is read. depth: the recipes are of as many blocks; stacked: as of `make_stacked`.
+    """
+    wrong = []
+    for path, recipe in recipes.items():
+        for i in range(1 if depth is None or stacked else depth):
+            given = {name.format(i): weights.shapes[name.format(i)] for name in recipe.names}
+            try:
+                # Zeros that take no memory stand for the tensors.
+                shapes = [shape[1:] if stacked and shape[:1] == (depth,) else shape for shape in given.values()]
+                shape = recipe.make(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
+            except (ValueError, IndexError):  # of numpy, on what does not go together
+                shape = None
+            if shape != expected[path]:
+                wrong += [f"{name} is {list(shape)}" for name, shape in given.items()]
+    if wrong:
+        raise UserError(f"weights {weights.path} look like {layout}, but have tensors whose shapes do not fit the "
+                        f"others: {few(wrong)}; is the file damaged, or of a variant of that model?")
 
 
 def nested(flat: dict[tuple[str, ...], np.ndarray]) -> dict:

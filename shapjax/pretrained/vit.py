@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from shapjax.errors import UserError
 from shapjax.pretrained import recipes, vit_google, vit_hugging_face, vit_timm
-from shapjax.pretrained.architecture import Architecture, Converted, require
+from shapjax.pretrained.architecture import Architecture, Converted, require, require_no_more
 from shapjax.pretrained.positions import grid_of, interpolate, sincos
 from shapjax.pretrained.vit_plan import Plan
 from shapjax.pretrained.weights import Weights, few
@@ -36,14 +36,16 @@ def recognise(weights: Weights) -> Architecture | None:
     blocks = {name for i in range(depth) for name in recipes.names(plan.block, i)}
     positions = [plan.positions] if plan.positions else []
     require(weights, [*recipes.names(plan.top), *plan.silent, *positions, *sorted(blocks)], plan.layout)
-    _require_no_more(weights, plan, blocks)
+    require_no_more(weights, (name for name in weights if _in_blocks(plan).match(name)), blocks, plan.layout)
+    head, hidden = plan.top.get(("head", "bias")), shapes[plan.block["mlp_in", "bias"].names[0].format(0)][-1]
+    num_classes = shapes[head.names[0]][0] if head else None
+    _require_shapes(weights, plan, depth=depth, hidden=hidden, num_classes=num_classes)
     silent = sum(math.prod(shapes[name]) // plan.width for name in plan.silent)
     settings = dict(
         backbone="vit", patch_size=plan.patch_size, width=plan.width, depth=depth,
-        heads=plan.heads or _usual_heads(weights, plan.width), mlp_ratio=_hidden(weights, plan) / plan.width,
+        heads=plan.heads or _usual_heads(weights, plan.width), mlp_ratio=hidden / plan.width,
         class_token=plan.class_token, registers=silent - plan.class_token, activation=plan.activation,
         norm_epsilon=plan.norm_epsilon, input_norm=("norm_in", "scale") in plan.top, norm_place=plan.norm_place)
-    head = plan.top.get(("head", "bias"))
     if head:
         settings |= dict(head_scale="mean", center_votes=False)
     image_size = None
@@ -54,8 +56,7 @@ def recognise(weights: Weights) -> Architecture | None:
             raise UserError(f"weights {weights.path}: {plan.positions} has {rows} rows, which is no square of patches "
                             "and the tokens before them; put the config.json with the image size beside the weights")
         image_size = found[1][0] * plan.patch_size, found[1][1] * plan.patch_size
-    return Architecture(plan.layout, settings, image_size, shapes[head.names[0]][0] if head else None, plan.mean,
-                        plan.std, plan.channels)
+    return Architecture(plan.layout, settings, image_size, num_classes, plan.mean, plan.std, plan.channels)
 
 
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
@@ -105,17 +106,21 @@ def _depth(weights: Weights, plan: Plan) -> int:
     return 1 + max(int(match[1]) for name in weights if (match := _in_blocks(plan).match(name)))
 
 
-def _hidden(weights: Weights, plan: Plan) -> int:
-    """The width of the MLPs' hidden layer."""
-    return weights.shapes[plan.block["mlp_in", "bias"].names[0].format(0)][-1]
-
-
-def _require_no_more(weights: Weights, plan: Plan, known: set[str]) -> None:
-    """UserError on tensors of blocks that the plan has no place for: without them the features would be others."""
-    more = sorted(name for name in weights if _in_blocks(plan).match(name) and name not in known)
-    if more:
-        raise UserError(f"weights {weights.path} look like {plan.layout}, but have in their blocks what this ViT has "
-                        f"not: {few(more)}; use weights of a plain ViT")
+def _require_shapes(weights: Weights, plan: Plan, *, depth: int, hidden: int, num_classes: int | None) -> None:
+    """UserError if the tensors do not have the shapes that the width D, the MLP's M and the classes K give them."""
+    d, m, norm = plan.width, hidden, {"scale": (plan.width,), "bias": (plan.width,)}
+    layers = {("norm_in",): norm, ("norm",): norm, ("norm1",): norm, ("norm2",): norm}
+    for path, rows, columns in ((("embedding",), plan.patch_size**2 * plan.channels, d), (("head",), d, num_classes),
+                                (("attention", "qkv"), d, 3 * d), (("attention", "out"), d, d), (("mlp_in",), d, m),
+                                (("mlp_out",), m, d)):
+        layers[path] = {"kernel": (rows, columns), "bias": (columns,)}
+    expected = {(*path, name): shape for path, shapes in layers.items() for name, shape in shapes.items()}
+    recipes.require_fit(weights, plan.top, expected, plan.layout)
+    recipes.require_fit(weights, plan.block, expected, plan.layout, depth=depth, stacked=plan.stacked)
+    tokens = {name: weights.shapes[name] for name in (*plan.silent, plan.positions) if name}
+    if wrong := [f"{name} is {list(shape)}" for name, shape in tokens.items() if shape[-1:] != (d,)]:
+        raise UserError(f"weights {weights.path} look like {plan.layout} of width {d}, but {few(wrong)}; is the file "
+                        "damaged, or of a variant of that model?")
 
 
 def _usual_heads(weights: Weights, width: int) -> int:

@@ -107,8 +107,9 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
 
 def _how_to_convert(file: pathlib.Path) -> str:
     return (f"{file} is a pickle, which can run any code, and is not opened; where you trust it, convert it: python -c "
-            "\"import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in "
-            f"torch.load('{file}', weights_only=True).items()}}, '{file.with_suffix('.safetensors')}')\"")
+            f"\"import torch, safetensors.torch as s; d = torch.load('{file}', 'cpu', weights_only=True); s.save_file("
+            f"{{k: v.contiguous().clone() for k, v in d.get('model', d).items()}}, "
+            f"'{file.with_suffix('.safetensors')}')\"")
 
 
 def _safetensors(path: pathlib.Path, files: list[pathlib.Path]) -> Weights:

@@ -1,5 +1,7 @@
 """What weights become of: kept and new heads, other images, what does not fit, what is reported."""
 
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -89,6 +91,21 @@ def test_a_block_that_is_missing_is_found(tmp_path, write_vit, load):
     write_vit(tmp_path, depth=3)
     changed(tmp_path, lambda x: [x.pop(name) for name in list(x) if "layer.1." in name])
     with pytest.raises(UserError, match="lack 16 of its tensors: vit.encoder.layer.1."):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("vit.encoder.layer.0.attention.attention.key.weight", (8, 16)),
+    ("vit.encoder.layer.0.output.dense.bias", (1,)),
+    ("vit.layernorm.weight", ()),
+    ("classifier.weight", (3, 15)),
+    ("vit.embeddings.cls_token", (1, 1, 8)),
+    ("vit.encoder.layer.1.layernorm_after.bias", (17,)),
+])
+def test_tensors_that_do_not_fit_the_others_are_named(name, shape, tmp_path, write_vit, load):
+    write_vit(tmp_path, depth=2)
+    changed(tmp_path, lambda x: x.update({name: np.ones(shape, np.float32)}))
+    with pytest.raises(UserError, match=re.escape(f"{name} is {list(shape)}")):
         load(tmp_path)
 
 

@@ -143,7 +143,7 @@ def test_what_no_tensor_tells_comes_from_the_name(architecture, settings, tmp_pa
 def test_what_this_vit_does_not_have_is_refused(tmp_path, load):
     model = TimmViT()
     model.blocks[0].attn.q_norm = nn.LayerNorm(8)
-    with pytest.raises(UserError, match="have in their blocks what this ViT has not: blocks.0.attn.q_norm.bias"):
+    with pytest.raises(UserError, match="have in their blocks what this model has not: blocks.0.attn.q_norm.bias"):
         load(save(tmp_path / "norms", model))
     with pytest.raises(UserError, match="norms follow the attention"):
         load(save(tmp_path / "order", TimmViT(), architecture="vit_base_patch16_rpn_224"))
