@@ -33,7 +33,8 @@ def test_no_image_knows_what_else_is_in_its_batch(rng):
     """Why there is no batch norm: a coalition's value would depend on the other coalitions."""
     images = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
     for norm in resnet.NORMS:
-        module = resnet.ResNet(num_classes=2, image_size=(8, 8), patch_size=2, width=16, stages=(0, 1), norm=norm, head_init="default")
+        module = resnet.ResNet(num_classes=2, image_size=(8, 8), patch_size=2, width=16, stages=(0, 1), norm=norm,
+                               head_init="default")
         params = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 1))
         apply = jax.jit(module.apply)
         alone, together = (apply({"params": params}, x)[0] for x in (images[:1], images))

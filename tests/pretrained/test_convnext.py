@@ -99,7 +99,7 @@ def test_the_published_sizes_are_recognised_as_their_variants():
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda t: t.pop("stages.1.blocks.1.mlp.fc2.bias"), r"lack 1 of its tensors: stages.1.blocks.1.mlp.fc2.bias"),
-    (lambda t: t.update({"stages.0.blocks.0.mlp.grn.weight": torch.ones(4)}), "has not: stages.0.blocks.0.mlp.grn.weight"),
+    (lambda t: t.update({"stages.0.blocks.0.mlp.grn.weight": torch.ones(4)}), "has not: stages.0.blocks.0.mlp.grn"),
     (lambda t: t.update({"stages.1.blocks.0.conv_dw.weight": torch.ones(16, 1, 3, 3)}),
      r"conv_dw.weight is \[16, 1, 3, 3\] instead of \[16, 1, 7, 7\]"),
     (lambda t: t.pop("stem.1.weight"), "lack 1 of its tensors: stem.1.weight"),
