@@ -7,6 +7,7 @@ of the input pipeline) and `meta` (JSON: resolved config, class names, normalisa
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -167,6 +168,21 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> Meta:
     """The meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
     directory = manager.directory / str(step)
     return Meta.from_json(_read(manager, step, meta=ocp.args.JsonRestore()).meta, directory)
+
+
+def newest_meta(workdir: str | pathlib.Path) -> Meta | None:
+    """The meta data of a run's newest complete checkpoint, without starting JAX; None if there is none.
+
+    Raises:
+      UserError: if it is damaged or foreign.
+    """
+    steps = [path for path in (pathlib.Path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
+    if not steps:
+        return None
+    newest = max(steps, key=lambda path: int(path.name))
+    with _reading(newest):
+        values = json.loads((newest / "meta" / "metadata").read_text())
+    return Meta.from_json(values, newest)
 
 
 def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None

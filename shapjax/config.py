@@ -14,7 +14,7 @@ import ml_collections
 
 from shapjax import losses, models
 from shapjax.errors import UserError
-from shapjax.models import layers, resnet, vit
+from shapjax.models import layers, painted, resnet
 
 LAYOUTS = ("pmap", "fsdp")  # of the training state, see shapjax.layouts
 
@@ -29,12 +29,17 @@ def default_config() -> ml_collections.ConfigDict:
     c.dataset = "mnist5k"  # "mnist5k", "tfds:NAME" or "folder:PATH"
     c.seed = 0  # initial parameters, data order, augmentation, coalitions
 
+    c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they fill in model.*
+    c.new_head = False  # start with a new head instead of theirs, as for other classes
+
     c.data = d = ml_collections.ConfigDict()
     d.data_dir = ""  # where TFDS datasets lie; empty: TFDS's own default
     d.train_split = "train"  # in TFDS syntax, such as "train[:90%]"; of a folder, the sub-directory or a slice of it
     d.test_split = "test"  # what accuracy is measured on
     d.image_size = 0  # pixels; images are cut to a square and resized to it; 0: as they are
     d.cache_gib = 2.0  # a decoded set of at most this size is kept in memory
+    d.mean = ()  # of each channel, to normalise pixels in [0, 1] with; empty: the pretrained weights', or the dataset's
+    d.std = ()  # the same; of grey images, three numbers are averaged
     d.corrupt = "fail"  # an image that cannot be read ends the run; "skip" leaves it out, counted and named
     d.threads = 1  # that read and decode
     d.workers = 0  # processes that read and decode; 0: threads of this one
@@ -51,20 +56,25 @@ def default_config() -> ml_collections.ConfigDict:
     a.erase = 0.0  # probability of erasing a random rectangle
 
     c.model = m = ml_collections.ConfigDict()
-    m.backbone = "vit"  # or "resnet": painted coalitions, a pair costs two passes
-    m.variant = ""  # of a ViT, "Ti/16", "S/16", "B/16", "L/16", …: fills in four of the next; empty: as they stand
+    m.backbone = "vit"  # or "resnet", "convnext": painted coalitions, a pair costs two passes
+    m.variant = ""  # such as "S/16", "ResNet-50", "ConvNeXt-T": fills in backbone and sizes; empty: as they stand
     m.patch_size = 7  # pixels; (height/patch)·(width/patch) patches are the players of the game
-    m.width = 64  # D, of a token; of a ResNet, channels of its first stage
+    m.width = 64  # D, of a token; of a ResNet or ConvNeXt, channels of the first stage; each further stage doubles them
     m.depth = 3  # transformer blocks
     m.heads = 4  # H; divides the width
-    m.mlp_ratio = 4.0  # hidden width of a block's MLP over D
+    m.mlp_ratio = 4.0  # of a ViT or ConvNeXt: hidden width of a block's MLP over D
     m.class_token = False  # a CLS token that does not vote
     m.registers = 0  # tokens that do not vote
-    m.activation = "gelu_tanh"  # of a ViT's MLPs; "gelu" (exact) and "quick_gelu" are what some pretrained weights want
-    m.norm_epsilon = 1e-6  # of layer norms
+    m.activation = "gelu_tanh"  # of MLPs; "gelu" (exact) and "quick_gelu" are what some pretrained weights want
+    m.norm_epsilon = 1e-6  # of layer norms; of a ConvNeXt, of the last one
     m.input_norm = False  # of a ViT: a layer norm before the first block
     m.norm_place = "token"  # of the last layer norm; "pooled": as if of the mean of the tokens
-    m.stages = (1, 1, 1)  # of a ResNet, blocks a stage; its patch_size is 2^(stages - 1)
+    m.stages = (1, 1, 1)  # of a ResNet or ConvNeXt, blocks a stage; each stage after the first halves the map
+    m.stem = "3x3"  # of a ResNet, patch_size then is 2^(stages - 1); "7x7", of ImageNet: 4 times that
+    m.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
+    m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
+    m.norm = "group"  # of a ResNet, learns from scratch; "affine": the fixed batch norms of pretrained weights
+    m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: softmax does not see their mean, nor any label
@@ -143,8 +153,8 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Fills in what a model variant and backbone stand for; returns a copy."""
     config = config.copy_and_resolve_references()
     if config.model.variant:
-        config.model.update(vit.variant(config.model.variant))
-    if config.model.backbone == "resnet" and not config.cpu_devices:
+        config.model.update(models.variant(config.model.variant))
+    if config.model.backbone in models.PAINTED and not config.cpu_devices:
         config.cpu_devices = 1  # several can lock each other: XLA's convolutions share threads with its collectives
     return config.lock()
 
@@ -160,11 +170,17 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     Raises:
       UserError: on the first setting that cannot work; says which, why and what would.
     """
-    m, (height, width, _) = config.model, image_shape
+    m, (height, width, channels) = config.model, image_shape
     for key, value in flatten(config):
         if isinstance(value, float) and not (0 <= value < float("inf")):
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
     flat = dict(flatten(config))
+    if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, channels, 3):
+        raise UserError(f"--config.data.mean={config.data.mean} and --config.data.std={config.data.std}: expected a "
+                        f"number for each of the {channels} channels, or nothing")
+    if not all(0 <= x <= 1 for x in config.data.mean) or not all(0 < x < float("inf") for x in config.data.std):
+        raise UserError(f"--config.data.mean={config.data.mean} and --config.data.std={config.data.std}: expected "
+                        "means in [0, 1] and spreads above 0, in units of [0, 1]")
     for keys, wrong, expected in _BOUNDS:
         for key in keys:
             if wrong(flat[key]):
@@ -173,25 +189,21 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
                "model.head_scale": layers.HEAD_SCALES, "model.head_init": layers.HEAD_INITS,
                "model.dtype": ("float32", "bfloat16"), "model.remat": layers.REMAT_POLICIES,
                "model.activation": layers.ACTIVATIONS, "model.norm_place": layers.NORM_PLACES,
+               "model.stem": resnet.STEM_STRIDES, "model.norm": resnet.NORMS, "model.painting": painted.PAINTINGS,
                "masked_target": losses.MASKED_TARGETS, "shapley_gradient": losses.SHAPLEY_GRADIENTS,
                "shapley_scale": losses.SHAPLEY_SCALES}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"--config.{key}={flat[key]}: expected one of {', '.join(allowed)}")
-    if m.backbone == "vit" and m.width % m.heads:
-        raise UserError(f"--config.model.heads={m.heads} does not divide the width {m.width}")
+    if fault := models.BACKBONES[m.backbone].fault(m):
+        raise UserError(f"--config.{fault}")
     if height % m.patch_size or width % m.patch_size:
+        if config.pretrained:
+            raise UserError(f"--config.pretrained={config.pretrained} has patches of {m.patch_size} pixels, which do "
+                            f"not divide the image size {height}x{width}; set --config.data.image_size to a multiple")
         fitting = [p for p in range(2, min(height, width)) if height % p == 0 == width % p]
         raise UserError(f"--config.model.patch_size={m.patch_size} does not divide the image size {height}x{width}; "
                         f"use one of {', '.join(map(str, fitting))}")
-    if m.backbone == "resnet":
-        if 2 ** (len(m.stages) - 1) != m.patch_size or any(count < bool(i) for i, count in enumerate(m.stages)):
-            raise UserError(f"--config.model.stages={tuple(m.stages)} with --config.model.patch_size={m.patch_size}: "
-                            f"expected {m.patch_size.bit_length()} stages of at least one block each, for patches of "
-                            "2^(stages - 1)")
-        if m.width % resnet.GROUP:
-            raise UserError(f"--config.model.width={m.width}: expected a multiple of {resnet.GROUP}, the channels that "
-                            "are normalised together")
     if height * width // m.patch_size**2 < 2:
         raise UserError(f"--config.model.patch_size={m.patch_size} makes the whole image one patch; use a smaller one")
     if config.parallel == "fsdp" and config.fsdp_devices and num_devices % config.fsdp_devices:

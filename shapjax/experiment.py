@@ -1,6 +1,7 @@
 """From a config and a dataset to the pieces of a run: model, optimiser, first state, training step, test figures."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -34,10 +35,13 @@ class Experiment:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
 
-    def init_state(self) -> training.TrainState:
-        """The state before the first step, fixed by the config's seed."""
+    def init_state(self, pretrained: chex.ArrayTree | None = None) -> training.TrainState:
+        """The state before the first step, fixed by the config's seed.
+
+        pretrained: of the parameters, those that are not made anew, as `shapjax.pretrained.loading.load` gives them.
+        """
         params = models.init_params(self.module, jax.random.key(self.config.seed), image_shape=self.meta.image_shape)
-        return training.init_state(params, self.optimizer, ema=self.config.ema_decay > 0)
+        return training.init_state(params | (pretrained or {}), self.optimizer, ema=self.config.ema_decay > 0)
 
     def plain_step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None
                    ) -> tuple[training.TrainState, dict[str, chex.Array]]:
@@ -103,11 +107,19 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     optimizer, learning_rate = training.make_optimizer(
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * config.steps), steps=config.steps,
         weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm)
+    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape,
+                mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std))
     return Experiment(
-        config=config,
-        meta=Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=source.mean,
-                  std=source.std),
+        config=config, meta=meta,
         augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
                                       image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
-        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names)),
+        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
+                            mean=meta.mean, std=meta.std),
         optimizer=optimizer, learning_rate=learning_rate)
+
+
+def _per_channel(given: Sequence[float], own: tuple[float, ...]) -> tuple[float, ...]:
+    """What a config gives for the channels, or else the dataset's own; of grey images, three numbers are averaged."""
+    if not given:
+        return own
+    return tuple(given) if len(given) == len(own) else (sum(given) / len(given),)

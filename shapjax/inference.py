@@ -38,7 +38,7 @@ class SelfExplainingModel:
       config: the resolved config of its training run.
       class_names: K names.
       image_shape: (H, W, C) of the images it takes.
-      mean: the dataset's colour, one number a channel in [0, 1].
+      mean: what is subtracted from pixels, the dataset's colour as a rule; one number a channel in [0, 1].
       grid: (gh, gw), patches down and across; gh·gw = N players.
       params: parameters, arrays on the device.
       classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
@@ -139,12 +139,23 @@ def load(directory: str | pathlib.Path, *, step: int | None = None) -> SelfExpla
     Raises:
       UserError: if there is no usable checkpoint.
     """
+    module, params, meta, step = read(directory, step=step)
+    return SelfExplainingModel(module, params, meta, step=step, directory=pathlib.Path(directory))
+
+
+def read(directory: str | pathlib.Path, *, step: int | None = None
+         ) -> tuple[nn.Module, chex.ArrayTree, checkpoint.Meta, int]:
+    """What a checkpoint of a run holds for inference: the module, its parameters on the host, meta data, the step.
+
+    Args and errors as of `load`.
+    """
     def build(meta: checkpoint.Meta) -> nn.Module:
-        return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names))
+        return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names),
+                            mean=meta.mean, std=meta.std)
 
     params, meta, step = checkpoint.load_params(
         directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)
-    return SelfExplainingModel(build(meta), params, meta, step=step, directory=pathlib.Path(directory))
+    return build(meta), params, meta, step
 
 
 def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta) -> classifier.Classifier:

@@ -35,8 +35,8 @@ class Layout(Protocol):
 
     num_devices: int
 
-    def init(self, init_fn: Callable[[], TrainState]) -> TrainState:
-        """The state that `init_fn` makes, on the devices."""
+    def init(self, init_fn: Callable[..., TrainState], *arrays: chex.ArrayTree) -> TrainState:
+        """The state that `init_fn` makes of arrays on the host, the same ones in each process, on the devices."""
         ...
 
     def step(self, step: Step) -> Callable[..., tuple[TrainState, dict[str, chex.Array]]]:
@@ -76,8 +76,8 @@ class Replicated:
         self._local = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         self._copies = NamedSharding(Mesh(np.array(_devices()), (AXIS,)), PartitionSpec())
 
-    def init(self, init_fn: Callable[[], TrainState]) -> TrainState:
-        return _replicate(jax.jit(init_fn)())
+    def init(self, init_fn: Callable[..., TrainState], *arrays: chex.ArrayTree) -> TrainState:
+        return _replicate(jax.jit(init_fn)(*arrays))
 
     def step(self, step: Step) -> Callable[..., Any]:
         return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0)
@@ -133,8 +133,11 @@ class FullyShared:
     def _shardings(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         return jax.tree.map(lambda x: self.sharding(x.shape), tree)
 
-    def init(self, init_fn: Callable[[], TrainState]) -> TrainState:
-        return jax.jit(init_fn, out_shardings=self._shardings(jax.eval_shape(init_fn)))()
+    def init(self, init_fn: Callable[..., TrainState], *arrays: chex.ArrayTree) -> TrainState:
+        # Each device is sent its own part of the arrays only.
+        parts = jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, self.sharding(x.shape), x.__getitem__),
+                             arrays)
+        return jax.jit(init_fn, out_shardings=self._shardings(jax.eval_shape(init_fn, *arrays)))(*parts)
 
     def step(self, step: Step) -> Callable[..., Any]:
         def constrained(state: TrainState, batch: chex.ArrayTree) -> tuple[TrainState, dict[str, chex.Array]]:

@@ -1,6 +1,7 @@
 """What all tests share: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
 
 import functools
+import json
 import os
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from shapjax import models
 from shapjax.models import vit
@@ -70,3 +72,40 @@ def toy():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def write_vit():
+    """write_vit(directory, classes=3, ...): random weights of a tiny ViT, as transformers writes them; returns them."""
+
+    def write(directory, *, classes=3, width=16, depth=1, heads=2, patch=14, image=28, channels=3, **config):
+        rng, hidden, tensors = np.random.default_rng(1), 2 * width, {}
+
+        def add(name, *shape, bias=True):
+            tensors[f"{name}.weight"] = rng.normal(size=shape, scale=0.3)
+            if bias:
+                tensors[f"{name}.bias"] = rng.normal(size=shape[:1], scale=0.3)
+
+        for i in range(depth):
+            block = f"vit.encoder.layer.{i}."
+            for name in ("attention.attention.query", "attention.attention.key", "attention.attention.value",
+                         "attention.output.dense"):
+                add(block + name, width, width)
+            add(f"{block}intermediate.dense", hidden, width)
+            add(f"{block}output.dense", width, hidden)
+            add(f"{block}layernorm_before", width)
+            add(f"{block}layernorm_after", width)
+        add("vit.embeddings.patch_embeddings.projection", width, channels, patch, patch)
+        add("vit.layernorm", width)
+        tensors["vit.embeddings.cls_token"] = rng.normal(size=(1, 1, width))
+        tensors["vit.embeddings.position_embeddings"] = rng.normal(size=(1, (image // patch) ** 2 + 1, width))
+        if classes:
+            add("classifier", classes, width)
+        tensors = {name: x.astype(np.float32) for name, x in tensors.items()}
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, directory / "model.safetensors")
+        (directory / "config.json").write_text(json.dumps(
+            {"model_type": "vit", "num_attention_heads": heads, "image_size": image} | config))
+        return tensors
+
+    return write

@@ -21,7 +21,8 @@ def test_a_config_file_gives_settings_that_work(name, arguments):
         config.validate(c, image_shape=shape, num_devices=devices)
         augmentation.settings(c.augment, crops_on_read=name not in IMAGES, image_shape=shape,
                               device_batch=c.batch_size // devices)
-    module = models.build(c.model, image_shape=shape, num_classes=10)
+    module = models.build(c.model, image_shape=shape, num_classes=10, mean=(0.5,) * shape[2],
+                          std=(0.25,) * shape[2])
     assert module.num_patches == {"49": 49}.get(arguments[0] if arguments else "", module.num_patches)
     assert all(x.size for x in jax.tree.leaves(models.param_shapes(module, image_shape=shape)))
 

@@ -269,6 +269,17 @@ def test_sums_are_over_the_valid_rows_of_the_global_batch(small_arrays_are_split
     assert total["score"] == pytest.approx((batch["image"][:11] @ np.asarray(toy_params()["own"])).sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_state_can_be_made_of_arrays_of_the_host(small_arrays_are_split, name):
+    layout, arrays = LAYOUTS[name](), jax.device_get(toy_params())
+    state = layout.init(lambda params: training.init_state(params, MOMENTUM, ema=True), arrays)
+    saved = layout.to_checkpoint(state)
+    for params in (saved.params, saved.ema_params):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), arrays)
+    template = layout.template(jax.eval_shape(lambda: saved))
+    assert saved.params["own"].sharding.is_equivalent_to(template.params["own"].sharding, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_pairs_that_mixup_mixes_are_the_same_in_every_layout(name):

@@ -13,6 +13,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import ml_collections
 from absl import flags
@@ -23,6 +24,7 @@ from shapjax import checkpoint, experiment, files, layouts, parallel, processes,
 from shapjax.commands import keep_compiled, run_command
 from shapjax.data import pipeline, sources
 from shapjax.errors import Stopped, UserError
+from shapjax.pretrained import loading, settings
 from shapjax.runlog import RunLog
 
 _FLAGS = flags.FLAGS
@@ -43,12 +45,13 @@ def run() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags and trains."""
-    config = shapjax.config.resolve(_FLAGS.config)
+    workdir = pathlib.Path(_FLAGS.workdir)
+    config = shapjax.config.resolve(settings.complete(_FLAGS.config, workdir))
     parallel.split_cpu(config.cpu_devices)
     processes.start(multihost=_FLAGS.multihost, coordinator=_FLAGS.coordinator, num_processes=_FLAGS.num_processes,
                     process_id=_FLAGS.process_id)
     keep_compiled()
-    train(config, pathlib.Path(_FLAGS.workdir))
+    train(config, workdir)
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
@@ -74,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     with checkpoint.open_manager(workdir, keep=config.keep_checkpoints) as manager, processes.stop_request() as stop:
         newest = manager.latest_step()
         if newest is None:
-            state = layout.init(run.init_state)
+            state = layout.init(run.init_state, _pretrained(run))
         else:
             _require_same_run(checkpoint.read_meta(manager, newest), run.meta, workdir)
             state, data_state = checkpoint.restore(manager, layout.template(jax.eval_shape(run.init_state)))
@@ -124,6 +127,16 @@ checkpoints   {workdir / 'checkpoints'}
 metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tensorboard'}
 next          python eval.py --checkpoint {workdir}""")
     return test
+
+
+def _pretrained(run: experiment.Experiment) -> chex.ArrayTree | None:
+    """The parameters that the run starts with instead of fresh ones; says what became of the weights."""
+    if not run.config.pretrained:
+        return None
+    params, report = loading.load(run.config.pretrained, run.module, image_shape=run.meta.image_shape,
+                                  num_classes=len(run.meta.class_names), new_head=run.config.new_head)
+    _say(str(report))
+    return params
 
 
 def _evaluation(run: experiment.Experiment, layout: layouts.Layout, source: sources.Source

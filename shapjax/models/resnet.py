@@ -1,128 +1,140 @@
 """A residual network whose last feature map casts the votes: one cell a patch, the patches being the players.
 
-He et al. 2016, with the stride in the first convolution of a block and GroupNorm (Wu and He 2018) in place of batch
-statistics, which would differ between whole and partly hidden images. No training code here.
+He et al. 2016, as published (a 7x7 stem and max pooling, basic or bottleneck blocks) or in a small form for small
+images (a 3x3 stem that keeps their size). The game is that of `shapjax.models.painted`. No training code here.
 
-The game: a hidden patch is painted with the dataset's mean colour, 0 after normalisation, and its cell casts no vote.
-So v(∅) = 0 and efficiency is exact, as for tokens; but a cell sees its surroundings, painted or not. A coalition and
-its complement are two images, so a pair costs two passes.
+Norms take no statistics over the batch: in training these would mix whole and partly hidden images, and a coalition's
+value would depend on the others in its batch. "group" is GroupNorm (Wu and He 2018), to train from scratch. "affine" is
+what a batch norm is once its statistics are fixed, a scale and a bias a channel: for pretrained weights, whose running
+statistics are folded into it. It normalises nothing, so a network that starts from scratch does not learn with it.
 """
+
+from typing import Any
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from shapjax.errors import UserError
-from shapjax.models.layers import HEAD_INITS, REMAT_POLICIES, VotingHead
+from shapjax.models.layers import REMAT_POLICIES
+from shapjax.models.painted import PaintedBackbone
 
 GROUP = 16  # channels that GroupNorm takes together
+STEM_STRIDES = {"3x3": 1, "7x7": 4}  # the latter 2 of the convolution times 2 of the pooling
+EXPANSION = 4  # channels of a bottleneck block's output over those of its 3x3 convolution
+
+_PUBLISHED = {"18": ((2, 2, 2, 2), False), "34": ((3, 4, 6, 3), False), "50": ((3, 4, 6, 3), True)}
+VARIANTS = {f"ResNet-{name}": dict(stem="7x7", width=64, stages=stages, bottleneck=bottleneck, patch_size=32)
+            for name, (stages, bottleneck) in _PUBLISHED.items()}
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+class Affine(nn.Module):
+    """x·scale + bias, each one number a channel: a batch norm whose statistics are fixed."""
 
-    width: int
-    stride: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
-        strides = (self.stride, self.stride)
-        y = nn.Conv(self.width, (3, 3), strides, use_bias=False, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(_norm(self.dtype, "norm1")(y))
-        y = nn.Conv(self.width, (3, 3), use_bias=False, dtype=self.dtype, name="conv2")(y)
-        y = _norm(self.dtype, "norm2")(y)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x * scale.astype(self.dtype) + bias.astype(self.dtype)
+
+
+NORMS = {"group": lambda dtype, name: nn.GroupNorm(num_groups=None, group_size=GROUP, dtype=dtype, name=name),
+         "affine": lambda dtype, name: Affine(dtype, name=name)}
+
+
+class ResidualBlock(nn.Module):
+    """Convolutions beside the identity, or beside a 1x1 convolution where the shape changes.
+
+    Attributes:
+      width: channels of its 3x3 convolutions.
+      stride: of the first 3x3 convolution, or of the 1x1 before it.
+      bottleneck: one 3x3 convolution between two 1x1, the last widening `EXPANSION` times; else two 3x3.
+      stride_in_1x1, norm, stem: as of `ResNet`.
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    stride_in_1x1: bool
+    norm: str
+    stem: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        w, s = self.width, self.stride
+        convolutions = [(w, 3, s), (w, 3, 1)]  # channels, side of the kernel, stride
+        if self.bottleneck:
+            first, second = (s, 1) if self.stride_in_1x1 else (1, s)
+            convolutions = [(w, 1, first), (w, 3, second), (EXPANSION * w, 1, 1)]
+        y = x
+        for number, (channels, size, stride) in enumerate(convolutions, start=1):
+            y = _convolution(channels, size, stride, self.stem, self.dtype, f"conv{number}")(y)
+            y = NORMS[self.norm](self.dtype, f"norm{number}")(y)
+            y = nn.relu(y) if number < len(convolutions) else y
         if x.shape != y.shape:
-            x = nn.Conv(self.width, (1, 1), strides, use_bias=False, dtype=self.dtype, name="conv_skip")(x)
-            x = _norm(self.dtype, "norm_skip")(x)
+            x = _convolution(y.shape[-1], 1, s, self.stem, self.dtype, "conv_skip")(x)
+            x = NORMS[self.norm](self.dtype, "norm_skip")(x)
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """Images to per-patch, per-class votes.
+class ResNet(PaintedBackbone):
+    """A residual network as a `PaintedBackbone`.
 
     Attributes:
-      num_classes: K.
-      image_size: (height, width) in pixels.
-      patch_size: side of a patch and stride of the last feature map, 2^(stages - 1); divides both sides of the image.
-      width: channels of the first stage; each further stage doubles them and halves the map.
-      stages: residual blocks of each stage; 0 leaves only the change of width and size to the next.
-      head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
+      stem: "3x3", of stride 1, or "7x7", of stride 2 and followed by 3x3 max pooling of stride 2.
+      width: channels of the stem and of the first stage's 3x3 convolutions; each further stage doubles them and halves
+        the map, so that patch_size is the stem's stride (1 or 4) times 2^(stages - 1).
+      stages: residual blocks of each stage; 0 for the first leaves only the change of width and size to the next.
+      bottleneck: blocks of 1x1, 3x3, 1x1 convolutions (ResNet-50), else of two 3x3.
+      stride_in_1x1: of bottleneck blocks, the stride in the first 1x1 convolution, as first published; else in the 3x3
+        ("v1.5"), as in nearly all weights.
+      norm: a key of `NORMS`.
+      the others as of `PaintedBackbone`.
     """
 
-    num_classes: int
-    image_size: tuple[int, int]
-    patch_size: int
+    stem: str = "3x3"
     width: int = 32
     stages: tuple[int, ...] = (1, 1, 1)
-    head_scale: str = "sqrt"
-    head_init: str = "zero"
-    center_votes: bool = True
-    dtype: jnp.dtype = jnp.float32
-    remat: str = "none"
+    bottleneck: bool = False
+    stride_in_1x1: bool = False
+    norm: str = "group"
 
-    pair_passes = 2  # forward passes that a coalition and its complement cost
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N, the number of players."""
-        return self.grid[0] * self.grid[1]
+    @staticmethod
+    def fault(sizes: Any) -> str | None:
+        stages, stride = tuple(sizes.stages), STEM_STRIDES[sizes.stem]
+        if not stages or any(count < bool(stage) for stage, count in enumerate(stages)):
+            return f"model.stages={stages}: expected at least one block a stage, or 0 in the first of several"
+        if stride * 2 ** (len(stages) - 1) != sizes.patch_size:
+            return (f"model.stages={stages} with model.patch_size={sizes.patch_size}: expected patches of "
+                    f"{stride}·2^(stages - 1) = {stride * 2 ** (len(stages) - 1)} pixels with model.stem={sizes.stem}")
+        if sizes.norm == "group" and sizes.width % GROUP:
+            return f"model.width={sizes.width}: expected a multiple of {GROUP}, which are normalised together"
+        return None
 
     def setup(self):
-        if 2 ** (len(self.stages) - 1) != self.patch_size:
-            raise UserError(f"a ResNet of {len(self.stages)} stages has patches of {2 ** (len(self.stages) - 1)} "
-                            f"pixels, not {self.patch_size}; set model.patch_size or model.stages")
+        self.head = self.voting_head()
+        stride = min(2, STEM_STRIDES[self.stem])
+        self.stem_conv = _convolution(self.width, int(self.stem[0]), stride, self.stem, self.dtype, "stem")
+        self.stem_norm = NORMS[self.norm](self.dtype, None)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(ResidualBlock, policy=policy) if policy else ResidualBlock
-        self.stem = nn.Conv(self.width, (3, 3), use_bias=False, dtype=self.dtype)
-        self.stem_norm = _norm(self.dtype, None)
         self.blocks = [
-            block(self.width * 2**stage, 2 if stage and not number else 1, self.dtype,
-                  name=f"stage{stage}_block{number}")
+            block(self.width * 2**stage, 2 if stage and not number else 1, self.bottleneck, self.stride_in_1x1,
+                  self.norm, self.stem, self.dtype, name=f"stage{stage}_block{number}")
             for stage, count in enumerate(self.stages) for number in range(count)]
-        self.head = VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
-                               scale=self.head_scale, center=self.center_votes)
 
-    def features(self, images: chex.Array) -> chex.Array:
-        """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
-        if images.ndim != 4 or images.shape[1:3] != tuple(self.image_size):
-            raise UserError(f"the model takes images [B, {self.image_size[0]}, {self.image_size[1]}, C], got "
-                            f"{list(images.shape)}")
-        x = nn.relu(self.stem_norm(self.stem(images.astype(self.dtype))))
+    def feature_map(self, images: chex.Array) -> chex.Array:
+        x = nn.relu(self.stem_norm(self.stem_conv(images)))
+        if self.stem == "7x7":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in self.blocks:
             x = block(x)
         return x
 
-    def read(self, features: chex.Array) -> chex.Array:
-        """Votes float32 [B, N, K] of the last feature map."""
-        cells = features.reshape(len(features), self.num_patches, -1)
-        return self.head(cells, self.num_patches)
 
-    def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
-        """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
-        seen = mask.reshape(len(mask), *self.grid)
-        seen = jnp.repeat(jnp.repeat(seen, self.patch_size, axis=1), self.patch_size, axis=2)
-        return self.read(self.features(jnp.where(seen[..., None], images, 0)))
-
-    def votes_and_features(self, images: chex.Array, delta: chex.Array | None = None
-                           ) -> tuple[chex.Array, chex.Array]:
-        """Votes of whole images float32 [B, N, K], and the feature map [B, gh, gw, D], delta added to it if given."""
-        features = self.features(images)
-        features = features if delta is None else features + delta.astype(features.dtype)
-        return self.read(features), features.astype(jnp.float32)
-
-    def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
-        """Votes phi of all patches; arguments, result and errors as of `vit.ViT`."""
-        if sides is None:
-            return self.read(self.features(images))
-        both = self.visible_votes(jnp.concatenate([images, images]), jnp.concatenate([sides, ~sides]))
-        return jnp.where(sides[..., None], *jnp.split(both, 2))
-
-
-def _norm(dtype: jnp.dtype, name: str | None) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=None, group_size=GROUP, dtype=dtype, name=name)
+def _convolution(channels: int, size: int, stride: int, stem: str, dtype: jnp.dtype, name: str | None) -> nn.Conv:
+    # Both sides are padded alike in the published form; in the small form only the far side where the stride is 2.
+    padding = "SAME" if stem == "3x3" else size // 2
+    return nn.Conv(channels, (size, size), (stride, stride), padding, use_bias=False, dtype=dtype, name=name)

@@ -6,6 +6,7 @@ evaluated (see `shapjax.coalitions`). No training code here.
 """
 
 import re
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -42,7 +43,6 @@ def variant(name: str) -> dict[str, int]:
                         'such as "S/16", or leave it empty and set width, depth, heads and patch_size')
     width, depth, heads = VARIANTS[match[1]]
     return dict(width=width, depth=depth, heads=heads, patch_size=int(match[2]))
-
 
 
 class Attention(nn.Module):
@@ -87,7 +87,7 @@ class Block(nn.Module):
         y, maps_BHTT = Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT, delta_BHTT)
         x_BTD = x_BTD + y
         y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm2")(x_BTD)
-        y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
+        y = ACTIVATIONS[self.activation](TokenDense(round(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
         return x_BTD + TokenDense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 
@@ -130,6 +130,13 @@ class ViT(nn.Module):
     remat: str = "full"
 
     pair_passes = 1  # forward passes that a coalition and its complement cost: they are packed
+
+    @staticmethod
+    def fault(sizes: Any) -> str | None:
+        """What is wrong with the sizes of a module, or of the settings for one, if anything: "model.KEY=VALUE …"."""
+        if sizes.width % sizes.heads:
+            return f"model.heads={sizes.heads} does not divide the width {sizes.width}"
+        return None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,107 +1,68 @@
-"""The residual network: the game of painted patches, its shapes, what is refused."""
+"""The residual network: its published sizes, its norms, what is refused. Its game is in test_painted.py."""
 
 import json
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import coalitions, config, models
+from shapjax import config, models
 from shapjax.errors import UserError
-from shapjax.models import vit_probes
-
-SHAPE = (16, 24, 2)
+from shapjax.models import resnet
 
 
-@pytest.fixture(scope="module")
-def net():
-    """A small network of 2 x 3 patches of 8 pixels, its votes (images, sides), and images."""
-    c = config.default_config()
-    c.model.update({"backbone": "resnet", "patch_size": 8, "width": 16, "stages": (1, 1, 1, 1), "head_init": "default"})
-    module = models.build(config.resolve(c).model, image_shape=SHAPE, num_classes=3)
-    params = models.init_params(module, jax.random.key(0), image_shape=SHAPE)
-    images = jax.random.normal(jax.random.key(1), (4, *SHAPE))
-    return module, params, images
+@pytest.mark.parametrize(("name", "millions"), [("ResNet-18", 11.69), ("ResNet-34", 21.80), ("ResNet-50", 25.56)])
+def test_variants_have_the_published_number_of_parameters(name, millions):
+    module = resnet.ResNet(num_classes=1000, image_size=(224, 224), norm="affine", **resnet.VARIANTS[name])
+    assert module.grid == (7, 7)
+    shapes = models.param_shapes(module, image_shape=(224, 224, 3))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
-@pytest.fixture(scope="module")
-def votes(net):
-    module, params, _ = net
-    return jax.jit(lambda *arguments, method=None: module.apply({"params": params}, *arguments, method=method),
-                   static_argnames="method")
+def test_an_affine_norm_is_a_batch_norm_whose_statistics_are_fixed(rng):
+    x, mean, scale, bias = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, 3, 3, 4), 4, 4, 4))
+    variance = jnp.asarray(rng.uniform(0.5, 2, size=4), jnp.float32)
+    factor = scale / jnp.sqrt(variance + 1e-5)
+    folded = {"scale": factor, "bias": bias - mean * factor}
+    y = resnet.Affine(jnp.float32).apply({"params": folded}, x)
+    np.testing.assert_allclose(y, (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias, atol=1e-5)
 
 
-def test_it_votes_for_every_patch_and_class(net, votes):
-    module, _, images = net
-    phi = votes(images, None)
-    assert module.grid == (2, 3) and phi.shape == (4, 6, 3) and phi.dtype == jnp.float32
-    np.testing.assert_allclose(phi.sum(axis=-1), 0, atol=1e-6)  # centred over the classes
-    assert np.std(phi) > 1e-3
-
-
-def test_hidden_pixels_do_not_matter(net, votes):
-    _, _, images = net
-    mask = jnp.array([[True, False, True, False, False, True]] * 4)
-    hidden = ~jnp.repeat(jnp.repeat(mask.reshape(4, 2, 3), 8, axis=1), 8, axis=2)[..., None]
-    seen = votes(images, mask, method="visible_votes")
-    other = votes(jnp.where(hidden, 7.0, images), mask, method="visible_votes")
-    np.testing.assert_array_equal(seen, other)
-    assert np.abs(seen - votes(images, None)).max() > 1e-3  # but hiding them does
-
-
-def test_a_pass_with_sides_is_two_painted_passes(net, votes):
-    _, _, images = net
-    sides = jax.random.bernoulli(jax.random.key(2), 0.5, (4, 6))
-    ours, others = (votes(images, side, method="visible_votes") for side in (sides, ~sides))
-    np.testing.assert_allclose(votes(images, sides), jnp.where(sides[..., None], ours, others), atol=1e-5)
-
-
-def test_the_game_starts_at_zero_and_ends_at_the_prediction(net, votes):
-    _, _, images = net
-    whole, empty = coalitions.pair_values(votes, images, jnp.ones((4, 1, 6), bool))
-    np.testing.assert_array_equal(empty, 0)
-    np.testing.assert_allclose(whole[:, 0], votes(images, None).sum(axis=1), atol=1e-5)
-
-
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_changes_no_gradient(net, remat):
-    module, params, images = net
-
-    def gradient(module):
-        return jax.jit(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, images) ** 2)))(params)
-
-    chex.assert_trees_all_close(gradient(module), gradient(module.clone(remat=remat)), rtol=1e-4, atol=1e-4)
-
-
-def test_its_features_lead_to_its_votes(net):
-    module, params, images = net
-    probes = vit_probes.probes(module)
-    assert probes.keys() == {"features_fn"}  # nothing attends
-    logits, features = probes["features_fn"](params, images, None)
-    assert features.shape == (4, 2, 3, 128)
-    moved, _ = probes["features_fn"](params, images, jnp.ones_like(features))
-    np.testing.assert_allclose(logits, module.apply({"params": params}, images).sum(axis=1), atol=1e-5)
-    assert np.abs(moved - logits).max() > 1e-3
-
-
-def test_images_of_another_size_are_refused(net):
-    module, params, _ = net
-    with pytest.raises(UserError, match=r"takes images \[B, 16, 24, C\], got \[1, 24, 16, 2\]"):
-        module.apply({"params": params}, jnp.zeros((1, 24, 16, 2)))
+def test_no_image_knows_what_else_is_in_its_batch(rng):
+    """Why there is no batch norm: a coalition's value would depend on the other coalitions."""
+    images = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
+    for norm in resnet.NORMS:
+        module = resnet.ResNet(num_classes=2, image_size=(8, 8), patch_size=2, width=16, stages=(0, 1), norm=norm,
+                               head_init="default")
+        params = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 1))
+        apply = jax.jit(module.apply)
+        alone, together = (apply({"params": params}, x)[0] for x in (images[:1], images))
+        np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"patch_size": 4}, r"stages=\(1, 1, 1, 1\) with --config.model.patch_size=4: expected 3 stages"),
-    ({"stages": (1, 1, 0, 1)}, "at least one block each"),
+    ({"patch_size": 4}, r"model.stages=\(1, 1, 1, 1\) with model.patch_size=4: expected patches of .* = 8 pixels"),
+    ({"stem": "7x7"}, "= 32 pixels with model.stem=7x7"),
+    ({"stages": (1, 1, 0, 1)}, "at least one block a stage"),
+    ({"stages": ()}, "at least one block a stage"),
     ({"width": 20}, "expected a multiple of 16"),
+    ({"norm": "batch"}, "expected one of group, affine"),
+    ({"stem": "5x5"}, "expected one of 3x3, 7x7"),
+    ({"painting": "red"}, "expected one of mean, zero, blur"),
 ])
 def test_impossible_sizes_are_explained(changes, message):
     c = config.default_config()
     c.model.update({"backbone": "resnet", "patch_size": 8, "width": 16, "stages": (1, 1, 1, 1)} | changes)
-    with pytest.raises(UserError, match=message):
-        config.validate(config.resolve(c), image_shape=SHAPE, num_devices=1)
+    with pytest.raises(UserError, match="--config.*" + message) as e:
+        config.validate(config.resolve(c), image_shape=(16, 24, 2), num_devices=1)
+    assert "\n" not in str(e.value)
+
+
+def test_a_module_that_cannot_be_is_refused_as_well():
+    module = resnet.ResNet(num_classes=2, image_size=(8, 8), patch_size=8)
+    with pytest.raises(UserError, match="expected patches of .* = 4 pixels"):
+        module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
 def test_its_stages_survive_json():

@@ -134,5 +134,5 @@ def test_the_more_is_computed_again_in_the_backward_pass_the_less_is_kept(tiny_v
 
 def test_build_follows_the_config_and_the_images():
     settings = config.resolve(config.default_config()).model
-    module = models.build(settings, image_shape=(28, 14, 1), num_classes=7)
+    module = models.build(settings, image_shape=(28, 14, 1), num_classes=7, mean=(0.5,), std=(0.25,))
     assert (module.grid, module.num_classes, module.width, module.dtype) == ((4, 2), 7, settings.width, jnp.float32)

@@ -1,0 +1,123 @@
+"""What convolutional backbones share: a game of painted patches, whose votes are read off the last feature map.
+
+The game of an image: a hidden patch is painted over at the input, and its cell of the last feature map casts no vote,
+
+    v(S) = Σ_{n∈S} phi(paint(x, S))_n,    v(∅) = 0,    v(all) = f(x),
+
+so that efficiency is exact, as it is for tokens that are dropped: v(∅) is a sum over nothing, not the logits of a blank
+image. A visible cell still sees the paint around it, and a map's cell sees more than its own patch. A coalition and its
+complement are two images, so a pair costs two passes; they are run as one batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from shapjax.errors import UserError
+from shapjax.models.layers import HEAD_INITS, VotingHead
+from shapjax.removal import Blur, Constant, Removal, hidden_pixels
+
+
+def _black(mean: Sequence[float], std: Sequence[float]) -> Constant:
+    return Constant(tuple(-m / s for m, s in zip(mean, std, strict=True)))
+
+
+# What hidden patches look like, (mean, std) -> Removal of images that were normalised with them: the mean colour, which
+# then is 0; black; or what is left of the image when it is blurred, so that hidden pixels matter a little.
+PAINTINGS = {"mean": lambda mean, std: Constant(0.0), "zero": _black, "blur": lambda mean, std: Blur()}
+
+
+class PaintedBackbone(nn.Module):
+    """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch, which a backbone defines.
+
+    Attributes:
+      num_classes: K.
+      image_size: (height, width) in pixels.
+      patch_size: side of a patch and stride of the last feature map; divides both sides of the image.
+      removal: what hidden patches look like, in the units of the images that the model takes.
+      head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int]
+    patch_size: int
+    removal: Removal = Constant(0.0)
+    head_scale: str = "sqrt"
+    head_init: str = "zero"
+    center_votes: bool = True
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    pair_passes = 2  # forward passes that a coalition and its complement cost
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N, the number of players."""
+        return self.grid[0] * self.grid[1]
+
+    @staticmethod
+    def fault(sizes: Any) -> str | None:
+        """What is wrong with the sizes of a backbone, if anything: "model.KEY=VALUE: expected …".
+
+        Args:
+          sizes: a module of the class, or the settings (`config.model`) that one is to be built from.
+        """
+        raise NotImplementedError
+
+    def feature_map(self, images: chex.Array) -> chex.Array:
+        """[B, H, W, C] -> [B, gh, gw, D], in the dtype of the computation."""
+        raise NotImplementedError
+
+    def last_norm(self, cells_BND: chex.Array, mask_BN: chex.Array | None) -> chex.Array:
+        """What lies between the feature map and the head; mask says which cells vote, None: all."""
+        return cells_BND
+
+    def voting_head(self) -> VotingHead:
+        """The head, for `setup`.
+
+        Raises:
+          UserError: if the sizes cannot be.
+        """
+        if fault := self.fault(self):
+            raise UserError(fault)
+        return VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
+                          scale=self.head_scale, center=self.center_votes)
+
+    def features(self, images: chex.Array) -> chex.Array:
+        """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
+        if images.ndim != 4 or images.shape[1:3] != tuple(self.image_size):
+            raise UserError(f"the model takes images [B, {self.image_size[0]}, {self.image_size[1]}, C], got "
+                            f"{list(images.shape)}")
+        return self.feature_map(images.astype(self.dtype))
+
+    def read(self, features: chex.Array, mask: chex.Array | None = None) -> chex.Array:
+        """Votes float32 [B, N, K] of a last feature map; of the patches of mask, bool [B, N], if not of all."""
+        cells = features.reshape(len(features), self.num_patches, -1)
+        return self.head(self.last_norm(cells, mask), self.num_patches)
+
+    def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
+        """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
+        hidden = hidden_pixels(mask, self.grid, self.image_size)
+        return self.read(self.features(self.removal(images, hidden)), mask)
+
+    def votes_and_features(self, images: chex.Array, delta: chex.Array | None = None
+                           ) -> tuple[chex.Array, chex.Array]:
+        """Votes of whole images float32 [B, N, K], and the feature map [B, gh, gw, D], delta added to it if given."""
+        features = self.features(images)
+        features = features if delta is None else features + delta.astype(features.dtype)
+        return self.read(features), features.astype(jnp.float32)
+
+    def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+        """Votes phi of all patches; arguments, result and errors as of `vit.ViT`."""
+        if sides is None:
+            return self.read(self.features(images))
+        both = self.visible_votes(jnp.concatenate([images, images]), jnp.concatenate([sides, ~sides]))
+        return jnp.where(sides[..., None], *jnp.split(both, 2))

@@ -1,0 +1,122 @@
+"""What a module of a family of weights (`vit`, …) says of them: what model they are of, and the parameters it gets.
+
+Such a module has two functions. `recognise(weights) -> Architecture | None` looks at names, shapes and config alone;
+None: the names are not its family's. `convert(weights, architecture, module) -> Converted` reads the tensors.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shapjax.errors import UserError
+from shapjax.pretrained.weights import Weights, few
+
+# Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+RUN_SETTINGS = ("dtype", "remat", "head_init", "variant")  # of `config.model`: what a run says, and weights do not
+
+
+class Architecture(NamedTuple):
+    """The model that weights are of.
+
+    Attributes:
+      layout: whose names the tensors have, for messages: "Hugging Face ViT", "timm ViT", "Google ViT", ….
+      settings: of `config.model`: backbone, patch_size, width, …; where there is a head, also head_scale="mean" and
+        center_votes=False, so that the classifier's own logits are kept.
+      image_size: (height, width) in pixels that the positions are for, or that the config says; None: any.
+      num_classes: of its head; None: it has none.
+      mean, std: per channel, in units of [0, 1], that its pixels were normalised with; None: unknown.
+      channels: of its images.
+    """
+
+    layout: str
+    settings: dict[str, Any]
+    image_size: tuple[int, int] | None
+    num_classes: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    channels: int = 3
+
+
+class Converted(NamedTuple):
+    """Weights as our parameters. What is neither used nor ignored of them is reported as skipped.
+
+    Attributes:
+      params: nested as the module's, np.float32 arrays; without "head" where the weights have none.
+      used: names of the tensors that went into params.
+      ignored: names of tensors known to be of no use (a pooler, the classifier of a distillation token, …).
+      notes: what else a person should know of the conversion, a few words each.
+      head_note: the same of the head, as long as it is kept.
+    """
+
+    params: dict[str, Any]
+    used: frozenset[str]
+    ignored: frozenset[str]
+    notes: tuple[str, ...] = ()
+    head_note: str = ""
+
+
+def normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    """(mean, std) of the pixels in units of [0, 1], as the files of Hugging Face or timm beside the weights say them.
+
+    None twice where they say nothing.
+    """
+    timm = weights.config.get("pretrained_cfg")
+    values = timm if isinstance(timm, dict) else weights.preprocessor
+    mean, std = (values.get("mean"), values.get("std")) if values is timm else (
+        values.get("image_mean"), values.get("image_std"))
+    if mean is None or std is None or values.get("do_normalize") is False:
+        return None, None
+    try:
+        return tuple(float(x) for x in mean), tuple(float(x) for x in std)
+    except (TypeError, ValueError) as e:
+        raise UserError(f"the mean {mean!r} and std {std!r} beside {weights.path} are not lists of numbers") from e
+
+
+def activation(config: Mapping[str, Any], default: str) -> str:
+    """The key of `models.layers.ACTIVATIONS` that a config of Hugging Face asks for.
+
+    Raises:
+      UserError: if it asks for another.
+    """
+    name = config.get("hidden_act")
+    if name is not None and name not in ACTIVATIONS:
+        raise UserError(f"the weights' config.json says hidden_act {name!r}; expected one of {', '.join(ACTIVATIONS)}")
+    return default if name is None else ACTIVATIONS[name]
+
+
+def require(weights: Weights, names: list[str], layout: str) -> None:
+    """UserError, naming the first few, if tensors that the layout has are missing."""
+    missing = [name for name in names if name not in weights.shapes]
+    if missing:
+        raise UserError(f"weights {weights.path} look like {layout} but lack {len(missing)} of its tensors: "
+                        f"{few(missing)}; is the file complete?")
+
+
+def as_dense(kernel: np.ndarray) -> np.ndarray:
+    """A torch Linear's [out, in] as a Flax Dense's [in, out]."""
+    return kernel.T
+
+
+def as_conv(kernel: np.ndarray) -> np.ndarray:
+    """A torch convolution's [out, in, h, w] as a Flax one's [h, w, in, out]."""
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def require_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...] | None], layout: str) -> None:
+    """UserError, naming the first few, if tensors are missing or, but for those with None, have other shapes."""
+    require(weights, list(shapes), layout)
+    other = [f"{name} is {list(weights.shapes[name])} instead of {list(shape)}" for name, shape in shapes.items()
+             if shape is not None and weights.shapes[name] != shape]
+    if other:
+        raise UserError(f"weights {weights.path} look like {layout}, but {few(other)}; use weights of the plain model, "
+                        "of a kind that docs/models.md lists")
+
+
+def require_no_more(weights: Weights, names: Iterable[str], known: set[str], layout: str) -> None:
+    """UserError if some of the names are not known: without their tensors the features would be others."""
+    more = sorted(name for name in names if name not in known)
+    if more:
+        raise UserError(f"weights {weights.path} look like {layout}, but have in their blocks what this model has not: "
+                        f"{few(more)}; use weights of the plain model, of a kind that docs/models.md lists")

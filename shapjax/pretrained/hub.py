@@ -1,0 +1,36 @@
+"""Where weights lie: a path, or a name on the Hugging Face hub, which is downloaded once."""
+
+import pathlib
+import re
+
+from shapjax.errors import UserError
+from shapjax.pretrained.weights import PICKLED, SUFFIXES
+
+PATTERNS = ("*.safetensors", "*.json", "*.npz")  # of the files that are downloaded; never a pickle
+
+
+def locate(name: str) -> pathlib.Path:
+    """The path that `name` is, or that of the files of the hub's repository of this name.
+
+    Raises:
+      UserError: if there is no such path, and no such repository within reach; says what to do.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or path.suffix in SUFFIXES + PICKLED:
+        raise UserError(f"weights {name} do not exist; give a file, a directory or a name on the Hugging Face hub, "
+                        "such as google/vit-base-patch16-224")
+    by_hand = (f"on a machine with a network run `hf download {name} --local-dir DIRECTORY`, copy that directory here "
+               "and give its path")
+    try:
+        import huggingface_hub  # only those who name a model need it
+    except ImportError as e:
+        raise UserError(f"{name} is no file or directory; to get it from the Hugging Face hub, pip install "
+                        f"huggingface_hub, or {by_hand}") from e
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except Exception as e:  # of the hub's client, of its HTTP library, of the system
+        reason = " ".join(str(e).split())[:100]
+        raise UserError(f"{name} is no file or directory, and could not be downloaded from the Hugging Face hub "
+                        f"({type(e).__name__}: {reason}); check the name, or {by_hand}") from e

@@ -1,0 +1,195 @@
+"""From a name to a model's parameters: weights are found, recognised and converted; what became of them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+from flax import linen as nn
+
+from shapjax import models
+from shapjax.config import default_config
+from shapjax.errors import UserError
+from shapjax.pretrained import convnext, hub, own_run, resnet, vit
+from shapjax.pretrained.architecture import Architecture
+from shapjax.pretrained.weights import Weights, few, open_weights
+
+# A module for each family of weights, see `architecture`; the first that recognises the names converts.
+FAMILIES = (vit, resnet, convnext)
+HEAD_SETTINGS = ("head_scale", "center_votes")  # a head that is kept brings them along
+
+
+class Report(NamedTuple):
+    """What became of weights; `str()` of it is for people.
+
+    Attributes:
+      name: that they were asked for by.
+      layout: of `Architecture`.
+      tensors: that went into parameters.
+      numbers: in these parameters.
+      new: parameters that are made anew, by path.
+      ignored, skipped: names of the tensors that are known to be of no use, and of those nothing is known of.
+      notes: what else is to be known.
+    """
+
+    name: str
+    layout: str
+    tensors: int
+    numbers: int
+    new: tuple[str, ...]
+    ignored: tuple[str, ...]
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rest = [f"{what}: {few(list(names))}" for what, names in (
+            ("new", self.new), ("not used", self.ignored), ("skipped, unknown", self.skipped)) if names]
+        return "\n              ".join([f"pretrained    {self.name}: {self.layout}, {self.tensors} tensors, "
+                                        f"{self.numbers:,} parameters", *rest, *self.notes])
+
+
+def describe(name: str) -> Architecture:
+    """The model that weights are of, from names, shapes and config alone. Does not start JAX.
+
+    Args:
+      name: a path to weights or to the workdir of a run, or a name on the Hugging Face hub.
+
+    Raises:
+      UserError: if there are none, they are damaged, or of no known model.
+    """
+    path = hub.locate(name)
+    return own_run.describe(path) if own_run.is_run(path) else _recognised(open_weights(path))[1]
+
+
+def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num_classes: int, new_head: bool
+         ) -> tuple[dict[str, Any], Report]:
+    """The parameters of a model from weights.
+
+    Args:
+      name: as of `describe`.
+      module: the model, with the settings that `describe` gives, but any image size.
+      image_shape: (H, W, C) of the images it is for. With one channel, the kernel that reads the weights' three is
+        summed over them: what repeating the channel would give.
+      num_classes: K.
+      new_head: leave out the weights' head.
+
+    Returns:
+      parameters on the host, float32, nested as the module's, all of them but for "head" where it is to be made anew;
+      and the report.
+
+    Raises:
+      UserError: if they are not there, damaged, of another model, or of another number of classes without new_head.
+    """
+    path = hub.locate(name)
+    if own_run.is_run(path):
+        architecture = own_run.describe(path)
+        require_fit(name, architecture, _settings(module, architecture))
+        converted, tensors = own_run.convert(path, module), ()
+    else:
+        weights = open_weights(path)
+        family, architecture = _recognised(weights)
+        require_fit(name, architecture, _settings(module, architecture))
+        converted, tensors = family.convert(weights, architecture, module), tuple(weights)
+    if architecture.num_classes not in (None, num_classes) and not new_head:
+        raise UserError(f"the head of {name} is for {architecture.num_classes} classes, the dataset has {num_classes}; "
+                        "set --config.new_head=True to make a new one")
+    params, notes = dict(converted.params), converted.notes
+    if new_head:
+        params.pop("head", None)
+    elif converted.head_note:
+        notes += (converted.head_note,)
+    expected = models.param_shapes(module, image_shape=image_shape)
+    params, more = _fitted(name, params, expected, architecture.channels, image_shape[2])
+    new = tuple(f"{key} ({sum(x.size for x in jax.tree.leaves(expected[key])):,} parameters)"
+                for key in expected if key not in params)
+    return params, Report(
+        name=name, layout=architecture.layout, tensors=len(converted.used),
+        numbers=sum(x.size for x in jax.tree.leaves(params)), new=new, ignored=tuple(sorted(converted.ignored)),
+        skipped=tuple(sorted(set(tensors) - converted.used - converted.ignored)), notes=notes + more)
+
+
+def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any]) -> None:
+    """UserError if settings of `config.model` are not those of the weights: says which tensors disagree.
+
+    Args:
+      name: of the weights.
+      architecture: of the weights.
+      given: some settings, by key.
+    """
+    theirs = architecture.settings
+    differing = [key for key in given if key in theirs and given[key] != theirs[key]]
+    if not differing:
+        return
+    if given.get("backbone", theirs["backbone"]) == theirs["backbone"]:
+        ours, wanted = (_shapes(architecture, theirs | dict(changes)) for changes in (given, {}))
+        tensors = [f"{path} is {list(wanted[path])} instead of {list(ours[path])}" if path in ours else f"{path} is new"
+                   for path in wanted if wanted[path] != ours.get(path)]
+    else:
+        tensors = []
+    what = few(tensors) if tensors else few([f"{key} is {theirs[key]} instead of {given[key]}" for key in differing])
+    raise UserError(f"weights {name} ({architecture.layout}) are of another model: {what}; they are of "
+                    f"{_likeliest(theirs)}: set that, or leave --config.model.variant empty")
+
+
+def _recognised(weights: Weights) -> tuple[Any, Architecture]:
+    """The family of weights, and what it says of them."""
+    for family in FAMILIES:
+        if (architecture := family.recognise(weights)) is not None:
+            return family, architecture
+    raise UserError(f"weights {weights.path} are of no known model (their tensors: {few(sorted(weights))}); "
+                    "docs/models.md lists what can be loaded")
+
+
+def _settings(module: nn.Module, architecture: Architecture) -> dict[str, Any]:
+    """The settings that a module was built with, but for the head's."""
+    backbone = next(key for key, value in models.BACKBONES.items() if isinstance(module, value))
+    return {"backbone": backbone} | {key: getattr(module, key) for key in architecture.settings
+                                     if hasattr(module, key) and key not in HEAD_SETTINGS}
+
+
+def _shapes(architecture: Architecture, settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes, by path, of the parameters of a model with these settings; nothing that depends on the image's size."""
+    model = default_config().model
+    with model.unlocked():
+        model.update(settings)
+    image_shape = (2 * model.patch_size, 2 * model.patch_size, architecture.channels)
+    any_color = (0.0,) * architecture.channels, (1.0,) * architecture.channels
+    module = models.build(model, image_shape=image_shape, num_classes=2, mean=any_color[0], std=any_color[1])
+    leaves = jax.tree_util.tree_leaves_with_path(models.param_shapes(module, image_shape=image_shape))
+    return {_text(path): x.shape for path, x in leaves}
+
+
+def _likeliest(settings: Mapping[str, Any]) -> str:
+    """A variant, or else the sizes."""
+    name = models.variant_of(settings)
+    return f"variant {name}" if name else ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _fitted(name: str, params: dict[str, Any], expected: chex.ArrayTree, channels: int, image_channels: int
+            ) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters, those that read the image's channels fitted to their number, and a note of it.
+
+    Raises:
+      UserError: if some are missing, have other shapes, or hold numbers that are not finite.
+    """
+    wanted = {key: value for key, value in expected.items() if key in params or key != "head"}
+    shapes = {path: x.shape for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
+    given, notes = dict(jax.tree_util.tree_leaves_with_path(params)), []
+    for path, x in given.items():
+        if image_channels == 1 < channels and x.shape != shapes.get(path) == (
+                *x.shape[:-2], x.shape[-2] // channels, x.shape[-1]):
+            given[path] = x.reshape(*x.shape[:-2], -1, channels, x.shape[-1]).sum(-2)
+            notes.append(f"the images are grey: kernel summed over its {channels} channels")
+        if not np.isfinite(x.sum()):
+            raise UserError(f"weights {name} hold numbers that are not finite, for {_text(path)}; download or copy "
+                            "them again")
+    differing = [f"{_text(path)} is {list(given[path].shape) if path in given else 'missing'} instead of {list(shape)}"
+                 for path, shape in shapes.items() if path not in given or given[path].shape != shape]
+    if differing:
+        raise UserError(f"weights {name} do not fit images of {image_channels} channels: {few(differing)}")
+    return jax.tree.unflatten(jax.tree.structure(wanted), [given[path] for path in shapes]), tuple(notes)
+
+
+def _text(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

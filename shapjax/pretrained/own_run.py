@@ -1,0 +1,38 @@
+"""A training run of shapjax as weights for another: a plain classifier, say, that is to explain itself from now on."""
+
+import pathlib
+
+import jax
+from flax import linen as nn
+
+from shapjax import checkpoint, inference
+from shapjax.errors import UserError
+from shapjax.pretrained.architecture import RUN_SETTINGS, Architecture, Converted
+from shapjax.pretrained.positions import interpolate
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Whether a path is the workdir of a run."""
+    return (path / "checkpoints").is_dir()
+
+
+def describe(path: pathlib.Path) -> Architecture:
+    """The model of a run's newest checkpoint; UserError if there is none. Does not start JAX."""
+    meta = checkpoint.newest_meta(path)
+    if meta is None:
+        raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
+    settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}
+    return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
+                        meta.image_shape[2])
+
+
+def convert(path: pathlib.Path, module: nn.Module) -> Converted:
+    """The parameters that inference of the run's newest checkpoint would use; positions as the module's grid wants."""
+    source, params, _, _ = inference.read(path)
+    params, notes = dict(params), ()
+    if "positions" in params and source.grid != module.grid:
+        params["positions"] = interpolate(params["positions"], source.grid, module.grid)
+        notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "
+                 f"{module.grid[0]}x{module.grid[1]}",)
+    names = frozenset(jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(params))
+    return Converted(params, names, frozenset(), notes)

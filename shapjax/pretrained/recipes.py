@@ -1,0 +1,99 @@
+"""How one parameter of ours is made of tensors of theirs, in tables that can be checked before anything is read."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from shapjax.errors import UserError
+from shapjax.pretrained.weights import Weights, few
+
+
+class Recipe(NamedTuple):
+    """A parameter from tensors.
+
+    Attributes:
+      names: of the tensors; of a block's, with {} for its number.
+      make: of the tensors float32, the parameter.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[..., np.ndarray] = lambda x: x
+
+
+Recipes = dict[tuple[str, ...], Recipe]  # by the parameter's path
+
+
+def names(recipes: Recipes, number: int | None = None) -> list[str]:
+    """The tensors that recipes need; of blocks', for the block of this number."""
+    every = [name for recipe in recipes.values() for name in recipe.names]
+    return list(dict.fromkeys(every if number is None else [name.format(number) for name in every]))
+
+
+def make(weights: Weights, recipes: Recipes) -> dict[tuple[str, ...], np.ndarray]:
+    """The parameters by their paths."""
+    return {path: recipe.make(*(weights[name] for name in recipe.names)) for path, recipe in recipes.items()}
+
+
+def make_stacked(weights: Weights, recipes: Recipes, depth: int, *, stacked: bool) -> dict[tuple[str, ...], np.ndarray]:
+    """The parameters [L, ...] of L = depth blocks, read block by block.
+
+    stacked: the tensors are [L, ...] too, and have no {} in their names.
+    """
+    def stack(recipe: Recipe) -> np.ndarray:
+        whole = [weights[name] for name in recipe.names] if stacked else None
+        result = None
+        for i in range(depth):
+            parts = [x[i] for x in whole] if stacked else [weights[name.format(i)] for name in recipe.names]
+            part = recipe.make(*parts)
+            result = np.empty((depth, *part.shape), np.float32) if result is None else result
+            result[i] = part
+        return result
+
+    return {path: stack(recipe) for path, recipe in recipes.items()}
+
+
+def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ...], tuple[int, ...]], layout: str, *,
+                depth: int | None = None, stacked: bool = False) -> None:
+    """UserError, naming the first few tensors, if the parameters would not have the shapes expected, by path.
+
+    Nothing is read. depth: the recipes are of as many blocks; stacked: as of `make_stacked`.
+    """
+    wrong = []
+    for path, recipe in recipes.items():
+        for i in range(1 if depth is None or stacked else depth):
+            given = {name.format(i): weights.shapes[name.format(i)] for name in recipe.names}
+            try:
+                # Zeros that take no memory stand for the tensors.
+                shapes = [shape[1:] if stacked and shape[:1] == (depth,) else shape for shape in given.values()]
+                shape = recipe.make(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
+            except (ValueError, IndexError):  # of numpy, on what does not go together
+                shape = None
+            if shape != expected[path]:
+                wrong += [f"{name} is {list(shape)}" for name, shape in given.items()]
+    if wrong:
+        raise UserError(f"weights {weights.path} look like {layout}, but have tensors whose shapes do not fit the "
+                        f"others: {few(wrong)}; is the file damaged, or of a variant of that model?")
+
+
+def nested(flat: dict[tuple[str, ...], np.ndarray]) -> dict:
+    """Parameters by path as nested dicts."""
+    tree = {}
+    for (*parents, last), value in flat.items():
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def torch_norm(path: tuple[str, ...], name: str) -> Recipes:
+    """Of torch's LayerNorm."""
+    return {(*path, "scale"): Recipe((f"{name}.weight",)), (*path, "bias"): Recipe((f"{name}.bias",))}
+
+
+def torch_linear(path: tuple[str, ...], name: str, *, scale: str | None = None) -> Recipes:
+    """Of torch's Linear, whose weight is [out, in]; scale: a tensor [out] that its result is multiplied by."""
+    scales = (scale,) if scale else ()
+    return {(*path, "kernel"): Recipe((f"{name}.weight", *scales), lambda weight, gamma=1: weight.T * gamma),
+            (*path, "bias"): Recipe((f"{name}.bias", *scales), lambda bias, gamma=1: bias * gamma)}

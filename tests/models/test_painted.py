@@ -1,0 +1,139 @@
+"""Convolutional backbones: the game of painted patches, for each of them and each way of painting."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shapjax import coalitions, config, models, preprocessing
+from shapjax.errors import UserError
+from shapjax.models import painted, vit_probes
+from tests.conftest import random_tree
+
+SHAPE, GRID = (8, 12, 2), (2, 3)  # patches of 4 pixels
+MEAN, STD = (0.3, 0.6), (0.2, 0.4)
+BACKBONES = {
+    "small ResNet": {"backbone": "resnet", "width": 16, "stages": (0, 1, 1)},
+    "ResNet": {"backbone": "resnet", "width": 8, "stages": (1,), "stem": "7x7", "bottleneck": True, "norm": "affine"},
+    "ConvNeXt": {"backbone": "convnext", "width": 8, "stages": (1,), "norm_place": "pooled"},
+}
+MASK = jnp.array([[True, False, True, False, False, True], [False, True, True, True, False, True]])
+
+
+class Net(NamedTuple):
+    """A backbone with random parameters, its compiled functions, pixels in [0, 1] and the images they become."""
+
+    module: painted.PaintedBackbone
+    params: Any
+    votes: Any
+    pair_values: Any
+    pixels: Any
+    images: Any
+
+
+@functools.cache
+def make(backbone, painting="mean"):
+    c = config.default_config()
+    c.model.update({"patch_size": 4, "head_init": "default", "painting": painting} | BACKBONES[backbone])
+    c = config.resolve(c)
+    config.validate(c, image_shape=SHAPE, num_devices=1)
+    module = models.build(c.model, image_shape=SHAPE, num_classes=3, mean=MEAN, std=STD)
+    params = random_tree(models.param_shapes(module, image_shape=SHAPE), scale=0.4)
+    votes = jax.jit(lambda *arguments, method=None: module.apply({"params": params}, *arguments, method=method),
+                    static_argnames="method")
+    pixels = jax.random.uniform(jax.random.key(1), (2, *SHAPE))
+    pair_values = jax.jit(lambda images, masks: coalitions.pair_values(votes, images, masks))
+    return Net(module, params, votes, pair_values, pixels, preprocessing.normalize(pixels, MEAN, STD))
+
+
+def hidden(mask):
+    return ~jnp.repeat(jnp.repeat(mask.reshape(-1, *GRID), 4, axis=1), 4, axis=2)[..., None]
+
+
+@pytest.fixture(params=BACKBONES)
+def backbone(request):
+    return request.param
+
+
+def test_it_votes_for_every_patch_and_class(backbone):
+    net = make(backbone)
+    phi = net.votes(net.images, None)
+    assert net.module.grid == GRID and phi.shape == (2, 6, 3) and phi.dtype == jnp.float32
+    np.testing.assert_allclose(phi.sum(axis=-1), 0, atol=1e-5)  # centred over the classes
+    assert np.std(phi) > 1e-3
+
+
+@pytest.mark.parametrize("painting", painted.PAINTINGS)
+def test_the_game_is_that_of_painted_images_from_nothing_to_the_prediction(backbone, painting):
+    net = make(backbone, painting)
+    masks = jnp.stack([jnp.ones_like(MASK), MASK], axis=1)
+    values, complements = net.pair_values(net.images, masks)
+    np.testing.assert_array_equal(complements[:, 0], 0)  # v of no patches
+    np.testing.assert_allclose(values[:, 0], net.votes(net.images, None).sum(axis=1), rtol=1e-4, atol=1e-4)
+    for side, value in ((MASK, values[:, 1]), (~MASK, complements[:, 1])):  # one batch is two painted passes
+        votes = net.votes(net.images, side, method="visible_votes")
+        np.testing.assert_allclose(value, jnp.where(side[..., None], votes, 0).sum(axis=1), rtol=1e-4, atol=1e-4)
+    assert np.abs(values[:, 1] + complements[:, 1] - values[:, 0]).max() > 1e-3  # what is hidden would have mattered
+
+
+@pytest.mark.parametrize(("painting", "colour"), [("mean", MEAN), ("zero", (0.0, 0.0))])
+def test_hidden_patches_are_of_one_colour_and_their_pixels_do_not_matter(backbone, painting, colour):
+    net = make(backbone, painting)
+    seen = net.votes(net.images, MASK, method="visible_votes")
+    by_hand = preprocessing.normalize(jnp.where(hidden(MASK), jnp.array(colour), net.pixels), MEAN, STD)
+    expected = net.votes(net.votes(by_hand, method="features"), MASK, method="read")
+    np.testing.assert_allclose(seen[MASK], expected[MASK], rtol=1e-4, atol=1e-4)
+    other = jnp.where(hidden(MASK), 7.0, net.images)
+    np.testing.assert_array_equal(seen, net.votes(other, MASK, method="visible_votes"))
+
+
+def test_what_blurring_hides_still_matters_a_little(backbone):
+    net = make(backbone, "blur")
+    seen, other = (net.votes(images, MASK, method="visible_votes")[MASK]
+                   for images in (net.images, jnp.where(hidden(MASK), 7.0, net.images)))
+    assert np.abs(seen - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("backbone", ["small ResNet", "ConvNeXt"], indirect=True)
+def test_rematerialisation_changes_no_gradient(backbone):
+    net = make(backbone)
+
+    def gradient(remat):
+        module = net.module.clone(remat=remat)
+        return jax.jit(jax.grad(lambda p: jnp.mean(module.apply({"params": p}, net.images) ** 2)))(net.params)
+
+    chex.assert_trees_all_close(gradient("none"), gradient("full"), rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_computes_with_float32_parameters_and_returns_float32_votes(backbone):
+    net = make(backbone)
+    coarse = net.module.clone(dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(net.params)} == {jnp.dtype("float32")}
+    phi = net.votes(net.images, None)
+    phi_coarse = jax.jit(coarse.apply)({"params": net.params}, net.images)
+    assert phi_coarse.dtype == jnp.float32
+    assert 1e-6 < np.abs(phi - phi_coarse).max() / np.abs(phi).max() < 0.1  # near, and not secretly float32
+
+
+def test_its_features_lead_to_its_votes(backbone):
+    net = make(backbone)
+    probes = vit_probes.probes(net.module)
+    assert probes.keys() == {"features_fn"}  # nothing attends
+    features_fn = jax.jit(probes["features_fn"])
+    features = net.votes(net.images, method="features")
+    assert features.shape[:3] == (2, *GRID)
+    logits, same = features_fn(net.params, net.images, jnp.zeros_like(features))
+    np.testing.assert_allclose(features, same, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, net.votes(net.images, None).sum(axis=1), rtol=1e-4, atol=1e-4)
+    moved, _ = features_fn(net.params, net.images, jax.random.normal(jax.random.key(2), features.shape))
+    assert np.abs(moved - logits).max() > 1e-3
+
+
+def test_images_of_another_size_are_refused(backbone):
+    net = make(backbone)
+    with pytest.raises(UserError, match=r"takes images \[B, 8, 12, C\], got \[1, 12, 8, 2\]"):
+        net.module.apply({"params": net.params}, jnp.zeros((1, 12, 8, 2)))
