@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
     def read(self, features: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] of the last feature map."""
-        cells = features.reshape(len(features), self.num_patches, -1)
+        cells = features.reshape(features.shape[0], self.num_patches, -1)  # of any batch, a symbol too
         return self.head(cells, self.num_patches)
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
