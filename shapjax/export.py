@@ -26,7 +26,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
 MAX_PROGRAM_BYTES = 2**31 - 2**24  # flatbuffers' limit of 2 GiB, less what is not parameters
 
 
-def write(model: SelfExplainingModel, directory: pathlib.Path, *, program: bytes | None, weights: bool) -> list[str]:
+def write(model: SelfExplainingModel, directory: pathlib.Path, *, program: bytearray | None, weights: bool
+          ) -> list[str]:
     """Writes an exported model; its files take their places together, at the end, and an earlier export's go.
 
     Args:
@@ -81,7 +82,7 @@ def require_platforms(platforms: Sequence[str]) -> None:
         raise UserError(f"platforms {','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
 
 
-def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytes:
+def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytearray:
     """The whole explanation as a serialised `jax.export.Exported`, parameters and preprocessing inside.
 
     It takes images uint8 [b, H, W, C], b of at least 1, and gives the dict of `inference.explanation`.
@@ -99,10 +100,10 @@ def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytes:
                         "write; use --format safetensors")
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *model.image_shape), jnp.uint8)
     explain = jax.jit(lambda images: inference.explanation(model.classifier, images))
-    return bytes(jax.export.export(explain, platforms=list(dict.fromkeys(platforms)))(images).serialize())
+    return jax.export.export(explain, platforms=list(dict.fromkeys(platforms)))(images).serialize()
 
 
-def largest_difference(model: SelfExplainingModel, program: bytes) -> float | None:
+def largest_difference(model: SelfExplainingModel, program: bytearray) -> float | None:
     """How far the Shapley values of a program are from the model's own, on two random images, over the largest one.
 
     None if the program is not for this machine's devices.
@@ -117,15 +118,16 @@ def largest_difference(model: SelfExplainingModel, program: bytes) -> float | No
 
 def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
     """The README of an export with these files: how to load each, in code that runs in its directory as it stands."""
-    height, width, channels = model.image_shape
-    (gh, gw), k = model.grid, len(model.class_names)
+    (h, w, c), (gh, gw), k = model.image_shape, model.grid, len(model.class_names)
     parts = [f"""\
         # An image classifier that explains itself
 
-        Written by shapjax {__version__} at step {model.step} of the training. Images of {height} x {width} pixels and
-        {channels} {"channels" if channels > 1 else "channel"}, {k} classes. Each of the {gh} x {gw} patches of an image
-        has a Shapley value for every class, in logits; those of a class sum to its logit. `{CONFIG}` has the names
-        of the classes and the settings of the training. The code below runs in this directory.
+        Written by shapjax {__version__} at step {model.step} of the training. There are {k} classes. Images have {h} x {w}
+        pixels, cut and resized to that beforehand, in {c} {"channels" if c > 1 else "channel"}. Each of the {gh} x {gw}
+        patches of an image has a Shapley value for every class, in logits; those of a class sum to its logit. `{CONFIG}`
+        has the names of the classes and the settings of the training.
+
+        The code below runs in this directory.
         """]
     if PROGRAM in names:
         parts.append(f"""\
@@ -145,7 +147,7 @@ def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
         explain = jax.jit(export.deserialize(pathlib.Path("{PROGRAM}").read_bytes()).call)
         class_names = json.loads(pathlib.Path("{CONFIG}").read_text())["class_names"]
 
-        images = np.zeros((2, {height}, {width}, {channels}), np.uint8)  # yours, any number of them
+        images = np.zeros((2, {h}, {w}, {c}), np.uint8)  # yours, any number of them
         result = explain(images)  # logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]; float32
         best = result["probabilities"][0].argmax()
         print(class_names[best], result["shapley"][0, :, :, best])
@@ -162,7 +164,7 @@ def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
         import shapjax
 
         model = shapjax.load(".")
-        result = model.explain(np.zeros((2, {height}, {width}, {channels}), np.uint8))
+        result = model.explain(np.zeros((2, {h}, {w}, {c}), np.uint8))
         print(model.class_names[result.probabilities[0].argmax()])
         ```
 

@@ -163,7 +163,7 @@ WRONG = {
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "config no JSON": (lambda d: (d / "config.json").write_text('{"shapjax_export": 1'), "it is not JSON"),
     "config no text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "it is not JSON"),
-    "config of another": (lambda d: (d / "config.json").write_text('{"model_type": "vit"}'), "not of an exported model"),
+    "config of another": (lambda d: (d / "config.json").write_text('{"model_type": "v"}'), "not of an exported model"),
     "config a list": (lambda d: (d / "config.json").write_text("[1]"), "not of an exported model"),
     "format": (lambda d: edit_config(d, shapjax_export=2, shapjax="9.1"), "is of format 2, .* reads 1;.*shapjax 9.1"),
     "step": (lambda d: edit_config(d, step="7"), "lacks a step"),

@@ -44,14 +44,14 @@ def run() -> None:
 def main(_: Sequence[str]) -> None:
     """Reads the flags, exports, checks the program, prints what there is then."""
     output, chosen = pathlib.Path(_FLAGS.output), FORMATS[_FLAGS.format]
-    # All that can be wrong with the flags is found before the work.
+    # All that can be wrong is found before the work.
     export.require_platforms(_FLAGS.platforms)
     export.require_free(output)
+    model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     try:
         files.require_writable(output / PROGRAM)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error.strerror}); give another --output") from None
-    model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     program = export.stablehlo(model, platforms=_FLAGS.platforms) if PROGRAM in chosen else None
     written = export.write(model, output, program=program, weights=WEIGHTS in chosen)
     print(summary(model, output, written, _FLAGS.platforms))
