@@ -122,10 +122,10 @@ def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
     parts = [f"""\
         # An image classifier that explains itself
 
-        Written by shapjax {__version__} at step {model.step} of the training. There are {k} classes. Images have {h} x {w}
-        pixels, cut and resized to that beforehand, in {c} {"channels" if c > 1 else "channel"}. Each of the {gh} x {gw}
-        patches of an image has a Shapley value for every class, in logits; those of a class sum to its logit. `{CONFIG}`
-        has the names of the classes and the settings of the training.
+        Written by shapjax {__version__} at step {model.step} of the training. There are {k} classes. Images have
+        {h} x {w} pixels, cut and resized to that beforehand, in {c} {"channels" if c > 1 else "channel"}. Each of the
+        {gh} x {gw} patches of an image has a Shapley value for every class, in logits; those of a class sum to its
+        logit. `{CONFIG}` has the names of the classes and the settings of the training.
 
         The code below runs in this directory.
         """]
@@ -181,6 +181,7 @@ def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
 
 
 def _weights(model: SelfExplainingModel) -> bytes:
+    """The parameters as the content of a safetensors file; in rows, because safetensors writes memory as it lies."""
     arrays = flatten_dict(jax.device_get(model.params), sep="/")
     return safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in arrays.items()})
 
