@@ -43,7 +43,7 @@ def main(_: Sequence[str]) -> None:
     weights = output / "cls"
     if not (weights / "model.safetensors").exists():
         _train_in_torch(weights)
-    print(f"\n| start | accuracy before, % | accuracy after {_STEPS.value} steps, % | R² | R² of shares |\n|---|---|---|---|---|")
+    print(f"\n| start | accuracy before, % | after {_STEPS.value} steps, % | R² | R² of shares |\n{'|---' * 5}|")
     print(f"| the CLS classifier itself | {100 * _torch_accuracy(weights):.1f} | | | |")
     for row, (title, changes) in ROWS.items():
         before = f"{100 * _accuracy_before(weights):.1f}" if row == "own" else ""
@@ -100,8 +100,9 @@ def _accuracy_before(directory: pathlib.Path) -> float:
     images, labels = mnist5k.load("test")
     module = models.build(c.model, image_shape=images.shape[1:], num_classes=10)
     params, _ = loading.load(c.pretrained, module, image_shape=images.shape[1:], num_classes=10, new_head=False)
-    logits = jax.jit(module.apply)({"params": params}, preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)).sum(1)
-    return float(np.mean(np.argmax(logits, axis=1) == labels))
+    images = preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)
+    votes_BNK = jax.jit(module.apply)({"params": params}, images)
+    return float(np.mean(np.argmax(votes_BNK.sum(axis=1), axis=1) == labels))
 
 
 def _evaluated(workdir: pathlib.Path, weights: pathlib.Path, changes: dict | None) -> dict:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -42,10 +42,30 @@ class Meta:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As a dict that JSON can hold."""
-        return {"format": FORMAT, "config": self.config.to_dict()} | {
+        return {"config": self.config.to_dict()} | {
             f.name: list(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "config"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
+        """The inverse of `to_dict`, whatever else is among the values; raises UserError on anything else."""
+        kinds = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}
+        for name, kind in kinds.items():
+            value = values.get(name)
+            if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
+                raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
+        rest = {name: tuple(values[name]) for name in kinds}
+        if not rest["class_names"] or len(rest["image_shape"]) != 3 or (
+                {len(rest["mean"]), len(rest["std"])} != {rest["image_shape"][2]}):
+            raise UserError("class_names, image_shape, mean and std do not fit together")
+        if not isinstance(values.get("config"), Mapping):
+            raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
+        return cls(config=shapjax.config.from_dict(values["config"]), **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """`to_dict` with the mark of a checkpoint's format."""
+        return {"format": FORMAT} | self.to_dict()
 
     @classmethod
     def from_json(cls, values: dict[str, Any], directory: pathlib.Path) -> "Meta":
@@ -53,8 +73,10 @@ class Meta:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise UserError(f"{directory} was not written by this version of shapjax (its format is "
                             f"{values.get('format') if isinstance(values, dict) else None}, expected {FORMAT})")
-        rest = {f.name: tuple(values[f.name]) for f in dataclasses.fields(cls) if f.name != "config"}
-        return cls(config=shapjax.config.from_dict(values["config"]), **rest)
+        try:
+            return cls.from_dict(values)
+        except UserError as e:
+            raise UserError(f"{directory}: {e}") from e
 
 
 def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
@@ -203,7 +225,8 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
     directory = pathlib.Path(directory)
     if not (directory / "checkpoints").is_dir():
         what = "is not a shapjax run" if directory.is_dir() else "does not exist"
-        raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run")
+        raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run, or an "
+                        "exported model")
     with open_manager(directory, keep=1, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         if not steps:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from shapjax import checkpoint, classifier, coalitions, models, preprocessing, shapley
+from shapjax import checkpoint, classifier, coalitions, exported, models, preprocessing, shapley
 from shapjax.errors import UserError
 from shapjax.models import vit_probes
 
@@ -31,6 +31,14 @@ class Explanation:
     probabilities: np.ndarray
 
 
+def explanation(model: classifier.Classifier, images: chex.Array) -> dict[str, chex.Array]:
+    """The fields of an `Explanation` of images uint8 or float [B, H, W, C], to be traced: one forward pass."""
+    phi_BNK = model.votes(images)
+    logits = phi_BNK.sum(axis=1)
+    return {"logits": logits, "shapley": phi_BNK.reshape(-1, *model.grid, phi_BNK.shape[-1]),
+            "probabilities": jax.nn.softmax(logits)}
+
+
 class SelfExplainingModel:
     """A trained model with what belongs to it; made by `load`.
 
@@ -39,22 +47,23 @@ class SelfExplainingModel:
       class_names: K names.
       image_shape: (H, W, C) of the images it takes.
       mean: what is subtracted from pixels, the dataset's colour as a rule; one number a channel in [0, 1].
+      meta: all of these, as checkpoints keep them.
       grid: (gh, gw), patches down and across; gh·gw = N players.
       params: parameters, arrays on the device.
       classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
       step: of the checkpoint.
-      directory: of the training run.
+      directory: of the training run, or of the exported model.
     """
 
     def __init__(self, module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta, *, step: int,
                  directory: pathlib.Path):
         self.params, self.step, self.directory = jax.device_put(params), step, directory
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
-        self.mean = meta.mean
+        self.mean, self.meta = meta.mean, meta
         self.grid: tuple[int, int] = module.grid
 
         self.classifier = _classifier(module, self.params, meta)
-        self._votes = jax.jit(lambda model, images: model.votes(images))
+        self._explain = jax.jit(explanation)
         self._pair_values = jax.jit(
             functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
 
@@ -76,11 +85,8 @@ class SelfExplainingModel:
         images = self._checked(images, batch_size)
         rows = min(len(images), batch_size)
         padded = _pad(images, rows, axis=0)
-        phi = jax.device_get([self._votes(self.classifier, padded[i : i + rows]) for i in range(0, len(padded), rows)])
-        phi_BNK = np.concatenate(phi)[: len(images)]
-        logits = phi_BNK.sum(axis=1)
-        return Explanation(logits=logits, shapley=phi_BNK.reshape(len(images), *self.grid, -1),
-                           probabilities=np.asarray(jax.nn.softmax(logits)))
+        parts = [self._explain(self.classifier, padded[i : i + rows]) for i in range(0, len(padded), rows)]
+        return Explanation(**jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *jax.device_get(parts)))
 
     def coalition_values(self, images: Any, masks: Any, *, batch_size: int = 256) -> np.ndarray:
         """The game itself: the logits of the model when it sees only some patches.
@@ -130,32 +136,33 @@ class SelfExplainingModel:
 
 
 def load(directory: str | pathlib.Path, *, step: int | None = None) -> SelfExplainingModel:
-    """Loads a trained model; the directory of its training run is all it takes.
+    """Loads a trained model; a directory is all it takes.
 
     Args:
-      directory: the --workdir of the run.
+      directory: the --workdir of a training run, or an exported model.
       step: of the checkpoint; None = the newest.
 
     Raises:
-      UserError: if there is no usable checkpoint.
+      UserError: if there is no usable model.
     """
-    module, params, meta, step = read(directory, step=step)
-    return SelfExplainingModel(module, params, meta, step=step, directory=pathlib.Path(directory))
+    params, meta, step = read(directory, step=step)
+    return SelfExplainingModel(build(meta), params, meta, step=step, directory=pathlib.Path(directory))
 
 
-def read(directory: str | pathlib.Path, *, step: int | None = None
-         ) -> tuple[nn.Module, chex.ArrayTree, checkpoint.Meta, int]:
-    """What a checkpoint of a run holds for inference: the module, its parameters on the host, meta data, the step.
+def read(directory: str | pathlib.Path, *, step: int | None = None) -> tuple[chex.ArrayTree, checkpoint.Meta, int]:
+    """What is in the directory of a training run or of an exported model; arguments and errors as of `load`.
 
-    Args and errors as of `load`.
+    Returns:
+      parameters (host arrays), meta data, step.
     """
-    def build(meta: checkpoint.Meta) -> nn.Module:
-        return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names),
-                            mean=meta.mean, std=meta.std)
+    reader = exported.read if exported.is_exported(directory) else checkpoint.load_params
+    return reader(directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)
 
-    params, meta, step = checkpoint.load_params(
-        directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)
-    return build(meta), params, meta, step
+
+def build(meta: checkpoint.Meta) -> nn.Module:
+    """The module of a model with this meta data."""
+    return models.build(meta.config.model, image_shape=meta.image_shape, num_classes=len(meta.class_names),
+                        mean=meta.mean, std=meta.std)
 
 
 def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta) -> classifier.Classifier:

@@ -5,12 +5,12 @@ attributions of other methods say what the prediction rests on.
   python eval.py --checkpoint runs/mnist5k --methods phi,kernel_shap,gradcam --metrics deletion,aopc --images 200
   python eval.py --checkpoint runs/mnist5k --methods none            # the model's own figures only
 
-Writes to OUTPUT (the run's directory if not given):
+Writes to OUTPUT (the directory of --checkpoint if not given):
   eval.json, eval.npz      figures of the model (keys in docs/metrics.md); images, its values and the true ones
   methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
   methods/*.npz            true values, and what each method measured, image by image; an interrupted evaluation goes
                            on from these
-  report/index.html        all of it as a page to look at, where OUTPUT is the run's directory
+  report/index.html        all of it as a page to look at, where OUTPUT is that directory
 """
 
 import dataclasses
@@ -55,9 +55,10 @@ _FLAGS = flags.FLAGS
 
 def run() -> None:
     """Entry point of `python eval.py` and `shapjax-eval`."""
-    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir).", required=True)
+    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
+                        required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
-    flags.DEFINE_string("output", None, "Directory to write to; the run's directory if not given.")
+    flags.DEFINE_string("output", None, "Directory to write to; the directory of --checkpoint if not given.")
     flags.DEFINE_integer("images", 64, "Test images (the first ones) that are explained and compared with true Shapley "
                          "values. Accuracy is over the whole split.")
     flags.DEFINE_list("methods", ["all"], "Attribution methods to compare: names separated by commas, all that the "

@@ -56,7 +56,8 @@ class Subject(NamedTuple):
 
 def run() -> None:
     """Entry point of `python explain.py` and `shapjax-explain`."""
-    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir).", required=True)
+    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
+                        required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_multi_string("images", [], "Image files, one or more.")
     flags.DEFINE_integer("examples", None, "Explain the first so many test images of the run's dataset; "

@@ -100,7 +100,7 @@ class PaintedBackbone(nn.Module):
 
     def read(self, features: chex.Array, mask: chex.Array | None = None) -> chex.Array:
         """Votes float32 [B, N, K] of a last feature map; of the patches of mask, bool [B, N], if not of all."""
-        cells = features.reshape(len(features), self.num_patches, -1)
+        cells = features.reshape(features.shape[0], self.num_patches, -1)  # of any batch, a symbol too
         return self.head(self.last_norm(cells, mask), self.num_patches)
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:

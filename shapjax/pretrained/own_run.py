@@ -28,8 +28,8 @@ def describe(path: pathlib.Path) -> Architecture:
 
 def convert(path: pathlib.Path, module: nn.Module) -> Converted:
     """The parameters that inference of the run's newest checkpoint would use; positions as the module's grid wants."""
-    source, params, _, _ = inference.read(path)
-    params, notes = dict(params), ()
+    params, meta, _ = inference.read(path)
+    params, source, notes = dict(params), inference.build(meta), ()
     if "positions" in params and source.grid != module.grid:
         params["positions"] = interpolate(params["positions"], source.grid, module.grid)
         notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "

@@ -82,6 +82,7 @@ def render(runs: Sequence[Run]) -> str:
     r2 = [None] * len(model.arrays["images"])
     if "truth" in model.arrays:
         r2 = shapley_error(model.arrays["shapley"], model.arrays["truth"])["r2_per_image"]
+    logs = [(label, run.records) for label, run in zip(labels, runs, strict=True) if run.records]
     return template.render(
         model=model.evaluation,
         twin=twin.evaluation if twin else None,
@@ -100,7 +101,7 @@ def render(runs: Sequence[Run]) -> str:
             truth=truth,
         ) if measured else None,
         measured_runs=len(measured),
-        curves=_variants(figures.curves_figure, [(name, run.records) for name, run in zip(labels, runs, strict=True)]),
+        curves=_variants(figures.curves_figure, logs) if logs else None,
         settings=_settings([run.config for run in runs]),
         runs=[
             {

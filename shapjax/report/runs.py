@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shapjax import exported
 from shapjax.errors import UserError
 from shapjax.report.comparison import Comparison, read_comparison
 from shapjax.report.reading import broken, is_number, read_arrays, read_object, read_text
@@ -22,7 +23,7 @@ TRUTHS = {"exact": "exact", "kernel_shap": "estimated"}  # kinds of true values,
 
 class Run(NamedTuple):
     """What a run's directory says: eval.json, eval.npz, the lines of metrics.jsonl, config.json, and the comparison of
-    methods if there is one."""
+    methods if there is one. An exported model has no metrics.jsonl, so no records."""
 
     directory: Path
     evaluation: dict
@@ -58,10 +59,13 @@ def read_run(directory: Path) -> Run:
     comparison = read_comparison(directory)
     if comparison and comparison.summary["step"] != evaluation["step"]:
         comparison = None  # of an earlier checkpoint
-    return Run(
-        directory=directory, evaluation=evaluation, arrays=arrays,
-        records=_read_records(directory / "metrics.jsonl", train), config=read_object(directory / "config.json", train),
-        comparison=comparison)
+    config, records = read_object(directory / exported.CONFIG, train), []
+    if exported.FORMAT_KEY in config:
+        config = exported.read_config(directory).get("config", {})
+    else:
+        records = _read_records(directory / "metrics.jsonl", train)
+    return Run(directory=directory, evaluation=evaluation, arrays=arrays, records=records, config=config,
+               comparison=comparison)
 
 
 def _read_records(path: Path, command: str) -> list[dict]:
