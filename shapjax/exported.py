@@ -35,6 +35,19 @@ def is_exported(directory: str | pathlib.Path) -> bool:
         (directory / name).exists() for name in (CONFIG, WEIGHTS, PROGRAM))
 
 
+def is_marked(path: pathlib.Path) -> bool:
+    """Whether a path is a directory whose config.json says that it holds an exported model of ours."""
+    try:
+        return FORMAT_KEY in json.loads((path / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, TypeError):  # none, not JSON, or JSON of another kind
+        return False
+
+
+def read_meta(directory: pathlib.Path) -> Meta:
+    """The meta data of an exported model; raises UserError if it is damaged or foreign."""
+    return Meta.from_dict(read_config(directory))
+
+
 def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
          ) -> tuple[chex.ArrayTree, Meta, int]:
     """The parameters of an exported model, with what belongs to them; as `checkpoint.load_params` of a run.

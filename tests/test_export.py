@@ -12,12 +12,14 @@ import safetensors.numpy
 
 from shapjax import checkpoint, config, export, exported, inference, models
 from shapjax.errors import UserError
+from shapjax.pretrained import loading
 
 # Tiny models of every backbone, and what in them a program could get wrong.
 TINY = {
     "vit": {},
     "vit, silent tokens, bfloat16": {"class_token": True, "registers": 2, "norm_place": "pooled", "dtype": "bfloat16"},
     "resnet": {"backbone": "resnet", "patch_size": 4, "width": 16, "stages": (1, 1, 1)},
+    "convnext": {"backbone": "convnext", "patch_size": 4, "width": 16, "stages": (1,), "norm_place": "pooled"},
 }
 
 
@@ -28,7 +30,7 @@ def make_model(name):
     c.model.update({"patch_size": 4, "width": 16, "depth": 2, "heads": 2} | TINY[name])
     meta = checkpoint.Meta(config=config.resolve(c), class_names=("a", "b", "ç"), image_shape=(8, 8, 2),
                            mean=(0.2, 0.5), std=(0.3, 0.4))
-    module = models.build(c.model, image_shape=meta.image_shape, num_classes=3)
+    module = inference.build(meta)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32),
                           models.param_shapes(module, image_shape=meta.image_shape))
@@ -206,3 +208,12 @@ def test_what_is_damaged_or_foreign_is_one_line(directory, name):
 def test_another_step_than_the_one_exported_is_not_there(directory):
     with pytest.raises(UserError, match="no checkpoint of step 8: it was exported at step 7"):
         inference.load(directory, step=8)
+
+
+def test_an_exported_model_is_what_another_run_can_start_from(model, directory):
+    architecture = loading.describe(str(directory))
+    assert architecture.settings["width"] == 16 and architecture.num_classes == 3
+    params, report = loading.load(str(directory), inference.build(model.meta), image_shape=(8, 8, 2), num_classes=3,
+                                  new_head=False)
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(model.params))
+    assert "run of shapjax" in str(report) and not report.new

@@ -1,24 +1,24 @@
-"""A training run of shapjax as weights for another: a plain classifier, say, that is to explain itself from now on."""
+"""A model of our own as weights, a run or an export: a plain classifier, say, that is to explain itself from now on."""
 
 import pathlib
 
 import jax
 from flax import linen as nn
 
-from shapjax import checkpoint, inference
+from shapjax import checkpoint, exported, inference
 from shapjax.errors import UserError
 from shapjax.pretrained.architecture import RUN_SETTINGS, Architecture, Converted
 from shapjax.pretrained.positions import interpolate
 
 
 def is_run(path: pathlib.Path) -> bool:
-    """Whether a path is the workdir of a run."""
-    return (path / "checkpoints").is_dir()
+    """Whether a path is the workdir of a run, or an exported model."""
+    return (path / "checkpoints").is_dir() or exported.is_marked(path)
 
 
 def describe(path: pathlib.Path) -> Architecture:
-    """The model of a run's newest checkpoint; UserError if there is none. Does not start JAX."""
-    meta = checkpoint.newest_meta(path)
+    """The model of a run's newest checkpoint, or of an export; UserError if there is none. Does not start JAX."""
+    meta = exported.read_meta(path) if exported.is_marked(path) else checkpoint.newest_meta(path)
     if meta is None:
         raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
     settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}
