@@ -1,4 +1,4 @@
-"""Residual networks of Hugging Face and timm compute the same here, features and logits, their batch norms folded in."""
+"""Residual networks of Hugging Face and timm compute the same here, features and logits, with batch norms folded in."""
 
 import json
 import re
