@@ -48,6 +48,7 @@ class Converted(NamedTuple):
       ignored: names of tensors known to be of no use (a pooler, the classifier of a distillation token, …).
       notes: what else a person should know of the conversion, a few words each.
       head_note: the same of the head, as long as it is kept.
+      head: names of the tensors among those used that went into "head".
     """
 
     params: dict[str, Any]
@@ -55,6 +56,7 @@ class Converted(NamedTuple):
     ignored: frozenset[str]
     notes: tuple[str, ...] = ()
     head_note: str = ""
+    head: frozenset[str] = frozenset()
 
 
 def normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:

@@ -91,7 +91,7 @@ def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> 
     for stage, (block, count) in enumerate(zip(plan.blocks, plan.settings["stages"], strict=True)):
         made = recipes.make_stacked(weights, block, count, stacked=False)
         flat |= {(f"stage{stage}_blocks", *path): x for path, x in made.items()}
-    return Converted(recipes.nested(flat), _used(plan), frozenset())
+    return Converted(recipes.nested(flat), _used(plan), frozenset(), head=recipes.head_names(plan.top))
 
 
 def _names(weights: Weights) -> _Names | None:

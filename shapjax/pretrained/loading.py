@@ -81,22 +81,21 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
     Raises:
       UserError: if they are not there, damaged, of another model, or of another number of classes without new_head.
     """
-    path = hub.locate(name)
+    path, weights = hub.locate(name), {}
     if own_run.is_run(path):
         architecture = own_run.describe(path)
-        require_fit(name, architecture, _settings(module, architecture))
-        converted, tensors = own_run.convert(path, module), ()
     else:
         weights = open_weights(path)
         family, architecture = _recognised(weights)
-        require_fit(name, architecture, _settings(module, architecture))
-        converted, tensors = family.convert(weights, architecture, module), tuple(weights)
+    require_fit(name, architecture, _settings(module, architecture))
     if architecture.num_classes not in (None, num_classes) and not new_head:
         raise UserError(f"the head of {name} is for {architecture.num_classes} classes, the dataset has {num_classes}; "
                         "set --config.new_head=True to make a new one")
-    params, notes = dict(converted.params), converted.notes
+    converted = family.convert(weights, architecture, module) if weights else own_run.convert(path, module)
+    params, notes, used, ignored = dict(converted.params), converted.notes, converted.used, converted.ignored
     if new_head:
         params.pop("head", None)
+        used, ignored = used - converted.head, ignored | converted.head
     elif converted.head_note:
         notes += (converted.head_note,)
     expected = models.param_shapes(module, image_shape=image_shape)
@@ -104,9 +103,9 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
     new = tuple(f"{key} ({sum(x.size for x in jax.tree.leaves(expected[key])):,} parameters)"
                 for key in expected if key not in params)
     return params, Report(
-        name=name, layout=architecture.layout, tensors=len(converted.used),
-        numbers=sum(x.size for x in jax.tree.leaves(params)), new=new, ignored=tuple(sorted(converted.ignored)),
-        skipped=tuple(sorted(set(tensors) - converted.used - converted.ignored)), notes=notes + more)
+        name=name, layout=architecture.layout, tensors=len(used), numbers=sum(x.size for x in jax.tree.leaves(params)),
+        new=new, ignored=tuple(sorted(ignored)), skipped=tuple(sorted(set(weights) - used - ignored)),
+        notes=notes + more)
 
 
 def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any]) -> None:

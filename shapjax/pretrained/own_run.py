@@ -34,5 +34,5 @@ def convert(path: pathlib.Path, module: nn.Module) -> Converted:
         params["positions"] = interpolate(params["positions"], source.grid, module.grid)
         notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "
                  f"{module.grid[0]}x{module.grid[1]}",)
-    names = frozenset(jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(params))
-    return Converted(params, names, frozenset(), notes)
+    names = frozenset(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    return Converted(params, names, frozenset(), notes, head=frozenset(name for name in names if "['head']" in name))

@@ -30,6 +30,11 @@ def names(recipes: Recipes, number: int | None = None) -> list[str]:
     return list(dict.fromkeys(every if number is None else [name.format(number) for name in every]))
 
 
+def head_names(recipes: Recipes) -> frozenset[str]:
+    """The tensors that the head's parameters need."""
+    return frozenset(names({path: recipe for path, recipe in recipes.items() if path[0] == "head"}))
+
+
 def make(weights: Weights, recipes: Recipes) -> dict[tuple[str, ...], np.ndarray]:
     """The parameters by their paths."""
     return {path: recipe.make(*(weights[name] for name in recipe.names)) for path, recipe in recipes.items()}

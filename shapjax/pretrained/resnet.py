@@ -83,7 +83,8 @@ def recognise(weights: Weights) -> Architecture | None:
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
     """The parameters of a `models.resnet.ResNet` of the settings that `recognise` gave."""
     table = _recipes(_plan(weights))
-    return Converted(recipes.nested(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights))
+    return Converted(recipes.nested(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights),
+                     head=recipes.head_names(table))
 
 
 def _plan(weights: Weights) -> _Plan | None:

@@ -5,6 +5,7 @@ import pathlib
 import ml_collections
 
 from shapjax import checkpoint, models
+from shapjax.errors import UserError
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import RUN_SETTINGS
 
@@ -35,7 +36,11 @@ def complete(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
                     if keeps_head or key not in loading.HEAD_SETTINGS}
         mean, std = architecture.mean or (), architecture.std or ()
     with config.unlocked():
-        config.model.update(settings)
+        try:
+            config.model.update(settings)
+        except TypeError as e:
+            raise UserError(f"the config.json of {config.pretrained} has a value of another type than expected: "
+                            f"{str(e)[:200]}; copy it again") from e
         if not (config.data.mean or config.data.std):
             config.data.update(mean=mean, std=std)
     return config

@@ -88,7 +88,8 @@ def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> 
     if len(silent):
         flat["silent_tokens",] = silent
     ignored = {name for name in weights if re.match(plan.ignored, name)} - used
-    return Converted(recipes.nested(flat), frozenset(used), frozenset(ignored), notes, plan.head_note)
+    return Converted(recipes.nested(flat), frozenset(used), frozenset(ignored), notes, plan.head_note,
+                     recipes.head_names(plan.top))
 
 
 def _plan(weights: Weights) -> Plan | None:

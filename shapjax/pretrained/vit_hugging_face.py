@@ -1,5 +1,6 @@
 """The names that Hugging Face's transformers gives tensors of ViT, DeiT, DINOv2 and SigLIP, in old and new files."""
 
+import re
 from typing import Any
 
 from shapjax.pretrained import architecture
@@ -53,7 +54,8 @@ def _vit(weights: Weights, prefix: str) -> Plan | None:
         | torch_linear(("attention", "out"), out, scale=scales[0])
         | torch_linear(("mlp_in",), block + mlp[0]) | torch_linear(("mlp_out",), block + mlp[1], scale=scales[1]),
         block_prefix=block, silent=tuple(silent), class_token=True, positions=f"{embeddings}position_embeddings",
-        ignored=rf"({prefix})?pooler\.|{embeddings}mask_token|distillation_classifier\.", head_note=head_note)
+        ignored=rf"({re.escape(prefix)})?pooler\.|{re.escape(embeddings)}mask_token|distillation_classifier\.",
+        head_note=head_note)
 
 
 def _siglip(weights: Weights, prefix: str) -> Plan | None:
@@ -73,7 +75,7 @@ def _siglip(weights: Weights, prefix: str) -> Plan | None:
         | torch_linear(("attention", "out"), f"{block}self_attn.out_proj")
         | torch_linear(("mlp_in",), f"{block}mlp.fc1") | torch_linear(("mlp_out",), f"{block}mlp.fc2"),
         block_prefix=block, silent=(), class_token=False, positions=f"{prefix}embeddings.position_embedding.weight",
-        ignored=rf"{prefix}head\.|{prefix}embeddings\.position_ids|text_model\.|logit_(scale|bias)$")
+        ignored=rf"{re.escape(prefix)}(head|embeddings\.position_ids)|text_model\.|logit_(scale|bias)$")
 
 
 def _head(weights: Weights, width: int) -> tuple[Recipes, str]:

@@ -45,6 +45,7 @@ def test_another_number_of_classes_takes_a_new_head(weights, load):
         load(weights, num_classes=7)
     loaded = load(weights, num_classes=7, new_head=True)
     assert loaded.report.new == ("head (119 parameters)",) and "CLS" not in str(loaded.report)
+    assert loaded.report.tensors == 22 and loaded.report.ignored == ("classifier.bias", "classifier.weight")
 
 
 def test_a_new_head_can_be_made_for_the_same_number_of_classes(weights, load):

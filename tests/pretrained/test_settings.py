@@ -55,6 +55,11 @@ def test_a_variant_that_is_the_weights_is_taken_and_another_refused(completed):
         completed(small, model__variant="S/8")
 
 
+def test_a_value_of_another_type_beside_the_weights_is_named(completed):
+    with pytest.raises(UserError, match="has a value of another type than expected: .*heads"):
+        completed(dict(num_attention_heads="two"))
+
+
 def test_without_weights_nothing_changes(tmp_path):
     c = config.default_config()
     assert complete(c, tmp_path) is c
