@@ -2,7 +2,7 @@
 
 import pytest
 
-from shapjax import config
+from shapjax import config, models
 from shapjax.errors import UserError
 
 
@@ -42,6 +42,21 @@ def test_a_saved_config_with_a_wrong_type_is_refused():
 def test_a_variant_fills_in_the_sizes():
     m = resolved(model__variant="S/16").model
     assert (m.width, m.depth, m.heads, m.patch_size) == (384, 12, 6, 16)
+
+
+@pytest.mark.parametrize(("name", "backbone", "stages"), [
+    ("ResNet-50", "resnet", (3, 4, 6, 3)), ("ConvNeXt-T", "convnext", (3, 3, 9, 3))])
+def test_a_variant_brings_its_backbone(name, backbone, stages):
+    c = resolved(model__variant=name)
+    assert (c.model.backbone, c.model.stages, c.model.patch_size) == (backbone, stages, 32)
+    config.validate(c, image_shape=(224, 224, 3), num_devices=1)
+    assert models.variant_of(c.model) == name
+
+
+def test_an_unknown_variant_is_refused_with_those_of_all_backbones():
+    with pytest.raises(UserError, match="'ResNet-19'.*Ti, S, B, L, H.*ResNet-18, ResNet-34.*ConvNeXt-T") as e:
+        resolved(model__variant="ResNet-19")
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def run() -> None:
     flags.DEFINE_string("masks", None, "Segmentation of the objects in the images, for localisation: an .npy of "
                         "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabelled. "
                         "If not given, the dataset's own masks, if it has any.")
-    flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop their tokens, or "
-                      "paint them over.")
+    flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop, as the model "
+                      "itself does in its coalitions, or painted over.")
     flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
                          lower_bound=2)
     flags.DEFINE_integer("explorer_images", 8, "Images in the report's explorer.", lower_bound=0, upper_bound=24)

@@ -14,10 +14,9 @@ from shapjax.models import convnext, resnet, vit
 from shapjax.models.painted import PAINTINGS, PaintedBackbone
 
 BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet, "convnext": convnext.ConvNeXt}
-PAINTED = {name for name, backbone in BACKBONES.items() if issubclass(backbone, PaintedBackbone)}  # the convolutional
+PAINTED = tuple(name for name, backbone in BACKBONES.items() if issubclass(backbone, PaintedBackbone))
 _VARIANTS = {name: sizes | {"backbone": backbone}
-             for backbone, module in (("resnet", resnet), ("convnext", convnext))
-             for name, sizes in module.VARIANTS.items()}
+             for backbone in PAINTED for name, sizes in BACKBONES[backbone].variants.items()}
 
 
 def variant(name: str) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class ConvNeXt(PaintedBackbone):
     norm_epsilon: float = 1e-6
     norm_place: str = "pooled"
 
+    variants = VARIANTS
+
     @staticmethod
     def fault(sizes: Any) -> str | None:
         stages = tuple(sizes.stages)

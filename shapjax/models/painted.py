@@ -10,7 +10,7 @@ complement are two images, so a pair costs two passes; they are run as one batch
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -31,7 +31,9 @@ PAINTINGS = {"mean": lambda mean, std: Constant(0.0), "zero": _black, "blur": la
 
 
 class PaintedBackbone(nn.Module):
-    """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch, which a backbone defines.
+    """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch.
+
+    A backbone is a subclass that defines `setup`, with `voting_head` in it, `feature_map`, `fault` and `variants`.
 
     Attributes:
       num_classes: K.
@@ -52,6 +54,7 @@ class PaintedBackbone(nn.Module):
     remat: str = "none"
 
     pair_passes = 2  # forward passes that a coalition and its complement cost
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}  # sizes by name
 
     @property
     def grid(self) -> tuple[int, int]:

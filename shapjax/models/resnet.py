@@ -101,6 +101,8 @@ class ResNet(PaintedBackbone):
     stride_in_1x1: bool = False
     norm: str = "group"
 
+    variants = VARIANTS
+
     @staticmethod
     def fault(sizes: Any) -> str | None:
         stages, stride = tuple(sizes.stages), STEM_STRIDES[sizes.stem]

@@ -1,6 +1,7 @@
 """Convolutional backbones: the game of painted patches, for each of them and each way of painting."""
 
 import functools
+import types
 from typing import Any, NamedTuple
 
 import chex
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import coalitions, config, models, preprocessing
+from shapjax import coalitions, config, experiment, models, preprocessing
 from shapjax.errors import UserError
 from shapjax.models import painted, vit_probes
 from tests.conftest import random_tree
@@ -89,6 +90,16 @@ def test_hidden_patches_are_of_one_colour_and_their_pixels_do_not_matter(backbon
     np.testing.assert_allclose(seen[MASK], expected[MASK], rtol=1e-4, atol=1e-4)
     other = jnp.where(hidden(MASK), 7.0, net.images)
     np.testing.assert_array_equal(seen, net.votes(other, MASK, method="visible_votes"))
+
+
+def test_black_is_what_the_normalisation_of_the_run_makes_of_it():
+    c = config.default_config()
+    c.model.update({"patch_size": 4, "painting": "zero"} | BACKBONES["small ResNet"])
+    c.data.mean, c.data.std = MEAN, STD  # as of pretrained weights, in place of the dataset's
+    source = types.SimpleNamespace(class_names=("a", "b"), image_shape=SHAPE, mean=(0.5, 0.5), std=(1.0, 1.0),
+                                   crops_on_read=False)
+    module = experiment.setup(config.resolve(c), source).module
+    np.testing.assert_allclose(module.removal.color, preprocessing.normalize(jnp.zeros(2), MEAN, STD), rtol=1e-6)
 
 
 def test_what_blurring_hides_still_matters_a_little(backbone):
