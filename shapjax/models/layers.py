@@ -19,6 +19,20 @@ ACTIVATIONS = {"gelu_tanh": nn.gelu, "gelu": lambda x: nn.gelu(x, approximate=Fa
 NORM_PLACES = ("token", "pooled")  # of the last norm: on each token, or as if on the mean of the tokens
 
 
+class PatchGrid:
+    """The players of a backbone with an `image_size` (height, width) and a `patch_size`, in pixels."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N, the number of players."""
+        return self.grid[0] * self.grid[1]
+
+
 class TokenDense(nn.Dense):
     """`nn.Dense` on [B, T, D] as one product of B·T rows.
 

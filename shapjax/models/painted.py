@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-from shapjax.models.layers import HEAD_INITS, VotingHead
+from shapjax.models.layers import HEAD_INITS, PatchGrid, VotingHead
 from shapjax.removal import Blur, Constant, Removal, hidden_pixels
 
 
@@ -30,7 +30,7 @@ def _black(mean: Sequence[float], std: Sequence[float]) -> Constant:
 PAINTINGS = {"mean": lambda mean, std: Constant(0.0), "zero": _black, "blur": lambda mean, std: Blur()}
 
 
-class PaintedBackbone(nn.Module):
+class PaintedBackbone(PatchGrid, nn.Module):
     """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch.
 
     A backbone is a subclass that defines `setup`, with `voting_head` in it, `feature_map`, `fault` and `variants`.
@@ -55,16 +55,6 @@ class PaintedBackbone(nn.Module):
 
     pair_passes = 2  # forward passes that a coalition and its complement cost
     variants: ClassVar[dict[str, dict[str, Any]]] = {}  # sizes by name
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N, the number of players."""
-        return self.grid[0] * self.grid[1]
 
     @staticmethod
     def fault(sizes: Any) -> str | None:

@@ -18,6 +18,7 @@ from shapjax.models.layers import (
     ACTIVATIONS,
     HEAD_INITS,
     REMAT_POLICIES,
+    PatchGrid,
     TokenDense,
     VotingHead,
     final_norm,
@@ -91,7 +92,7 @@ class Block(nn.Module):
         return x_BTD + TokenDense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 
-class ViT(nn.Module):
+class ViT(PatchGrid, nn.Module):
     """Images to per-patch, per-class votes.
 
     Attributes:
@@ -137,16 +138,6 @@ class ViT(nn.Module):
         if sizes.width % sizes.heads:
             return f"model.heads={sizes.heads} does not divide the width {sizes.width}"
         return None
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N, the number of players."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def num_silent(self) -> int:

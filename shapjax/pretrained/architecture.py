@@ -96,11 +96,6 @@ def require(weights: Weights, names: list[str], layout: str) -> None:
                         f"{few(missing)}; is the file complete?")
 
 
-def as_dense(kernel: np.ndarray) -> np.ndarray:
-    """A torch Linear's [out, in] as a Flax Dense's [in, out]."""
-    return kernel.T
-
-
 def as_conv(kernel: np.ndarray) -> np.ndarray:
     """A torch convolution's [out, in, h, w] as a Flax one's [h, w, in, out]."""
     return kernel.transpose(2, 3, 1, 0)
