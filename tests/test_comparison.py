@@ -66,7 +66,9 @@ def test_results_do_not_depend_on_how_images_are_batched(game, subjects, measure
     again = comparison.Comparison(game, subjects, settings).measure(registry.METHODS["kernel_shap"])
     for name, array in measured["kernel_shap"].items():
         if not name.startswith("cost/"):
-            np.testing.assert_allclose(again[name], array, atol=2e-3, rtol=1e-3, err_msg=name)
+            # Average precision jumps where two of the 64 pixels change places: rounding decides between near ties.
+            atol = 0.05 if name == "metric/map" else 2e-3
+            np.testing.assert_allclose(again[name], array, atol=atol, rtol=1e-3, err_msg=name)
 
 
 def test_what_is_saved_is_read_back_under_its_own_mark_only(measured, tmp_path):
