@@ -98,7 +98,7 @@ def _accuracy_before(directory: pathlib.Path) -> float:
     c.pretrained = str(directory)
     c = config.resolve(settings.complete(c, directory / "none"))
     images, labels = mnist5k.load("test")
-    module = models.build(c.model, image_shape=images.shape[1:], num_classes=10)
+    module = models.build(c.model, image_shape=images.shape[1:], num_classes=10, mean=mnist5k.MEAN, std=mnist5k.STD)
     params, _ = loading.load(c.pretrained, module, image_shape=images.shape[1:], num_classes=10, new_head=False)
     images = preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)
     votes_BNK = jax.jit(module.apply)({"params": params}, images)

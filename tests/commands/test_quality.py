@@ -1,4 +1,4 @@
-"""What the default run must reach on real digits; takes minutes."""
+"""What half of the default run must reach on real digits; takes minutes."""
 
 import json
 import os
@@ -13,11 +13,11 @@ WEAKER = ("random", "gradient", "input_x_gradient", "smoothgrad", "integrated_gr
 
 
 @pytest.mark.slow
-def test_the_default_run_is_accurate_and_its_votes_are_shapley_values(tmp_path):
-    """The bars are below what three seeds reached (docs/results.md), above what a run without the Shapley task does."""
+def test_half_the_default_run_is_accurate_and_its_votes_are_shapley_values(tmp_path):
+    """The bars are the whole run's: below what it reaches (docs/results.md), above a run without the Shapley task."""
     run = str(tmp_path / "run")
     optimised = {key: value for key, value in os.environ.items() if key != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
-    for command in (["train.py", "--config", "configs/mnist5k.py", "--workdir", run],
+    for command in (["train.py", "--config", "configs/mnist5k.py", "--workdir", run, "--config.steps=3000"],
                     ["eval.py", "--checkpoint", run, "--images", "16", "--methods", ",".join(("phi", *WEAKER)),
                      "--metrics", "deletion,aopc"]):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, timeout=1500,
