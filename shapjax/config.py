@@ -176,6 +176,9 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
     flat = dict(flatten(config))
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, channels, 3):
+        if config.pretrained:
+            raise UserError(f"--config.pretrained={config.pretrained} normalises images of {len(config.data.mean)} "
+                            f"channels, those of the dataset have {channels}; use weights for such images")
         raise UserError(f"--config.data.mean={config.data.mean} and --config.data.std={config.data.std}: expected a "
                         f"number for each of the {channels} channels, or nothing")
     if not all(0 <= x <= 1 for x in config.data.mean) or not all(0 < x < float("inf") for x in config.data.std):

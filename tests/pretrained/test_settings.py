@@ -81,3 +81,11 @@ def test_a_normalisation_that_cannot_work_is_named(changes, message):
 def test_images_that_the_patches_do_not_divide_are_named_with_what_would_help(completed):
     with pytest.raises(UserError, match="patches of 14 pixels, which do not divide .* set --config.data.image_size to"):
         config.validate(completed(), image_shape=(32, 32, 3), num_devices=1)
+
+
+def test_weights_for_images_of_other_channels_are_refused():
+    c = config.default_config()
+    c.pretrained = "grey"
+    c.data.update(mean=(0.1,), std=(0.3,))
+    with pytest.raises(UserError, match="pretrained=grey normalises images of 1 channels, those of the dataset have 3"):
+        config.validate(c, image_shape=(28, 28, 3), num_devices=1)
