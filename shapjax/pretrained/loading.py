@@ -160,9 +160,11 @@ def _shapes(architecture: Architecture, settings: Mapping[str, Any]) -> dict[str
 
 
 def _likeliest(settings: Mapping[str, Any]) -> str:
-    """A variant, or else the sizes."""
+    """A variant, or else the sizes that its backbone has."""
     name = models.variant_of(settings)
-    return f"variant {name}" if name else ", ".join(f"{key} {value}" for key, value in settings.items())
+    sizes = ("depth", "heads") if settings["backbone"] == "vit" else ("stages",)
+    return f"variant {name}" if name else ", ".join(
+        f"{key} {settings[key]}" for key in ("backbone", "patch_size", "width", *sizes) if key in settings)
 
 
 def _fitted(name: str, params: dict[str, Any], expected: chex.ArrayTree, channels: int, image_channels: int
