@@ -1,7 +1,9 @@
 """What ends a command early: a user's mistake, a request to stop."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+FEW = 3  # names that a message lists
 
 
 class UserError(ValueError):
@@ -25,3 +27,9 @@ def near_names(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more

@@ -8,10 +8,11 @@
 `shapjax.export` writes it; here it is read.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -21,7 +22,7 @@ import numpy as np
 import safetensors
 
 from shapjax.checkpoint import Meta
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
 
 WEIGHTS, CONFIG, PROGRAM, README = "model.safetensors", "config.json", "explain.stablehlo", "README.md"
 FORMAT_KEY = "shapjax_export"  # of config.json: the mark of such a directory
@@ -45,7 +46,9 @@ def is_marked(path: pathlib.Path) -> bool:
 
 def read_meta(directory: pathlib.Path) -> Meta:
     """The meta data of an exported model; raises UserError if it is damaged or foreign."""
-    return Meta.from_dict(read_config(directory))
+    values = read_config(directory)
+    with _describing_a_model(directory / CONFIG):
+        return Meta.from_dict(values)
 
 
 def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
@@ -70,13 +73,9 @@ def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.Array
         raise UserError(f"{path} is damaged: it lacks a step, or the files that belong to it; export the model again")
     if step not in (None, values["step"]):
         raise UserError(f"{directory} has no checkpoint of step {step}: it was exported at step {values['step']}")
-    try:
+    with _describing_a_model(path):
         meta = Meta.from_dict(values)
         shapes = flax.traverse_util.flatten_dict(init_params(meta), sep="/")
-    except Exception as e:  # whatever the modules make of settings that no run had
-        kind = "" if isinstance(e, UserError) else f"{type(e).__name__}: "
-        raise UserError(f"{path} does not describe a model: {kind}{' '.join(str(e).split())[:200]}; export the model "
-                        "again") from e
     if WEIGHTS not in files:
         raise UserError(f"{directory} was exported without its parameters; export it again with --format all")
     arrays = _read_weights(directory / WEIGHTS, shapes, files[WEIGHTS])
@@ -100,6 +99,17 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{directory} is of format {str(values[FORMAT_KEY])[:20]}, this version of shapjax reads "
                         f"{FORMAT}; export the model again, or use shapjax {str(values.get('shapjax'))[:20]}")
     return values
+
+
+@contextlib.contextmanager
+def _describing_a_model(path: pathlib.Path) -> Iterator[None]:
+    """Whatever the modules make of settings that no run had becomes one line."""
+    try:
+        yield
+    except Exception as e:
+        kind = "" if isinstance(e, UserError) else f"{type(e).__name__}: "
+        raise UserError(f"{path} does not describe a model: {kind}{' '.join(str(e).split())[:200]}; export the model "
+                        "again") from e
 
 
 def checksum(path: pathlib.Path) -> str:
@@ -129,9 +139,8 @@ def _require_same(path: pathlib.Path, stored: dict[str, str], expected: dict[str
     """UserError unless there are the tensors expected, each of the type and shape expected."""
     for names, what in ((expected.keys() - stored.keys(), "lacks"), (stored.keys() - expected.keys(), "also holds")):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{path} is of another model: it {what} {', '.join(sorted(names)[:3])}{more}; {CONFIG} "
-                            f"beside it describes a model of {len(expected)} tensors")
+            raise UserError(f"{path} is of another model: it {what} {few(sorted(names))}; {CONFIG} beside it describes "
+                            f"a model of {len(expected)} tensors")
     for name in stored:
         if stored[name] != expected[name]:
             raise UserError(f"{path} is of another model: {name} is {stored[name]}, expected {expected[name]}")

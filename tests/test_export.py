@@ -217,3 +217,9 @@ def test_an_exported_model_is_what_another_run_can_start_from(model, directory):
                                   new_head=False)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(model.params))
     assert "run of shapjax" in str(report) and not report.new
+
+
+def test_an_export_that_describes_no_model_is_named_as_weights_too(directory):
+    edit_config(directory, mean=None)
+    with pytest.raises(UserError, match=r"exported/config.json does not describe a model: mean is None.*again"):
+        loading.describe(str(directory))

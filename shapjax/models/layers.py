@@ -5,6 +5,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from shapjax.errors import UserError
+
 # Fixed factor on the votes, by N. It decides how far a step of the head's weights moves the logits: 1/√N learns fastest
 # from scratch; with 1/N the sum of the votes is the usual mean-pooled classifier.
 HEAD_SCALES = {"sqrt": lambda n: n**-0.5, "mean": lambda n: 1.0 / n}
@@ -31,6 +33,12 @@ class PatchGrid:
     def num_patches(self) -> int:
         """N, the number of players."""
         return self.grid[0] * self.grid[1]
+
+    def require_size(self, images: chex.Array) -> None:
+        """UserError unless images are [B, H, W, C] of the model's size."""
+        if images.ndim != 4 or images.shape[1:3] != tuple(self.image_size):
+            raise UserError(f"the model takes images [B, {self.image_size[0]}, {self.image_size[1]}, C], got "
+                            f"{list(images.shape)}")
 
 
 class TokenDense(nn.Dense):
@@ -86,8 +94,8 @@ class PooledNorm(nn.Module):
     def __call__(self, x_BTD: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """[B, T, D] -> [B, T, D]; sides bool [B, T] or None, one side."""
         d = x_BTD.shape[-1]
-        scale_D, bias_D = self.param("scale", nn.initializers.ones, (d,)), self.param("bias", nn.initializers.zeros,
-                                                                                     (d,))
+        scale_D = self.param("scale", nn.initializers.ones, (d,))
+        bias_D = self.param("bias", nn.initializers.zeros, (d,))
         x = x_BTD.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         member_BTG = jnp.ones((*x.shape[:2], 1)) if sides is None else jax.nn.one_hot(sides.astype(jnp.int32), 2)

@@ -86,9 +86,7 @@ class PaintedBackbone(PatchGrid, nn.Module):
 
     def features(self, images: chex.Array) -> chex.Array:
         """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
-        if images.ndim != 4 or images.shape[1:3] != tuple(self.image_size):
-            raise UserError(f"the model takes images [B, {self.image_size[0]}, {self.image_size[1]}, C], got "
-                            f"{list(images.shape)}")
+        self.require_size(images)
         return self.feature_map(images.astype(self.dtype))
 
     def read(self, features: chex.Array, mask: chex.Array | None = None) -> chex.Array:

@@ -166,8 +166,7 @@ class ViT(PatchGrid, nn.Module):
     def embed(self, images: chex.Array) -> chex.Array:
         """Patch tokens with their positions: float [B, H, W, C] -> [B, N, D]."""
         b, (gh, gw), p = images.shape[0], self.grid, self.patch_size
-        if images.ndim != 4 or images.shape[1:3] != (gh * p, gw * p):
-            raise UserError(f"the model takes images [B, {gh * p}, {gw * p}, C], got {list(images.shape)}")
+        self.require_size(images)
         # A convolution with stride p, written as one matrix product: patches as rows of p·p·C pixels.
         x = images.astype(self.dtype).reshape(b, gh, p, gw, p, -1).transpose(0, 1, 3, 2, 4, 5)
         return self.embedding(x.reshape(b, gh * gw, -1)) + self.positions.astype(self.dtype)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shapjax.errors import UserError
-from shapjax.pretrained.weights import Weights, few
+from shapjax.errors import UserError, few
+from shapjax.pretrained.weights import Weights
 
 # Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}

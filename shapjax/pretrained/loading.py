@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from shapjax import models
 from shapjax.config import default_config
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
 from shapjax.pretrained import convnext, hub, own_run, resnet, vit
 from shapjax.pretrained.architecture import Architecture
-from shapjax.pretrained.weights import Weights, few, open_weights
+from shapjax.pretrained.weights import Weights, open_weights
 
 # A module for each family of weights, see `architecture`; the first that recognises the names converts.
 FAMILIES = (vit, resnet, convnext)

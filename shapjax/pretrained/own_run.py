@@ -18,7 +18,7 @@ def is_run(path: pathlib.Path) -> bool:
 
 def describe(path: pathlib.Path) -> Architecture:
     """The model of a run's newest checkpoint, or of an export; UserError if there is none. Does not start JAX."""
-    meta = exported.read_meta(path) if exported.is_marked(path) else checkpoint.newest_meta(path)
+    meta = exported.read_meta(path) if exported.is_exported(path) else checkpoint.newest_meta(path)
     if meta is None:
         raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
     settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}

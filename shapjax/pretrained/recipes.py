@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shapjax.errors import UserError
-from shapjax.pretrained.weights import Weights, few
+from shapjax.errors import UserError, few
+from shapjax.pretrained.weights import Weights
 
 
 class Recipe(NamedTuple):

@@ -12,12 +12,12 @@ import re
 import numpy as np
 from flax import linen as nn
 
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
 from shapjax.pretrained import recipes, vit_google, vit_hugging_face, vit_timm
 from shapjax.pretrained.architecture import Architecture, Converted, require, require_no_more
 from shapjax.pretrained.positions import grid_of, interpolate, sincos
 from shapjax.pretrained.vit_plan import Plan
-from shapjax.pretrained.weights import Weights, few
+from shapjax.pretrained.weights import Weights
 
 # Heads of the widths where they are not 64 wide: SoViT-400M, H, g, "giantopt", G.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}

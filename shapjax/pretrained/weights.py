@@ -14,12 +14,11 @@ import ml_dtypes  # gives numpy bfloat16
 import numpy as np
 import safetensors
 
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
 
 SUFFIXES = (".safetensors", ".npz")
 PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".tar")
 INDEX = "model.safetensors.index.json"
-FEW = 3  # names that a message lists
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -79,12 +78,6 @@ def open_weights(path: str | pathlib.Path) -> Weights:
     if file.suffix not in SUFFIXES:
         raise UserError(f"weights {file} are of no known format; expected one of {', '.join(SUFFIXES)}")
     return _safetensors(path, [file]) if file.suffix == ".safetensors" else _npz(path, file)
-
-
-def few(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
 
 
 def _file_in(directory: pathlib.Path) -> pathlib.Path:
