@@ -14,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from shapjax.report import page
 from shapjax.report.comparison import read_comparison
@@ -172,7 +173,8 @@ def test_a_heading_explains_itself_on_hover_and_focus_and_escape_hides_it(browse
     in_middle(browser, heading)
     assert not hint.is_displayed()
     ActionChains(browser).move_to_element(heading).perform()
-    assert hint.is_displayed() and hint.text == definition
+    WebDriverWait(browser, 10).until(lambda _: hint.is_displayed())  # the page hears of the mouse in its own time
+    assert hint.text == definition
     press(browser, Keys.ESCAPE)
     assert not hint.is_displayed()
     browser.execute_script("arguments[0].focus({preventScroll: true})", heading)
