@@ -70,7 +70,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.input_norm = False  # of a ViT: a layer norm before the first block
     m.norm_place = "token"  # of the last layer norm; "pooled": as if of the mean of the tokens
     m.stages = (1, 1, 1)  # of a ResNet or ConvNeXt, blocks a stage; each stage after the first halves the map
-    m.stem = "3x3"  # of a ResNet, patch_size then is 2^(stages - 1); "7x7", of ImageNet: 4 times that
+    m.stem = "3x3"  # of a ResNet, patch_size is 2^(stages - 1); "4x4": twice that; "7x7", of ImageNet: 4 times
     m.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
     m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
     m.norm = "group"  # of a ResNet, learns from scratch; "affine": the fixed batch norms of pretrained weights
@@ -83,7 +83,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.shapley_weight = 16.0  # of the Shapley task; 0 is the plain twin
     c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0, once coalitions are looked at
-    c.shapley_gradient = "allocation"  # the task moves votes between patches, not the prediction; "full": through all
+    c.shapley_gradient = "allocation"  # the task moves votes between patches; "game": v(S) - v(S^c) too; "full": all
     c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
     c.masked_target = "label"  # what coalitions are taught; "prediction": the probabilities of the whole image

@@ -25,7 +25,7 @@ class LossSettings(NamedTuple):
 
 
 MASKED_TARGETS = ("label", "prediction")
-SHAPLEY_GRADIENTS = ("allocation", "full")
+SHAPLEY_GRADIENTS = ("allocation", "game", "full")
 SHAPLEY_SCALES = ("variance", "none")
 MIN_VARIANCE = 1e-2  # squared logits; a zero-initialised head has v = 0, where nothing can be divided by the variance
 
@@ -52,7 +52,8 @@ def shapley_loss(
       masks: bool [B, M, N], from the Shapley kernel.
       values, complement_values: float [B, M, K], v(S) and v(S^c).
       gradient: "allocation": v(S) is a constant and the total of phi is held (`shapley.allocation_only`), so the task
-        moves votes between patches only; "full": through everything.
+        moves votes between patches only; "game": besides, it moves v(S) - v(S^c), the part of the game that the
+        Shapley values depend on, towards an additive game; "full": through everything, the total of phi too.
       scale: "variance" divides by the values' own variance (a constant for the gradient), so that the task does not
         grow with the logits; "none" leaves it in squared logits.
       axis_name: of the devices that share the batch, so that the variance is that of the whole batch.
@@ -60,9 +61,12 @@ def shapley_loss(
     Returns:
       float32 scalar.
     """
-    if gradient == "allocation":
+    if gradient != "full":
         phi = shapley.allocation_only(phi)
+    if gradient == "allocation":
         values, complement_values = jax.lax.stop_gradient((values, complement_values))
+    elif gradient == "game":
+        values, complement_values = shapley.difference_only(values, complement_values)
     loss = jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, values, complement_values)))
     if scale == "variance":
         both = jnp.concatenate([values, complement_values], axis=1)

@@ -154,6 +154,24 @@ def allocation_only(phi: chex.Array) -> chex.Array:
     return phi - mean_B1K + jax.lax.stop_gradient(mean_B1K)
 
 
+def difference_only(values: chex.Array, complement_values: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """The same values, with a gradient that can only move v(S) - v(S^c), never v(S) + v(S^c).
+
+    A Shapley value is a mean of such differences: each marginal contribution v(S ∪ n) - v(S) meets its mirror image
+    v(S^c) - v(S^c \\ n) with the same weight. The sums are free to be what classifies coalitions best.
+
+    Args:
+      values: float [...], v(S).
+      complement_values: float [...], v(S^c).
+
+    Returns:
+      float [...] each, equal to the arguments; their Jacobian is the projection onto opposite pairs.
+    """
+    mean, half = (values + complement_values) / 2, (values - complement_values) / 2
+    mean = jax.lax.stop_gradient(mean)
+    return mean + half, mean - half
+
+
 def coalition_sums(phi: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
     """Sums of the values of the members of coalitions, and of their complements.
 

@@ -69,7 +69,7 @@ def test_an_unknown_variant_is_refused_with_those_of_all_backbones():
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"shapley_weight": float("nan")}, "shapley_weight=nan"),
-        ({"shapley_gradient": "half"}, "expected one of allocation, full"),
+        ({"shapley_gradient": "half"}, "expected one of allocation, game, full"),
         ({"model__head_scale": "big"}, "expected one of sqrt, mean"),
         ({"warmup": 1.0}, "expected a share below 1"),
         ({"model__remat": "some"}, "expected one of none, dots, full"),

@@ -197,6 +197,24 @@ def test_the_allocation_gradient_reaches_no_coalition_value_and_no_total(rng, sc
     np.testing.assert_allclose(phi_gradient, full - full.mean(axis=1, keepdims=True), atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", losses.SHAPLEY_SCALES)
+def test_the_game_gradient_moves_the_difference_of_a_pair_and_neither_its_sum_nor_a_total(rng, scale):
+    phi, masks, v, c = random_values(rng)
+
+    def loss_and_gradient(kind):
+        return jax.value_and_grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind, scale=scale),
+                                  argnums=(0, 1, 2))(phi, v, c)
+
+    full_loss, (_, full_v, full_c) = loss_and_gradient("full")
+    allocation_loss, (allocation_phi, *_) = loss_and_gradient("allocation")
+    game_loss, (game_phi, game_v, game_c) = loss_and_gradient("game")
+    np.testing.assert_allclose([game_loss, allocation_loss], full_loss, rtol=1e-5)
+    np.testing.assert_allclose(game_phi, allocation_phi, atol=1e-6)
+    np.testing.assert_allclose(game_v, (full_v - full_c) / 2, atol=1e-6)
+    np.testing.assert_array_equal(game_c, -game_v)
+    assert np.abs(game_v).max() > 1e-3 and np.abs(full_v + full_c).max() > 1e-3
+
+
 # The stationary point
 
 

@@ -291,3 +291,26 @@ def test_allocation_only_keeps_the_values_and_lets_the_gradient_move_no_total(rn
     gradient = jax.grad(lambda p: jnp.sum(weights * shapley.allocation_only(p)))(phi)
     np.testing.assert_allclose(gradient, weights - weights.mean(axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-5)
+
+
+def test_difference_only_keeps_the_values_and_lets_the_gradient_move_no_sum(rng):
+    values, complements, a, b = jnp.asarray(rng.normal(size=(4, 2, 5, 3)), jnp.float32)
+    for kept, given in zip(shapley.difference_only(values, complements), (values, complements), strict=True):
+        np.testing.assert_allclose(kept, given, atol=1e-6)
+
+    def weighted(v, c):
+        kept_v, kept_c = shapley.difference_only(v, c)
+        return jnp.sum(a * kept_v + b * kept_c)
+
+    gradient, complement_gradient = jax.grad(weighted, argnums=(0, 1))(values, complements)
+    np.testing.assert_allclose(gradient, (a - b) / 2, atol=1e-6)
+    np.testing.assert_allclose(complement_gradient, (b - a) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_what_a_coalition_and_its_complement_share_has_no_part_in_shapley_values(rng, n):
+    values, shared = rng.normal(size=(2, 2**n, 2))
+    shared = shared + shared[::-1]  # code of S^c: 2^n - 1 - code of S
+    np.testing.assert_allclose(shapley.exact_shapley(values + shared), shapley.exact_shapley(values), atol=1e-9)
+    alone = rng.normal(size=2**n)[:, None] * [[1.0, 0.0]]
+    assert np.abs(shapley.exact_shapley(values + alone) - shapley.exact_shapley(values)).max() > 1e-3

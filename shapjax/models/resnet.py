@@ -1,7 +1,9 @@
 """A residual network whose last feature map casts the votes: one cell a patch, the patches being the players.
 
 He et al. 2016, as published (a 7x7 stem and max pooling, basic or bottleneck blocks) or in a small form for small
-images (a 3x3 stem that keeps their size). The game is that of `shapjax.models.painted`. No training code here.
+images: a 3x3 stem that keeps their size, or a 4x4 stem that halves it, so that most of the work is done on smaller maps
+of more channels, which a processor multiplies faster. The game is that of `shapjax.models.painted`. No training code
+here.
 
 Norms take no statistics over the batch: in training these would mix whole and partly hidden images, and a coalition's
 value would depend on the others in its batch. "group" is GroupNorm (Wu and He 2018), to train from scratch. "affine" is
@@ -19,7 +21,7 @@ from shapjax.models.layers import REMAT_POLICIES
 from shapjax.models.painted import PaintedBackbone
 
 GROUP = 16  # channels that GroupNorm takes together
-STEM_STRIDES = {"3x3": 1, "7x7": 4}  # the latter 2 of the convolution times 2 of the pooling
+STEM_STRIDES = {"3x3": 1, "4x4": 2, "7x7": 4}  # the last 2 of the convolution times 2 of the pooling
 EXPANSION = 4  # channels of a bottleneck block's output over those of its 3x3 convolution
 
 _PUBLISHED = {"18": ((2, 2, 2, 2), False), "34": ((3, 4, 6, 3), False), "50": ((3, 4, 6, 3), True)}
@@ -83,9 +85,9 @@ class ResNet(PaintedBackbone):
     """A residual network as a `PaintedBackbone`.
 
     Attributes:
-      stem: "3x3", of stride 1, or "7x7", of stride 2 and followed by 3x3 max pooling of stride 2.
+      stem: "3x3", of stride 1; "4x4", of stride 2; or "7x7", of stride 2 and followed by 3x3 max pooling of stride 2.
       width: channels of the stem and of the first stage's 3x3 convolutions; each further stage doubles them and halves
-        the map, so that patch_size is the stem's stride (1 or 4) times 2^(stages - 1).
+        the map, so that patch_size is the stem's stride (1, 2 or 4) times 2^(stages - 1).
       stages: residual blocks of each stage; 0 for the first leaves only the change of width and size to the next.
       bottleneck: blocks of 1x1, 3x3, 1x1 convolutions (ResNet-50), else of two 3x3.
       stride_in_1x1: of bottleneck blocks, the stride in the first 1x1 convolution, as first published; else in the 3x3
@@ -137,6 +139,6 @@ class ResNet(PaintedBackbone):
 
 
 def _convolution(channels: int, size: int, stride: int, stem: str, dtype: jnp.dtype, name: str | None) -> nn.Conv:
-    # Both sides are padded alike in the published form; in the small form only the far side where the stride is 2.
-    padding = "SAME" if stem == "3x3" else size // 2
+    # Both sides are padded alike in the published form; in the small forms 3x3 of stride 2 pads only the far side.
+    padding = size // 2 if stem == "7x7" else "SAME"
     return nn.Conv(channels, (size, size), (stride, stride), padding, use_bias=False, dtype=dtype, name=name)

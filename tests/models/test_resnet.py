@@ -48,7 +48,7 @@ def test_no_image_knows_what_else_is_in_its_batch(rng):
     ({"stages": ()}, "at least one block a stage"),
     ({"width": 20}, "expected a multiple of 16"),
     ({"norm": "batch"}, "expected one of group, affine"),
-    ({"stem": "5x5"}, "expected one of 3x3, 7x7"),
+    ({"stem": "5x5"}, "expected one of 3x3, 4x4, 7x7"),
     ({"painting": "red"}, "expected one of mean, zero, blur"),
 ])
 def test_impossible_sizes_are_explained(changes, message):
