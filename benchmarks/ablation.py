@@ -23,6 +23,7 @@ ROWS = {  # name: what it shows, settings, whether all seeds are worth their tim
     "weight4": ("weight 4", HALF | {"shapley_weight": 4}, False),
     "weight8": ("weight 8", HALF | {"shapley_weight": 8}, False),
     "weight32": ("weight 32", HALF | {"shapley_weight": 32}, False),
+    "game": ("gradient of the Shapley task through v(S) - v(S^c) too", HALF | {"shapley_gradient": "game"}, False),
     "full": ("gradient of the Shapley task through everything", HALF | {"shapley_gradient": "full"}, False),
     "raw4": ("Shapley task in squared logits, weight 4", HALF | {"shapley_scale": "none", "shapley_weight": 4}, False),
     "mean": ("votes times 1/N", HALF | {"model.head_scale": "mean"}, False),

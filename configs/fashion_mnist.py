@@ -26,4 +26,11 @@ def get_config(players: str = "16") -> ml_collections.ConfigDict:
     config.batch_size = 96
     config.eval_every = 3125
     config.coalitions_from = 0.25  # the first steps, which are not about patches yet, at half the price
+    if players == "49":
+        config.steps = 8000  # 13 epochs
+        config.eval_every = 1600
+        config.coalitions_from = 0.6
+        config.shapley_gradient = "game"  # 49 patches interact too much for shares alone
+        config.shapley_weight = 24.0
+        config.shapley_warmup = 0.05
     return config

@@ -73,7 +73,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.stem = "3x3"  # of a ResNet, patch_size is 2^(stages - 1); "4x4": twice that; "7x7", of ImageNet: 4 times
     m.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
     m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
-    m.norm = "group"  # of a ResNet, learns from scratch; "affine": the fixed batch norms of pretrained weights
+    m.norm = "group"  # of a ResNet, over the map; "cell": over a cell's channels; "affine": the pretrained batch norms
     m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"

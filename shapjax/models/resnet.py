@@ -6,8 +6,10 @@ of more channels, which a processor multiplies faster. The game is that of `shap
 here.
 
 Norms take no statistics over the batch: in training these would mix whole and partly hidden images, and a coalition's
-value would depend on the others in its batch. "group" is GroupNorm (Wu and He 2018), to train from scratch. "affine" is
-what a batch norm is once its statistics are fixed, a scale and a bias a channel: for pretrained weights, whose running
+value would depend on the others in its batch. To train from scratch there are "group", GroupNorm (Wu and He 2018),
+whose statistics over the map let every patch change every vote a little, and "cell", LayerNorm over the channels of
+each cell (Ba et al. 2016), where a patch changes only the votes whose receptive field holds it. "affine" is what a
+batch norm is once its statistics are fixed, a scale and a bias a channel: for pretrained weights, whose running
 statistics are folded into it. It normalises nothing, so a network that starts from scratch does not learn with it.
 """
 
@@ -42,6 +44,7 @@ class Affine(nn.Module):
 
 
 NORMS = {"group": lambda dtype, name: nn.GroupNorm(num_groups=None, group_size=GROUP, dtype=dtype, name=name),
+         "cell": lambda dtype, name: nn.LayerNorm(dtype=dtype, name=name),
          "affine": lambda dtype, name: Affine(dtype, name=name)}
 
 

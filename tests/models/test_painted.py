@@ -19,6 +19,8 @@ SHAPE, GRID = (8, 12, 2), (2, 3)  # patches of 4 pixels
 MEAN, STD = (0.3, 0.6), (0.2, 0.4)
 BACKBONES = {
     "small ResNet": {"backbone": "resnet", "width": 16, "stages": (0, 1, 1)},
+    "small ResNet that halves": {"backbone": "resnet", "width": 16, "stages": (0, 1), "stem": "4x4",
+                                 "norm": "cell"},
     "ResNet": {"backbone": "resnet", "width": 8, "stages": (1,), "stem": "7x7", "bottleneck": True, "norm": "affine"},
     "ConvNeXt": {"backbone": "convnext", "width": 8, "stages": (1,), "norm_place": "pooled"},
 }

@@ -41,13 +41,25 @@ def test_no_image_knows_what_else_is_in_its_batch(rng):
         np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
+@pytest.mark.parametrize(("norm", "far_votes_change"), [("group", True), ("cell", False), ("affine", False)])
+def test_only_group_norm_lets_a_patch_change_votes_beyond_its_receptive_field(rng, norm, far_votes_change):
+    module = resnet.ResNet(num_classes=2, image_size=(32, 32), patch_size=4, width=16, stages=(0, 1), stem="4x4",
+                           norm=norm, head_init="default")
+    params = models.init_params(module, jax.random.key(0), image_shape=(32, 32, 1))
+    image = jnp.asarray(rng.normal(size=(1, 32, 32, 1)), jnp.float32)
+    images = jnp.concatenate([image, image.at[0, :4, :4].add(3.0)])  # another first patch
+    first, second = jax.jit(module.apply)({"params": params}, images).reshape(2, 8, 8, 2)
+    assert np.abs(first - second)[0, 0].max() > 1e-3
+    assert (np.abs(first - second)[4:, 4:].max() > 1e-6) == far_votes_change  # the field is 16 pixels wide
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"patch_size": 4}, r"model.stages=\(1, 1, 1, 1\) with model.patch_size=4: expected patches of .* = 8 pixels"),
     ({"stem": "7x7"}, "= 32 pixels with model.stem=7x7"),
     ({"stages": (1, 1, 0, 1)}, "at least one block a stage"),
     ({"stages": ()}, "at least one block a stage"),
     ({"width": 20}, "expected a multiple of 16"),
-    ({"norm": "batch"}, "expected one of group, affine"),
+    ({"norm": "batch"}, "expected one of group, cell, affine"),
     ({"stem": "5x5"}, "expected one of 3x3, 4x4, 7x7"),
     ({"painting": "red"}, "expected one of mean, zero, blur"),
 ])
