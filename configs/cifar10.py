@@ -23,15 +23,19 @@ def get_config(backbone: str = "resnet") -> ml_collections.ConfigDict:
     config.augment.flip = True
     config.augment.max_shift = 4
     if backbone == "resnet":
-        config.model.width = 32
-        config.model.stages = (0, 1, 1)
+        config.model.stem = "4x4"
+        config.model.width = 64
+        config.model.stages = (0, 2)
         config.model.remat = "none"
         config.augment.max_shift = 2
         config.learning_rate = 3e-3
         config.batch_size = 64
-        config.steps = 6250  # 8 epochs
-        config.eval_every = 1250
-        config.coalitions_from = 0.7
+        config.steps = 15_000  # 19 epochs
+        config.eval_every = 3000
+        config.coalitions_from = 0.6
+        config.shapley_gradient = "game"  # 64 patches interact too much for shares alone
+        config.shapley_weight = 24.0
+        config.shapley_warmup = 0.05
     else:
         config.model.width = 384
         config.model.depth = 9
