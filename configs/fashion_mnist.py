@@ -4,8 +4,8 @@
   python train.py --config configs/fashion_mnist.py    --workdir runs/fashion16
   python train.py --config configs/fashion_mnist.py:49 --workdir runs/fashion49
 
-On 2 CPU cores, 16 patches: 90.6 % and an R² of 0.97 in 25 minutes. 49 patches: 89.8 % and 0.93 in 33 minutes, 90.1 % and
-0.94 after 12 more (docs/results.md has the command).
+On 2 CPU cores, 16 patches: 90.6 % and an R² of 0.97 in 25 minutes. 49 patches: 89.8 % and 0.93 in 33 minutes, 90.1 %
+and 0.94 after 12 more (docs/results.md has the command).
 The plain twin, to see what self-explanation costs: --config.num_pairs=0 --workdir runs/fashion16_twin
 """
 
