@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shapjax import losses, models, shapley
+from shapjax import losses, models
 from shapjax.models import vit
 
 SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
@@ -47,7 +47,7 @@ def loss(module: vit.ViT, kind: str) -> Callable[..., chex.Array]:
         return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=1.0, settings=SETTINGS)[0]
 
     def unpacked(*args):
-        with mock.patch.object(losses.coalitions, "pair_values", _two_masked_passes):
+        with mock.patch.object(losses.coalitions, "pair_votes", _two_masked_passes):
             return joint(*args)
 
     return {"plain": plain, "packed": joint, "unpacked": unpacked}[kind]
@@ -58,14 +58,11 @@ def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
     return jax.grad(loss(module, kind))
 
 
-def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """`coalitions.pair_values` as others compute it: of each pass only the visible patches' votes are used."""
-
-    def value(mask_BN):
-        return shapley.coalition_sums(phi_fn(images, mask_BN), mask_BN[:, None])[0][:, 0]
-
-    over_pairs = jax.vmap(value, in_axes=1, out_axes=1)
-    return over_pairs(masks), over_pairs(~masks)
+def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> chex.Array:
+    """`coalitions.pair_votes` as others compute it: of each pass only the visible patches' votes are used."""
+    votes, complement_votes = (jax.vmap(lambda mask: phi_fn(images, mask), in_axes=1, out_axes=1)(side)
+                               for side in (masks, ~masks))
+    return jnp.where(masks[..., None], votes, complement_votes)
 
 
 def make_module(sizes: dict[str, int], *, image_size: int, remat: str) -> vit.ViT:

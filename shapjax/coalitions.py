@@ -17,10 +17,8 @@ from shapjax import shapley
 PhiFn = Callable[[chex.Array, chex.Array | None], chex.Array]
 
 
-def pair_values(phi_fn: PhiFn, images: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """Values of coalitions and of their complements, one packed pass a pair, vmapped over the pairs.
-
-    v(S) = Σ_{n∈S} phi(x_S)_n: a hidden patch casts no vote, so v(∅) = 0.
+def pair_votes(phi_fn: PhiFn, images: chex.Array, masks: chex.Array) -> chex.Array:
+    """Votes of the patches, each in the game of its own side, one packed pass a pair, vmapped over the pairs.
 
     Args:
       phi_fn: see the module.
@@ -28,11 +26,20 @@ def pair_values(phi_fn: PhiFn, images: chex.Array, masks: chex.Array) -> tuple[c
       masks: bool [B, M, N], True = member of S.
 
     Returns:
-      two float [B, M, K]: v(S) and v(S^c).
+      float [B, M, N, K]: phi(x_S)_n of the members of S, phi(x_{S^c})_n of the others.
     """
+    return jax.vmap(lambda mask_BN: phi_fn(images, mask_BN), in_axes=1, out_axes=1)(masks)
 
-    def one_pair(mask_BN):
-        value_B1K, complement_B1K = shapley.coalition_sums(phi_fn(images, mask_BN), mask_BN[:, None])
-        return value_B1K[:, 0], complement_B1K[:, 0]
 
-    return jax.vmap(one_pair, in_axes=1, out_axes=1)(masks)
+def vote_sums(votes: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """v(S) and v(S^c), float [B, M, K] each, of votes [B, M, N, K] as `pair_votes` gives them for masks [B, M, N].
+
+    v(S) = Σ_{n∈S} phi(x_S)_n: a hidden patch casts no vote, so v(∅) = 0.
+    """
+    return jax.tree.map(lambda x: x[:, :, 0], jax.vmap(shapley.coalition_sums, in_axes=1, out_axes=1)(
+        votes, masks[:, :, None]))
+
+
+def pair_values(phi_fn: PhiFn, images: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """Values of coalitions and of their complements, v(S) and v(S^c), float [B, M, K]; arguments as of `pair_votes`."""
+    return vote_sums(pair_votes(phi_fn, images, masks), masks)

@@ -74,6 +74,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
     m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
     m.norm = "group"  # of a ResNet, over the map; "cell": over a cell's channels; "affine": the pretrained batch norms
+    m.allocation_depth = 0  # of a ResNet or ConvNeXt: blocks of a second head that turns votes into phi; 0: none
     m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
@@ -85,6 +86,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.shapley_warmup = 0.0  # share of the run over which that weight grows from 0, once coalitions are looked at
     c.shapley_gradient = "allocation"  # the task moves votes between patches; "game": v(S) - v(S^c) too; "full": all
     c.shapley_scale = "variance"  # the task in units of the values' variance, so not growing with the logits; or "none"
+    c.own_weight = 1.0  # of teaching an allocation head what each patch votes in random contexts; 0: off
     c.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
     c.masked_target = "label"  # what coalitions are taught; "prediction": the probabilities of the whole image
     c.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes; 0: an ordinary classifier
@@ -225,7 +227,8 @@ _BOUNDS = (
     (("steps", "batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size", "keep_checkpoints",
       "data.threads", "model.patch_size", "model.width", "model.depth", "model.heads"),
      lambda value: value < 1, "at least 1"),
-    (("seed", "num_pairs", "fsdp_devices", "cpu_devices", "data.workers", "data.image_size", "model.registers"),
+    (("seed", "num_pairs", "fsdp_devices", "cpu_devices", "data.workers", "data.image_size", "model.registers",
+      "model.allocation_depth"),
      lambda value: value < 0, "at least 0"),
     (("warmup", "shapley_warmup", "coalitions_from", "b2", "ema_decay", "label_smoothing"),
      lambda value: value >= 1, "a share below 1"),

@@ -69,18 +69,20 @@ class Experiment:
             loss=losses.LossSettings(
                 num_pairs=c.num_pairs if num_pairs is None else num_pairs,
                 masked_weight=c.masked_weight, masked_target=c.masked_target, label_smoothing=c.label_smoothing,
-                shapley_gradient=c.shapley_gradient, shapley_scale=c.shapley_scale),
+                shapley_gradient=c.shapley_gradient, shapley_scale=c.shapley_scale,
+                own_weight=c.own_weight),
             shapley_weight=training.weight_schedule(
                 c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),
             ema_decay=c.ema_decay, accumulate=c.accumulate)
         next_state, metrics = training.train_step(
-            state, self._normalize(images), targets, keys, apply_fn=self._apply, optimizer=self.optimizer,
-            settings=settings, axis_name=axis_name)
+            state, self._normalize(images), targets, keys, optimizer=self.optimizer, settings=settings,
+            apply_fn=self._apply if settings.loss.num_pairs else self._apply_voter,
+            parts_fn=self._parts if self._has_parts else None, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}
 
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
         """Sums over the valid rows of a batch of `pipeline.evaluation_batches`: accuracy, cross_entropy, images."""
-        logits = self._apply(params, self._normalize(batch["image"]), None).sum(axis=1)
+        logits = self._apply_voter(params, self._normalize(batch["image"]), None).sum(axis=1)
         labels_B, valid_B = batch["label"], batch["valid"]
         each = {"accuracy": jnp.argmax(logits, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits, labels_B)}
@@ -88,6 +90,18 @@ class Experiment:
 
     def _apply(self, params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None) -> Any:
         return self.module.apply({"params": params}, images, sides)
+
+    def _apply_voter(self, params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None) -> Any:
+        """As `_apply`, for the totals alone: an allocation head does not change them."""
+        voter = self.module.clone(allocation_depth=0) if self._has_parts else self.module
+        return voter.apply({"params": params}, images, sides)
+
+    @property
+    def _has_parts(self) -> bool:
+        return bool(getattr(self.module, "allocation_depth", 0))
+
+    def _parts(self, params: chex.ArrayTree, images: chex.Array) -> Any:
+        return self.module.apply({"params": params}, images, method="phi_and_own")
 
     def _normalize(self, images: chex.Array) -> chex.Array:
         return preprocessing.normalize(images, self.meta.mean, self.meta.std)

@@ -1,8 +1,10 @@
 """The joint loss: classify the image, classify its coalitions, share out the votes as Shapley values.
 
-L = CE(f(x), y) + masked_weight · L_masked + shapley_weight · L_shapley, a pure function of parameters, batch and keys.
+L = CE(f(x), y) + masked_weight · L_masked + shapley_weight · L_shapley [+ own_weight · L_own], a pure function of
+parameters, batch and keys.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -22,8 +24,10 @@ class LossSettings(NamedTuple):
     label_smoothing: float
     shapley_gradient: str  # one of SHAPLEY_GRADIENTS
     shapley_scale: str  # one of SHAPLEY_SCALES
+    own_weight: float = 1.0
 
 
+PartsFn = Callable[[chex.Array], tuple[chex.Array, chex.Array]]  # whole images -> phi, own part, float [B, N, K] each
 MASKED_TARGETS = ("label", "prediction")
 SHAPLEY_GRADIENTS = ("allocation", "game", "full")
 SHAPLEY_SCALES = ("variance", "none")
@@ -37,6 +41,7 @@ class LossParts(NamedTuple):
     loss_classification: chex.Array
     loss_masked: chex.Array
     loss_shapley: chex.Array
+    loss_own: chex.Array
     accuracy: chex.Array
     masked_accuracy: chex.Array
 
@@ -77,6 +82,28 @@ def shapley_loss(
     return loss
 
 
+def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, *, axis_name: str | None = None) -> chex.Array:
+    """The task of the own parts of Shapley values (`shapjax.models.allocation`): a vote, averaged over contexts.
+
+    Its minimum is the mean of the vote over contexts of 1 … N - 1 patches, each size alike (`shapley.context_weights`).
+
+    Args:
+      own: float [B, N, K].
+      masks: bool [B, M, N], from the Shapley kernel.
+      votes: float [B, M, N, K], as of `coalitions.pair_votes`; constants for the gradient.
+      axis_name: as of `shapley_loss`.
+
+    Returns:
+      float32 scalar: the weighted mean square of what is missing, over that of the votes.
+    """
+    votes = jax.lax.stop_gradient(votes)
+    weight_BMN1 = shapley.context_weights(masks)[..., None]
+    power = jnp.mean(weight_BMN1 * jnp.square(votes))
+    power = jax.lax.pmean(power, axis_name) if axis_name else power
+    loss = jnp.mean(weight_BMN1 * jnp.square(votes - own[:, None]))
+    return loss / jnp.maximum(power, MIN_VARIANCE / own.shape[1] ** 2)
+
+
 def joint_loss(
     phi_fn: coalitions.PhiFn,
     images: chex.Array,
@@ -86,6 +113,7 @@ def joint_loss(
     shapley_weight: chex.Numeric,
     settings: LossSettings,
     axis_name: str | None = None,
+    parts_fn: PartsFn | None = None,
 ) -> tuple[chex.Array, LossParts]:
     """The joint loss of a batch.
 
@@ -97,23 +125,26 @@ def joint_loss(
       shapley_weight: of L_shapley, at this step.
       settings: the rest. Without pairs no coalition is looked at, and the loss is that of an ordinary classifier.
       axis_name: of the devices that share the batch, if any.
+      parts_fn: of a model with an allocation head, gives phi and its own part for whole images; None: there is none.
 
     Returns:
       the loss (float32 scalar) and its parts.
     """
-    phi = phi_fn(images, None)
+    phi, own = parts_fn(images) if parts_fn and settings.num_pairs else (phi_fn(images, None), None)
     logits, labels_B = jnp.sum(phi, axis=1), jnp.argmax(targets, axis=-1)
     targets_BK = optax.smooth_labels(targets, settings.label_smoothing)
     loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels_B)
     if settings.num_pairs == 0:
         zero = jnp.zeros(())
-        return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, accuracy, zero)
+        return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, zero, accuracy,
+                                              zero)
 
     masks = jax.vmap(
         lambda key: shapley.sample_coalitions(key, num_players=phi.shape[1], num_pairs=settings.num_pairs)
     )(keys)
-    values, complement_values = coalitions.pair_values(phi_fn, images, masks)
+    votes = coalitions.pair_votes(phi_fn, images, masks)
+    values, complement_values = coalitions.vote_sums(votes, masks)
     coalition_logits = jnp.concatenate([values, complement_values], axis=1)  # [B, 2M, K]
     wanted_BK = targets_BK
     if settings.masked_target == "prediction":  # what can be seen need not show what the label says
@@ -123,11 +154,14 @@ def joint_loss(
                                 gradient=settings.shapley_gradient, scale=settings.shapley_scale,
                                 axis_name=axis_name)
     loss = loss_classification + settings.masked_weight * loss_masked + shapley_weight * loss_shapley
+    loss_own = jnp.zeros(()) if own is None else own_loss(own, masks, votes, axis_name=axis_name)
+    loss += settings.own_weight * loss_own
     return loss, LossParts(
         loss=loss,
         loss_classification=loss_classification,
         loss_masked=loss_masked,
         loss_shapley=loss_shapley,
+        loss_own=loss_own,
         accuracy=accuracy,
         masked_accuracy=jnp.mean(jnp.argmax(coalition_logits, axis=-1) == labels_B[:, None]),
     )

@@ -137,6 +137,25 @@ def pair_weights(masks: chex.Array) -> chex.Array:
     return jnp.where(masks, jnp.asarray(inside)[size], -jnp.asarray(outside)[size])
 
 
+def context_weights(masks: chex.Array) -> chex.Array:
+    """Weights of patches that make a mean over sampled pairs one over contexts of every size alike.
+
+    In Shapley's value the context of a player, the coalition that it is in, has each size with the same probability
+    (Shapley 1953). In pairs from the kernel it has size c with a probability in proportion to 1 / (N - c): a coalition
+    of size s, which has probability 1 / (s (N-s)), holds a player with probability s / N, and so does its complement.
+
+    Args:
+      masks: bool [..., N], one coalition of each pair.
+
+    Returns:
+      float32 [..., N], N - c for the size c of the side that each player is on, times what makes their mean 1.
+    """
+    n = masks.shape[-1]
+    harmonic = np.sum(1 / np.arange(1, n))
+    size = masks.sum(axis=-1, keepdims=True)
+    return (n - jnp.where(masks, size, n - size)) * jnp.float32(harmonic / (n - 1))
+
+
 def allocation_only(phi: chex.Array) -> chex.Array:
     """The same values, with a gradient that can only move votes between patches, never change their total.
 

@@ -1,5 +1,6 @@
 """One training step as a pure function: state and batch in, state and metrics out."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -117,6 +118,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     settings: StepSettings,
     axis_name: str | None = None,
+    parts_fn: Callable[[chex.ArrayTree, chex.Array], tuple[chex.Array, chex.Array]] | None = None,
 ) -> tuple[TrainState, dict[str, chex.Array]]:
     """One optimisation step on the joint loss.
 
@@ -129,6 +131,7 @@ def train_step(
       optimizer: from `make_optimizer`.
       settings: see `StepSettings`.
       axis_name: of the devices that share the batch; gradients and metrics are averaged over them.
+      parts_fn: (params, images) -> phi and its own part, of a model with an allocation head; else None.
 
     Returns:
       the state after the step, and float32 scalars: the fields of `losses.LossParts`, shapley_weight, gradient_norm.
@@ -141,7 +144,8 @@ def train_step(
                 return apply_fn(params, x, sides)
 
             return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=weight, settings=settings.loss,
-                                     axis_name=axis_name)
+                                     axis_name=axis_name,
+                                     parts_fn=parts_fn and functools.partial(parts_fn, params))
 
         return jax.grad(loss_fn, has_aux=True)(state.params)
 

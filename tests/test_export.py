@@ -18,7 +18,7 @@ from shapjax.pretrained import loading
 TINY = {
     "vit": {},
     "vit, silent tokens, bfloat16": {"class_token": True, "registers": 2, "norm_place": "pooled", "dtype": "bfloat16"},
-    "resnet": {"backbone": "resnet", "patch_size": 4, "width": 16, "stages": (1, 1, 1)},
+    "resnet": {"backbone": "resnet", "patch_size": 4, "width": 16, "stages": (1, 1, 1), "allocation_depth": 1},
     "convnext": {"backbone": "convnext", "patch_size": 4, "width": 16, "stages": (1,), "norm_place": "pooled"},
 }
 

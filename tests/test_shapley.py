@@ -314,3 +314,13 @@ def test_what_a_coalition_and_its_complement_share_has_no_part_in_shapley_values
     np.testing.assert_allclose(shapley.exact_shapley(values + shared), shapley.exact_shapley(values), atol=1e-9)
     alone = rng.normal(size=2**n)[:, None] * [[1.0, 0.0]]
     assert np.abs(shapley.exact_shapley(values + alone) - shapley.exact_shapley(values)).max() > 1e-3
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_context_weights_make_contexts_of_every_size_alike(n):
+    masks = shapley.enumerate_pairs(n)[1:]  # without (empty, all)
+    size = masks.sum(axis=1)
+    probability = 1 / np.array([math.comb(n, s) * s * (n - s) for s in size])
+    share = (probability / probability.sum())[:, None] * np.asarray(shapley.context_weights(jnp.asarray(masks))) / n
+    context = np.where(masks, size[:, None], n - size[:, None])
+    np.testing.assert_allclose([share[context == c].sum() for c in range(1, n)], 1 / (n - 1), rtol=1e-5)

@@ -72,7 +72,7 @@ class ConvNeXt(PaintedBackbone):
         return None
 
     def setup(self):
-        self.head = self.voting_head()
+        self.head, self.allocation = self.voting_head(), self.allocation_head()
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block

@@ -7,6 +7,8 @@ The game of an image: a hidden patch is painted over at the input, and its cell 
 so that efficiency is exact, as it is for tokens that are dropped: v(∅) is a sum over nothing, not the logits of a blank
 image. A visible cell still sees the paint around it, and a map's cell sees more than its own patch. A coalition and its
 complement are two images, so a pair costs two passes; they are run as one batch.
+
+The votes of a whole image may be moved between its patches before they are phi, see `shapjax.models.allocation`.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
+from shapjax.models.allocation import AllocationHead
 from shapjax.models.layers import HEAD_INITS, PatchGrid, VotingHead
 from shapjax.removal import Blur, Constant, Removal, hidden_pixels
 
@@ -33,7 +36,8 @@ PAINTINGS = {"mean": lambda mean, std: Constant(0.0), "zero": _black, "blur": la
 class PaintedBackbone(PatchGrid, nn.Module):
     """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch.
 
-    A backbone is a subclass that defines `setup`, with `voting_head` in it, `feature_map`, `fault` and `variants`.
+    A backbone is a subclass that defines `setup`, with `head` and `allocation` in it, from `voting_head` and
+    `allocation_head`, `feature_map`, `fault` and `variants`.
 
     Attributes:
       num_classes: K.
@@ -41,12 +45,19 @@ class PaintedBackbone(PatchGrid, nn.Module):
       patch_size: side of a patch and stride of the last feature map; divides both sides of the image.
       removal: what hidden patches look like, in the units of the images that the model takes.
       head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
+      allocation_depth: blocks of the `AllocationHead`; 0: there is none, and phi is the votes.
+      heads, mlp_ratio, activation, norm_epsilon: of these blocks, as of `vit.ViT`.
     """
 
     num_classes: int
     image_size: tuple[int, int]
     patch_size: int
     removal: Removal = Constant(0.0)
+    allocation_depth: int = 0
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
     head_scale: str = "sqrt"
     head_init: str = "zero"
     center_votes: bool = True
@@ -84,6 +95,13 @@ class PaintedBackbone(PatchGrid, nn.Module):
         return VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
                           scale=self.head_scale, center=self.center_votes)
 
+    def allocation_head(self) -> AllocationHead | None:
+        """What moves votes between patches, if anything does, for `setup`."""
+        if not self.allocation_depth:
+            return None
+        return AllocationHead(self.num_classes, self.allocation_depth, self.heads, self.mlp_ratio, self.activation,
+                              self.norm_epsilon, self.head_scale, self.center_votes, self.dtype)
+
     def features(self, images: chex.Array) -> chex.Array:
         """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
         self.require_size(images)
@@ -93,6 +111,20 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """Votes float32 [B, N, K] of a last feature map; of the patches of mask, bool [B, N], if not of all."""
         cells = features.reshape(features.shape[0], self.num_patches, -1)  # of any batch, a symbol too
         return self.head(self.last_norm(cells, mask), self.num_patches)
+
+    def explain(self, features: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """phi of the last feature map of whole images, and its own part (`allocation`); both are the votes without an
+        allocation head. float32 [B, N, K] each."""
+        votes_BNK = self.read(features)
+        if self.allocation is None:
+            return votes_BNK, votes_BNK
+        own_BNK, spill_BNK = self.allocation(features.reshape(*votes_BNK.shape[:2], -1))
+        moves_BNK = own_BNK + spill_BNK
+        return votes_BNK + moves_BNK - jnp.mean(moves_BNK, axis=1, keepdims=True), votes_BNK + own_BNK
+
+    def phi_and_own(self, images: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """`explain` of whole images [B, H, W, C]."""
+        return self.explain(self.features(images))
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
@@ -104,11 +136,11 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """Votes of whole images float32 [B, N, K], and the feature map [B, gh, gw, D], delta added to it if given."""
         features = self.features(images)
         features = features if delta is None else features + delta.astype(features.dtype)
-        return self.read(features), features.astype(jnp.float32)
+        return self.explain(features)[0], features.astype(jnp.float32)
 
     def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches; arguments, result and errors as of `vit.ViT`."""
         if sides is None:
-            return self.read(self.features(images))
+            return self.phi_and_own(images)[0]
         both = self.visible_votes(jnp.concatenate([images, images]), jnp.concatenate([sides, ~sides]))
         return jnp.where(sides[..., None], *jnp.split(both, 2))

@@ -121,10 +121,11 @@ class ResNet(PaintedBackbone):
         return None
 
     def setup(self):
-        self.head = self.voting_head()
+        self.head, self.allocation = self.voting_head(), self.allocation_head()
         stride = min(2, STEM_STRIDES[self.stem])
         self.stem_conv = _convolution(self.width, int(self.stem[0]), stride, self.stem, self.dtype, "stem")
-        self.stem_norm = NORMS[self.norm](self.dtype, None)
+        # Of a flat patch its brightness is all there is; a norm of each cell here would take it away.
+        self.stem_norm = NORMS["affine" if self.norm == "cell" else self.norm](self.dtype, None)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(ResidualBlock, policy=policy) if policy else ResidualBlock
         self.blocks = [

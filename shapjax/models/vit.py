@@ -10,19 +10,11 @@ from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-from shapjax.models.layers import (
-    ACTIVATIONS,
-    HEAD_INITS,
-    REMAT_POLICIES,
-    PatchGrid,
-    TokenDense,
-    VotingHead,
-    final_norm,
-)
+from shapjax.models.layers import HEAD_INITS, PatchGrid, TokenDense, VotingHead, final_norm
+from shapjax.models.transformer import transformer_blocks
 
 # Width, depth, heads (Dosovitskiy et al. 2021, table 1; Ti and S as in Touvron et al. 2021).
 VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16),
@@ -44,52 +36,6 @@ def variant(name: str) -> dict[str, int]:
                         'such as "S/16", or leave it empty and set width, depth, heads and patch_size')
     width, depth, heads = VARIANTS[match[1]]
     return dict(width=width, depth=depth, heads=heads, patch_size=int(match[2]))
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, optionally within groups of tokens; its maps only when a delta is to be added to them.
-
-    Without delta_BHTT the fused attention is used, which never writes the maps down, and None stands in their place.
-    """
-
-    heads: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None, delta_BHTT: chex.Array | None
-                 ) -> tuple[chex.Array, chex.Array | None]:
-        b, t, d = x_BTD.shape
-        qkv = TokenDense(3 * d, dtype=self.dtype, name="qkv")(x_BTD)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)
-        mask = None if allowed_BTT is None else allowed_BTT[:, None]
-        if delta_BHTT is None:
-            y, maps_BHTT = jax.nn.dot_product_attention(q, k, v, mask=mask), None
-        else:
-            scores_BHTT = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
-            maps_BHTT = jax.nn.softmax(scores_BHTT * q.shape[-1] ** -0.5, where=mask) + delta_BHTT
-            y = jnp.einsum("bhts,bshd->bthd", maps_BHTT.astype(v.dtype), v)
-        return TokenDense(d, dtype=self.dtype, name="out")(y.reshape(b, t, d)), maps_BHTT
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block; the form that `nn.scan` wants: (carry, broadcast, layer's) -> (carry, layer's)."""
-
-    heads: int
-    mlp_ratio: float
-    activation: str
-    norm_epsilon: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BTD: chex.Array, allowed_BTT: chex.Array | None, delta_BHTT: chex.Array | None
-                 ) -> tuple[chex.Array, chex.Array | None]:
-        d = x_BTD.shape[-1]
-        y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm1")(x_BTD)
-        y, maps_BHTT = Attention(self.heads, self.dtype, name="attention")(y, allowed_BTT, delta_BHTT)
-        x_BTD = x_BTD + y
-        y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm2")(x_BTD)
-        y = ACTIVATIONS[self.activation](TokenDense(round(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
-        return x_BTD + TokenDense(d, dtype=self.dtype, name="mlp_out")(y), maps_BHTT
 
 
 class ViT(PatchGrid, nn.Module):
@@ -150,13 +96,8 @@ class ViT(PatchGrid, nn.Module):
         if self.num_silent:
             shape = (self.num_silent, self.width)
             self.silent_tokens = self.param("silent_tokens", nn.initializers.normal(0.02), shape)
-        # One compiled block for all layers: compiles in constant time, and keeps XLA from fusing the residual stream
-        # of all layers into each gradient, which on CPU more than halves the time of a step.
-        policy = REMAT_POLICIES[self.remat]
-        block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
-        self.blocks = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True},
-                              in_axes=(nn.broadcast, 0), length=self.depth)(
-                                  self.heads, self.mlp_ratio, self.activation, self.norm_epsilon, self.dtype)
+        self.blocks = transformer_blocks(self.depth, self.heads, self.mlp_ratio, self.activation, self.norm_epsilon,
+                                         dtype=self.dtype, remat=self.remat)
         if self.input_norm:
             self.norm_in = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype)
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)

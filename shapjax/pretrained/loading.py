@@ -18,6 +18,7 @@ from shapjax.pretrained.weights import Weights, open_weights
 # A module for each family of weights, see `architecture`; the first that recognises the names converts.
 FAMILIES = (vit, resnet, convnext)
 HEAD_SETTINGS = ("head_scale", "center_votes")  # a head that is kept brings them along
+HEADS = ("head", "allocation")  # parameters that weights may lack, or that are of no use for other classes
 
 
 class Report(NamedTuple):
@@ -75,8 +76,8 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
       new_head: leave out the weights' head.
 
     Returns:
-      parameters on the host, float32, nested as the module's, all of them but for "head" where it is to be made anew;
-      and the report.
+      parameters on the host, float32, nested as the module's, all of them but for those of `HEADS` that are to be made
+      anew; and the report.
 
     Raises:
       UserError: if they are not there, damaged, of another model, or of another number of classes without new_head.
@@ -94,7 +95,7 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
     converted = family.convert(weights, architecture, module) if weights else own_run.convert(path, module)
     params, notes, used, ignored = dict(converted.params), converted.notes, converted.used, converted.ignored
     if new_head:
-        params.pop("head", None)
+        params = {key: value for key, value in params.items() if key not in HEADS}
         used, ignored = used - converted.head, ignored | converted.head
     elif converted.head_note:
         notes += (converted.head_note,)
@@ -174,7 +175,7 @@ def _fitted(name: str, params: dict[str, Any], expected: chex.ArrayTree, channel
     Raises:
       UserError: if some are missing, have other shapes, or hold numbers that are not finite.
     """
-    wanted = {key: value for key, value in expected.items() if key in params or key != "head"}
+    wanted = {key: value for key, value in expected.items() if key in params or key not in HEADS}
     shapes = {path: x.shape for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
     given, notes = dict(jax.tree_util.tree_leaves_with_path(params)), []
     for path, x in given.items():

@@ -22,6 +22,8 @@ def describe(path: pathlib.Path) -> Architecture:
     if meta is None:
         raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
     settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}
+    if not settings["allocation_depth"]:  # such a head may be added
+        del settings["allocation_depth"]
     return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
                         meta.image_shape[2])
 
@@ -35,4 +37,5 @@ def convert(path: pathlib.Path, module: nn.Module) -> Converted:
         notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "
                  f"{module.grid[0]}x{module.grid[1]}",)
     names = frozenset(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
-    return Converted(params, names, frozenset(), notes, head=frozenset(name for name in names if "['head']" in name))
+    heads = frozenset(name for name in names if name.startswith(("['head']", "['allocation']")))
+    return Converted(params, names, frozenset(), notes, head=heads)

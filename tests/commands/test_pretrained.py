@@ -77,6 +77,22 @@ def test_a_run_can_be_the_weights_of_another(run, tmp_path, command, small):
     jax.tree.map(np.testing.assert_array_equal, old, new)
 
 
+def test_a_classifier_that_cannot_move_votes_is_given_a_head_for_it(tmp_path, command, small):
+    net = ["--config.model.backbone=resnet", "--config.model.stages=(0,1)", "--config.model.stem=4x4",
+           "--config.model.patch_size=4", "--config.model.width=16"]
+    command("train.py", *small, *net, *FROZEN, "--workdir", tmp_path / "classifier")
+    out = command("train.py", *small, *FROZEN, f"--config.pretrained={tmp_path / 'classifier'}", "--workdir",
+                  tmp_path / "run", "--config.model.allocation_depth=1")
+    assert "new: allocation (" in out
+    again = command("train.py", *small, *FROZEN, f"--config.pretrained={tmp_path / 'run'}", "--workdir",
+                    tmp_path / "more")
+    assert "new: " not in again
+    old, new, last = (inference.read(tmp_path / name)[0] for name in ("classifier", "run", "more"))
+    assert "allocation" not in old and new.keys() == {*old, "allocation"}
+    jax.tree.map(np.testing.assert_array_equal, old, {key: new[key] for key in old})
+    jax.tree.map(np.testing.assert_array_equal, new, last)
+
+
 def test_weights_for_other_classes_are_one_line(tmp_path, write_vit, fails_with_one_line, small):
     write_vit(tmp_path / "weights", classes=3)
     error = fails_with_one_line("train.py", *small, "--workdir", tmp_path / "run",

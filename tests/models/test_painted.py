@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import coalitions, config, experiment, models, preprocessing
+from shapjax import coalitions, config, experiment, losses, models, preprocessing
 from shapjax.errors import UserError
 from shapjax.models import painted, vit_probes
 from tests.conftest import random_tree
@@ -20,7 +20,7 @@ MEAN, STD = (0.3, 0.6), (0.2, 0.4)
 BACKBONES = {
     "small ResNet": {"backbone": "resnet", "width": 16, "stages": (0, 1, 1)},
     "small ResNet that halves": {"backbone": "resnet", "width": 16, "stages": (0, 1), "stem": "4x4",
-                                 "norm": "cell"},
+                                 "norm": "cell", "allocation_depth": 1},
     "ResNet": {"backbone": "resnet", "width": 8, "stages": (1,), "stem": "7x7", "bottleneck": True, "norm": "affine"},
     "ConvNeXt": {"backbone": "convnext", "width": 8, "stages": (1,), "norm_place": "pooled"},
 }
@@ -109,6 +109,58 @@ def test_what_blurring_hides_still_matters_a_little(backbone):
     seen, other = (net.votes(images, MASK, method="visible_votes")[MASK]
                    for images in (net.images, jnp.where(hidden(MASK), 7.0, net.images)))
     assert np.abs(seen - other).max() > 1e-3
+
+
+def test_moving_votes_between_patches_changes_phi_but_no_total_and_no_coalition():
+    net = make("small ResNet that halves")
+    plain = net.module.clone(allocation_depth=0)
+    params = {key: value for key, value in net.params.items() if key != "allocation"}
+    votes = jax.jit(lambda *arguments: plain.apply({"params": params}, *arguments))
+    moves = net.votes(net.images, None) - votes(net.images)
+    np.testing.assert_allclose(moves.sum(axis=1), 0, atol=1e-5)
+    assert np.abs(moves).max(axis=(1, 2)).min() > 1e-2
+    np.testing.assert_array_equal(net.votes(net.images, MASK), votes(net.images, MASK))
+
+
+def test_a_new_allocation_head_moves_nothing():
+    net = make("small ResNet that halves")
+    fresh = models.init_params(net.module, jax.random.key(0), image_shape=SHAPE)["allocation"]
+    params = net.params | {"allocation": fresh}
+    phi = jax.jit(net.module.apply)({"params": params}, net.images)
+    votes = net.votes(net.votes(net.images, method="features"), method="read")
+    np.testing.assert_allclose(phi, votes, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("weight", "own_weight", "trained"), [
+    (0.0, 0.0, set()), (1.0, 0.0, {"own", "moves"}), (0.0, 1.0, {"own"})])
+def test_only_the_tasks_of_shapley_values_train_the_allocation_head(weight, own_weight, trained):
+    net = make("small ResNet that halves")
+    settings = losses.LossSettings(num_pairs=2, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
+                                   shapley_gradient="game", shapley_scale="variance", own_weight=own_weight)
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(params):
+        def apply(*arguments, method=None):
+            return net.module.apply({"params": params}, *arguments, method=method)
+
+        return losses.joint_loss(
+            apply, net.images, jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(3)),
+            shapley_weight=weight, settings=settings, parts_fn=functools.partial(apply, method="phi_and_own"))[0]
+
+    gradient = gradient_of(net.params)
+    assert {name for name in ("own", "moves")
+            if np.abs(gradient["allocation"][name]["kernel"]).max() > 1e-3} == trained
+    assert np.abs(gradient["head"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["small ResNet", "small ResNet that halves"])
+def test_without_an_allocation_head_phi_and_its_own_part_are_the_votes(name):
+    net = make(name)
+    phi, own = net.votes(net.images, method="phi_and_own")
+    votes = net.votes(net.votes(net.images, method="features"), method="read")
+    np.testing.assert_array_equal(phi, net.votes(net.images))
+    assert (np.abs(own - votes).max() > 1e-2) == (np.abs(phi - own).max() > 1e-2) == (net.module.allocation_depth > 0)
 
 
 @pytest.mark.parametrize("backbone", ["small ResNet", "ConvNeXt"], indirect=True)
