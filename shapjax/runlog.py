@@ -80,9 +80,10 @@ class RunLog:
             self._since, self._steps_since = now, 0
             values = {name: float(value) for name, value in self._fetch(metrics).items()}
             self._write(step, "train", values | {"images_per_second": rate})
+            own = f", own {values['loss_own']:.3f}" if values["loss_own"] else ""  # of an allocation head
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.3f} = class {values['loss_classification']:.3f}, masked "
-                f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}; acc {values['accuracy']:.3f}"
+                f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}{own}; acc {values['accuracy']:.3f}"
                 f"{self._test}; {rate:.0f} img/s", refresh=False)
         self._bar.update()
 
