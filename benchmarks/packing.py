@@ -26,10 +26,11 @@ import jax.numpy as jnp
 import optax
 
 from shapjax import losses, models
+from shapjax.coalitions import pair_votes
 from shapjax.models import vit
 
 SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
-                               shapley_gradient="allocation", shapley_scale="variance")
+                               shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
 STEPS = ("plain", "packed", "unpacked")
 
 
@@ -60,9 +61,7 @@ def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
 
 def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> chex.Array:
     """`coalitions.pair_votes` as others compute it: of each pass only the visible patches' votes are used."""
-    votes, complement_votes = (jax.vmap(lambda mask: phi_fn(images, mask), in_axes=1, out_axes=1)(side)
-                               for side in (masks, ~masks))
-    return jnp.where(masks[..., None], votes, complement_votes)
+    return jnp.where(masks[..., None], pair_votes(phi_fn, images, masks), pair_votes(phi_fn, images, ~masks))
 
 
 def make_module(sizes: dict[str, int], *, image_size: int, remat: str) -> vit.ViT:

@@ -74,10 +74,11 @@ class Experiment:
             shapley_weight=training.weight_schedule(
                 c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),
             ema_decay=c.ema_decay, accumulate=c.accumulate)
+        in_pairs = settings.loss.num_pairs > 0
         next_state, metrics = training.train_step(
             state, self._normalize(images), targets, keys, optimizer=self.optimizer, settings=settings,
-            apply_fn=self._apply if settings.loss.num_pairs else self._apply_voter,
-            parts_fn=self._parts if self._has_parts else None, axis_name=axis_name)
+            apply_fn=self._apply if in_pairs else self._apply_voter,
+            parts_fn=self._phi_and_own if in_pairs and self.module.has_allocation else None, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}
 
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
@@ -92,15 +93,10 @@ class Experiment:
         return self.module.apply({"params": params}, images, sides)
 
     def _apply_voter(self, params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None) -> Any:
-        """As `_apply`, for the totals alone: an allocation head does not change them."""
-        voter = self.module.clone(allocation_depth=0) if self._has_parts else self.module
-        return voter.apply({"params": params}, images, sides)
+        """As `_apply`, for the totals alone."""
+        return self.module.voter.apply({"params": params}, images, sides)
 
-    @property
-    def _has_parts(self) -> bool:
-        return bool(getattr(self.module, "allocation_depth", 0))
-
-    def _parts(self, params: chex.ArrayTree, images: chex.Array) -> Any:
+    def _phi_and_own(self, params: chex.ArrayTree, images: chex.Array) -> Any:
         return self.module.apply({"params": params}, images, method="phi_and_own")
 
     def _normalize(self, images: chex.Array) -> chex.Array:

@@ -171,6 +171,9 @@ def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta
     def normalize(images: chex.Array) -> chex.Array:
         return preprocessing.normalize(images, meta.mean, meta.std)
 
+    def logits_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
+        return module.voter.apply({"params": params}, normalize(images)).sum(axis=1)
+
     def votes_fn(params: chex.ArrayTree, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         return module.apply({"params": params}, normalize(images), sides)
 
@@ -188,9 +191,9 @@ def _classifier(module: nn.Module, params: chex.ArrayTree, meta: checkpoint.Meta
         return lambda params, images, argument: fn(params, normalize(images), argument)
 
     return classifier.wrap(
-        lambda params, images: votes_fn(params, images).sum(axis=1), params, grid=module.grid, removal=None,
-        pair_fn=pair_fn, coalition_fn=coalition_fn, pair_passes=module.pair_passes,
-        votes_fn=votes_fn, **{name: on_pixels(fn) for name, fn in vit_probes.probes(module).items()})
+        logits_fn, params, grid=module.grid, removal=None, pair_fn=pair_fn, coalition_fn=coalition_fn,
+        pair_passes=module.pair_passes, votes_fn=votes_fn,
+        **{name: on_pixels(fn) for name, fn in vit_probes.probes(module).items()})
 
 
 def _pad(x: np.ndarray, multiple: int, *, axis: int) -> np.ndarray:

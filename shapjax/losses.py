@@ -24,7 +24,7 @@ class LossSettings(NamedTuple):
     label_smoothing: float
     shapley_gradient: str  # one of SHAPLEY_GRADIENTS
     shapley_scale: str  # one of SHAPLEY_SCALES
-    own_weight: float = 1.0
+    own_weight: float
 
 
 PartsFn = Callable[[chex.Array], tuple[chex.Array, chex.Array]]  # whole images -> phi, own part, float [B, N, K] each
@@ -130,7 +130,7 @@ def joint_loss(
     Returns:
       the loss (float32 scalar) and its parts.
     """
-    phi, own = parts_fn(images) if parts_fn and settings.num_pairs else (phi_fn(images, None), None)
+    phi, own = parts_fn(images) if parts_fn else (phi_fn(images, None), None)
     logits, labels_B = jnp.sum(phi, axis=1), jnp.argmax(targets, axis=-1)
     targets_BK = optax.smooth_labels(targets, settings.label_smoothing)
     loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))

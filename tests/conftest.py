@@ -1,7 +1,9 @@
 """What all tests share: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
 
+import fractions
 import functools
 import json
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -37,6 +39,25 @@ def random_tree(shapes: Any, *, scale: float) -> Any:
     """Arrays of these shapes, none of them zero or one anywhere, so that no term of a formula hides."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape, scale=scale), s.dtype), shapes)
+
+
+def random_values(rng, *, b=3, n=5, m=4, k=2, scale=1.0):
+    """phi, masks, v(S), v(S^c) that no model made."""
+    phi, v, c = (jnp.asarray(scale * rng.normal(size=s), jnp.float32) for s in ((b, n, k), (b, m, k), (b, m, k)))
+    return phi, jnp.asarray(rng.random((b, m, n)) < 0.5), v, c
+
+
+def every_pair(n):
+    """Codes [M] and masks [1, M, n] of one of each pair but (empty, all), each as often as the kernel says.
+
+    A loss of them is the expectation of what training samples.
+    """
+    codes = range(1, 2 ** (n - 1))
+    sizes = [bin(code).count("1") for code in codes]
+    weights = [fractions.Fraction(1, math.comb(n, k) * k * (n - k)) for k in sizes]
+    common = math.lcm(*(w.denominator for w in weights))
+    codes = np.repeat(codes, [int(w * common) for w in weights])
+    return codes, jnp.asarray((codes[:, None] >> np.arange(n) & 1 == 1)[None])
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from shapjax.errors import UserError
 
 DEVICES = 8
 LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.1,
-                           shapley_gradient="allocation", shapley_scale="variance")
+                           shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
 LAYOUTS = {"copies": layouts.Replicated, "over 8": layouts.FullyShared, "over 4": lambda: layouts.FullyShared(4)}
 MOMENTUM = optax.sgd(0.05, momentum=0.9)
 

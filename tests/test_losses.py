@@ -1,9 +1,6 @@
 """The joint loss: its parts as formulas, its gradient, and what the Shapley task may and may not move."""
 
-import fractions
 import functools
-import itertools
-import math
 
 import chex
 import jax
@@ -15,9 +12,10 @@ from scipy import special
 
 from shapjax import coalitions, losses, shapley
 from shapjax.losses import LossSettings
+from tests.conftest import every_pair, random_values
 
 SETTINGS = LossSettings(num_pairs=2, masked_weight=0.7, masked_target="label", label_smoothing=0.1,
-                        shapley_gradient="allocation", shapley_scale="variance")
+                        shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
 FULL = SETTINGS._replace(shapley_gradient="full", shapley_scale="none")
 
 
@@ -38,25 +36,6 @@ def loss_of(toy, batch, settings, *, weight=1.5, part="loss"):
         return getattr(parts, part)
 
     return functools.partial(loss, batch=batch)
-
-
-def random_values(rng, *, b=3, n=5, m=4, k=2, scale=1.0):
-    """phi, masks, v(S), v(S^c) that no model made."""
-    phi, v, c = (jnp.asarray(scale * rng.normal(size=s), jnp.float32) for s in ((b, n, k), (b, m, k), (b, m, k)))
-    return phi, jnp.asarray(rng.random((b, m, n)) < 0.5), v, c
-
-
-def every_pair(n):
-    """Codes [M] and masks [1, M, n] of one of each pair but (empty, all), each as often as the kernel says.
-
-    A loss of them is the expectation of what training samples.
-    """
-    codes = range(1, 2 ** (n - 1))
-    sizes = [bin(code).count("1") for code in codes]
-    weights = [fractions.Fraction(1, math.comb(n, k) * k * (n - k)) for k in sizes]
-    common = math.lcm(*(w.denominator for w in weights))
-    codes = np.repeat(codes, [int(w * common) for w in weights])
-    return codes, jnp.asarray((codes[:, None] >> np.arange(n) & 1 == 1)[None])
 
 
 # The parts
@@ -123,6 +102,23 @@ def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions
     assert loss == parts.loss == parts.loss_classification
     assert loss == pytest.approx(float(loss_of(toy, batch, SETTINGS, part="loss_classification")(toy.params)), rel=1e-5)
     assert parts.loss_masked == parts.loss_shapley == parts.masked_accuracy == 0
+
+
+def test_the_own_task_joins_the_loss_of_a_model_that_has_own_parts(toy, batch):
+    phi_fn = functools.partial(toy.apply, toy.params)
+
+    def parts_of(**changes):
+        return losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(**changes),
+                                 parts_fn=lambda images: (phi_fn(images), 2 * phi_fn(images)))[1]
+
+    without = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS)[1]
+    assert without.loss_own == 0
+    masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(batch[2])
+    own = losses.own_loss(2 * phi_fn(batch[0]), masks, coalitions.pair_votes(phi_fn, batch[0], masks))
+    found = parts_of(own_weight=0.3)
+    assert found.loss_own == pytest.approx(float(own), rel=1e-5)
+    assert found.loss == pytest.approx(float(without.loss + 0.3 * own), rel=1e-5)
+    assert parts_of(num_pairs=0).loss == parts_of(num_pairs=0).loss_classification
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FULL])
@@ -285,92 +281,3 @@ def test_devices_that_share_a_batch_divide_by_the_variance_of_the_whole_batch(rn
         lambda *x: losses.shapley_loss(*x, gradient="allocation", scale="variance", axis_name="devices"),
         axis_name="devices")(*(x.reshape(2, 2, *x.shape[1:]) for x in values))
     assert shares.mean() == pytest.approx(float(whole), rel=1e-5)
-
-
-# The own parts
-
-
-def context_means(toy, images, *, sizes):
-    """[B, 5, 3]: each patch's vote, averaged over all contexts of a size, then over the sizes, one pass a context."""
-    means = np.zeros((len(images), 5, 3))
-    for n in range(5):
-        others = [m for m in range(5) if m != n]
-        for size in sizes:
-            contexts = [sorted((n, *rest)) for rest in itertools.combinations(others, size - 1)]
-            votes = [np.asarray(toy.apply(toy.params, images[:, context]))[:, context.index(n)] for context in contexts]
-            means[:, n] += np.mean(votes, axis=0) / len(sizes)
-    return means
-
-
-def test_over_all_coalitions_the_mean_vote_over_contexts_is_the_minimum_of_the_own_task(toy, batch):
-    images = batch[0]
-    masks = jnp.repeat(every_pair(5)[1], 6, axis=0)
-    votes = coalitions.pair_votes(functools.partial(toy.apply, toy.params), images, masks)
-    own = jnp.asarray(context_means(toy, images, sizes=range(1, 5)), jnp.float32)
-
-    @jax.jit
-    @jax.value_and_grad
-    def task(own):
-        return losses.own_loss(own, masks, votes)
-
-    loss, gradient = task(own)
-    np.testing.assert_allclose(gradient, 0, atol=1e-6)
-    assert 0.05 < loss < task(toy.apply(toy.params, images))[0]  # what the context changes; the votes of the whole miss
-    assert np.abs(task(own.at[2, 3, 1].add(0.1))[1][2, 3, 1]) > 1e-4
-
-
-def test_own_part_and_effect_on_the_votes_of_others_make_the_shapley_value(toy, batch):
-    images = np.asarray(batch[0])
-
-    def votes(members):
-        """Votes in the coalition [B, 5, 3], zero of those who are not in it."""
-        found = np.zeros((6, 5, 3))
-        if members:
-            found[:, members] = toy.apply(toy.params, images[:, members])
-        return found
-
-    spill = np.zeros((6, 5, 3))
-    for n in range(5):
-        others = [m for m in range(5) if m != n]
-        for size in range(5):
-            contexts = list(itertools.combinations(others, size))
-            for context in map(list, contexts):
-                change = (votes(sorted([*context, n])) - votes(context))[:, context].sum(axis=1)
-                spill[:, n] += change / len(contexts) / 5
-    values = np.stack([votes([n for n in range(5) if code >> n & 1]).sum(axis=1) for code in range(32)])
-    exact = np.moveaxis(shapley.exact_shapley(values), 0, 1)
-    assert np.abs(spill).max() > 0.1
-    np.testing.assert_allclose(context_means(toy, images, sizes=range(1, 6)) + spill, exact, atol=1e-5)
-
-
-def test_the_own_task_does_not_move_the_votes_of_coalitions_and_is_in_units_of_them(rng):
-    own, masks, *_ = random_values(rng)
-    votes = jnp.asarray(rng.normal(size=(3, 4, 5, 2)), jnp.float32)
-    assert not jax.grad(lambda votes: losses.own_loss(own, masks, votes))(votes).any()
-    assert losses.own_loss(jnp.zeros_like(own), masks, votes) == pytest.approx(1)
-    assert losses.own_loss(7 * own, masks, 7 * votes) == pytest.approx(float(losses.own_loss(own, masks, votes)))
-
-
-def test_the_own_task_of_shares_of_a_batch_is_that_of_the_whole(rng):
-    own, masks, *_ = random_values(rng, b=4)
-    votes = jnp.asarray(rng.normal(size=(4, 4, 5, 2)), jnp.float32)
-    shares = jax.vmap(lambda *x: losses.own_loss(*x, axis_name="devices"), axis_name="devices")(
-        *(x.reshape(2, 2, *x.shape[1:]) for x in (own, masks, votes)))
-    assert shares.mean() == pytest.approx(float(losses.own_loss(own, masks, votes)), rel=1e-5)
-
-
-def test_the_own_task_joins_the_loss_of_a_model_that_has_own_parts(toy, batch):
-    phi_fn = functools.partial(toy.apply, toy.params)
-
-    def parts_of(**changes):
-        return losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(**changes),
-                                 parts_fn=lambda images: (phi_fn(images), 2 * phi_fn(images)))[1]
-
-    without = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS)[1]
-    assert without.loss_own == 0
-    masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(batch[2])
-    own = losses.own_loss(2 * phi_fn(batch[0]), masks, coalitions.pair_votes(phi_fn, batch[0], masks))
-    found = parts_of(own_weight=0.3)
-    assert found.loss_own == pytest.approx(float(own), rel=1e-5)
-    assert found.loss == pytest.approx(float(without.loss + 0.3 * own), rel=1e-5)
-    assert parts_of(num_pairs=0).loss == parts_of(num_pairs=0).loss_classification

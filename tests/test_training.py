@@ -13,7 +13,7 @@ from shapjax import losses, models, training
 from shapjax.models import vit
 
 LOSS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
-                           shapley_gradient="allocation", shapley_scale="variance")
+                           shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
 
 
 def settings(**changes):

@@ -24,6 +24,13 @@ NORM_PLACES = ("token", "pooled")  # of the last norm: on each token, or as if o
 class PatchGrid:
     """The players of a backbone with an `image_size` (height, width) and a `patch_size`, in pixels."""
 
+    has_allocation = False  # whether phi differs from the votes, see `shapjax.models.allocation`
+
+    @property
+    def voter(self) -> nn.Module:
+        """The backbone without what only phi needs: the totals of its votes are those of phi, for less work."""
+        return self
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches down and across."""

@@ -95,9 +95,17 @@ class PaintedBackbone(PatchGrid, nn.Module):
         return VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
                           scale=self.head_scale, center=self.center_votes)
 
+    @property
+    def has_allocation(self) -> bool:
+        return self.allocation_depth > 0
+
+    @property
+    def voter(self) -> nn.Module:
+        return self.clone(allocation_depth=0)
+
     def allocation_head(self) -> AllocationHead | None:
         """What moves votes between patches, if anything does, for `setup`."""
-        if not self.allocation_depth:
+        if not self.has_allocation:
             return None
         return AllocationHead(self.num_classes, self.allocation_depth, self.heads, self.mlp_ratio, self.activation,
                               self.norm_epsilon, self.head_scale, self.center_votes, self.dtype)
@@ -112,19 +120,15 @@ class PaintedBackbone(PatchGrid, nn.Module):
         cells = features.reshape(features.shape[0], self.num_patches, -1)  # of any batch, a symbol too
         return self.head(self.last_norm(cells, mask), self.num_patches)
 
-    def explain(self, features: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """phi of the last feature map of whole images, and its own part (`allocation`); both are the votes without an
-        allocation head. float32 [B, N, K] each."""
+    def phi_and_own(self, images: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """phi of whole images and its own part (`allocation`), float32 [B, N, K]; without that head, the votes."""
+        features = self.features(images)
         votes_BNK = self.read(features)
         if self.allocation is None:
             return votes_BNK, votes_BNK
         own_BNK, spill_BNK = self.allocation(features.reshape(*votes_BNK.shape[:2], -1))
         moves_BNK = own_BNK + spill_BNK
         return votes_BNK + moves_BNK - jnp.mean(moves_BNK, axis=1, keepdims=True), votes_BNK + own_BNK
-
-    def phi_and_own(self, images: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """`explain` of whole images [B, H, W, C]."""
-        return self.explain(self.features(images))
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
@@ -136,7 +140,7 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """Votes of whole images float32 [B, N, K], and the feature map [B, gh, gw, D], delta added to it if given."""
         features = self.features(images)
         features = features if delta is None else features + delta.astype(features.dtype)
-        return self.explain(features)[0], features.astype(jnp.float32)
+        return self.read(features), features.astype(jnp.float32)
 
     def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches; arguments, result and errors as of `vit.ViT`."""

@@ -53,7 +53,7 @@ def votes(module: vit.ViT, params: chex.ArrayTree, tokens: chex.Array, delta: ch
 
 
 def _block(x_BTD: chex.Array, layer: tuple, *, module: vit.ViT) -> tuple[chex.Array, None]:
-    """`vit.Block`, as the body of a scan over the layers' (params, delta)."""
+    """`transformer.Block`, as the body of a scan over the layers' (params, delta)."""
     params, delta_BHTT = layer
     norm = nn.LayerNorm(module.norm_epsilon)
     y = _attention(_norm(norm, x_BTD, params["norm1"]), params["attention"], delta_BHTT, module.heads)

@@ -15,6 +15,7 @@ from shapjax.pretrained.weights import Weights
 # Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 RUN_SETTINGS = ("dtype", "remat", "head_init", "variant")  # of `config.model`: what a run says, and weights do not
+HEADS = ("head", "allocation")  # parameters that weights may lack, and that are of no use for other classes
 
 
 class Architecture(NamedTuple):

@@ -12,13 +12,12 @@ from shapjax import models
 from shapjax.config import default_config
 from shapjax.errors import UserError, few
 from shapjax.pretrained import convnext, hub, own_run, resnet, vit
-from shapjax.pretrained.architecture import Architecture
+from shapjax.pretrained.architecture import HEADS, Architecture
 from shapjax.pretrained.weights import Weights, open_weights
 
 # A module for each family of weights, see `architecture`; the first that recognises the names converts.
 FAMILIES = (vit, resnet, convnext)
 HEAD_SETTINGS = ("head_scale", "center_votes")  # a head that is kept brings them along
-HEADS = ("head", "allocation")  # parameters that weights may lack, or that are of no use for other classes
 
 
 class Report(NamedTuple):
@@ -76,8 +75,8 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
       new_head: leave out the weights' head.
 
     Returns:
-      parameters on the host, float32, nested as the module's, all of them but for those of `HEADS` that are to be made
-      anew; and the report.
+      parameters on the host, float32, nested as the module's, all of them but for those of
+      `architecture.HEADS` that are to be made anew; and the report.
 
     Raises:
       UserError: if they are not there, damaged, of another model, or of another number of classes without new_head.

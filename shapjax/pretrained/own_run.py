@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from shapjax import checkpoint, exported, inference
 from shapjax.errors import UserError
-from shapjax.pretrained.architecture import RUN_SETTINGS, Architecture, Converted
+from shapjax.pretrained.architecture import HEADS, RUN_SETTINGS, Architecture, Converted
 from shapjax.pretrained.positions import interpolate
 
 
@@ -36,6 +36,7 @@ def convert(path: pathlib.Path, module: nn.Module) -> Converted:
         params["positions"] = interpolate(params["positions"], source.grid, module.grid)
         notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "
                  f"{module.grid[0]}x{module.grid[1]}",)
-    names = frozenset(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
-    heads = frozenset(name for name in names if name.startswith(("['head']", "['allocation']")))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names, heads = (frozenset(map(jax.tree_util.keystr, some))
+                    for some in (paths, [path for path in paths if path[0].key in HEADS]))
     return Converted(params, names, frozenset(), notes, head=heads)
