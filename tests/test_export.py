@@ -13,6 +13,7 @@ import safetensors.numpy
 from shapjax import checkpoint, config, export, exported, inference, models
 from shapjax.errors import UserError
 from shapjax.pretrained import loading
+from shapjax.pretrained.positions import interpolate
 
 # Tiny models of every backbone, and what in them a program could get wrong.
 TINY = {
@@ -100,6 +101,20 @@ def test_what_is_loaded_again_is_the_same_to_the_bit(name, images, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
     assert again.meta.to_dict() == model.meta.to_dict() and again.step == 7 and again.class_names == ("a", "b", "ç")
     np.testing.assert_array_equal(again.explain(images).shapley, model.explain(images).shapley)
+
+
+@pytest.mark.parametrize(("name", "place"), [("vit", ()), ("resnet", ("allocation",))])
+def test_positions_follow_a_model_to_larger_images(name, place, tmp_path):
+    model = make_model(name)
+    export.write(model, tmp_path, program=None, weights=True)
+    larger = inference.build(model.meta).clone(image_size=(16, 12))
+    params, report = loading.load(str(tmp_path), larger, image_shape=(16, 12, 2), num_classes=3, new_head=False)
+    assert "positions interpolated from 2x2 to 4x3" in str(report) and not report.new
+    old, new = model.params, params
+    for key in place:
+        old, new = old[key], new[key]
+    assert old["positions"].shape[0] == 4  # what was loaded is as it was
+    np.testing.assert_allclose(new["positions"], interpolate(old["positions"], (2, 2), (4, 3)))
 
 
 def test_tensors_are_named_by_their_places(directory):

@@ -69,7 +69,7 @@ class ConvNeXt(PaintedBackbone):
         if not stages or min(stages) < 1 or sizes.patch_size % 2 ** (len(stages) - 1):
             return (f"model.stages={stages} with model.patch_size={sizes.patch_size}: expected at least one block a "
                     "stage, and patches of a multiple of 2^(stages - 1) pixels")
-        return None
+        return PaintedBackbone.heads_fault(sizes, sizes.width * 2 ** (len(stages) - 1))
 
     def setup(self):
         self.head, self.allocation = self.voting_head(), self.allocation_head()

@@ -95,6 +95,14 @@ class PaintedBackbone(PatchGrid, nn.Module):
         return VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
                           scale=self.head_scale, center=self.center_votes)
 
+    @staticmethod
+    def heads_fault(sizes: Any, channels: int) -> str | None:
+        """As `fault`, of the heads of the allocation head, whose tokens have the channels of the last feature map."""
+        if sizes.allocation_depth and channels % sizes.heads:
+            return (f"model.heads={sizes.heads} does not divide the {channels} channels of the last feature map, which "
+                    f"the allocation head of model.allocation_depth={sizes.allocation_depth} attends over")
+        return None
+
     @property
     def has_allocation(self) -> bool:
         return self.allocation_depth > 0

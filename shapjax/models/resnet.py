@@ -118,7 +118,8 @@ class ResNet(PaintedBackbone):
                     f"{stride}·2^(stages - 1) = {stride * 2 ** (len(stages) - 1)} pixels with model.stem={sizes.stem}")
         if sizes.norm == "group" and sizes.width % GROUP:
             return f"model.width={sizes.width}: expected a multiple of {GROUP}, which are normalised together"
-        return None
+        channels = sizes.width * 2 ** (len(stages) - 1) * (EXPANSION if sizes.bottleneck else 1)
+        return PaintedBackbone.heads_fault(sizes, channels)
 
     def setup(self):
         self.head, self.allocation = self.voting_head(), self.allocation_head()

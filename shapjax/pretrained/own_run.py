@@ -31,9 +31,12 @@ def describe(path: pathlib.Path) -> Architecture:
 def convert(path: pathlib.Path, module: nn.Module) -> Converted:
     """The parameters that inference of the run's newest checkpoint would use; positions as the module's grid wants."""
     params, meta, _ = inference.read(path)
-    params, source, notes = dict(params), inference.build(meta), ()
-    if "positions" in params and source.grid != module.grid:
-        params["positions"] = interpolate(params["positions"], source.grid, module.grid)
+    source, notes = inference.build(meta), ()
+    params = {key: dict(value) if key == "allocation" else value for key, value in params.items()}
+    placed = [tree for tree in (params, params.get("allocation", {})) if "positions" in tree]
+    if placed and source.grid != module.grid:
+        for tree in placed:
+            tree["positions"] = interpolate(tree["positions"], source.grid, module.grid)
         notes = (f"positions interpolated from {source.grid[0]}x{source.grid[1]} to "
                  f"{module.grid[0]}x{module.grid[1]}",)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
