@@ -75,6 +75,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
     m.norm = "group"  # of a ResNet, over the map; "cell": over a cell's channels; "affine": the pretrained batch norms
     m.allocation_depth = 0  # of a ResNet or ConvNeXt: blocks of a second head that turns votes into phi; 0: none
+    m.allocation_reach = 2  # patches: how far one is taken to matter to the vote of another, in that head; 0: nowhere
     m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
@@ -228,7 +229,7 @@ _BOUNDS = (
       "data.threads", "model.patch_size", "model.width", "model.depth", "model.heads"),
      lambda value: value < 1, "at least 1"),
     (("seed", "num_pairs", "fsdp_devices", "cpu_devices", "data.workers", "data.image_size", "model.registers",
-      "model.allocation_depth"),
+      "model.allocation_depth", "model.allocation_reach"),
      lambda value: value < 0, "at least 0"),
     (("warmup", "shapley_warmup", "coalitions_from", "b2", "ema_decay", "label_smoothing"),
      lambda value: value >= 1, "a share below 1"),

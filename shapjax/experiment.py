@@ -78,7 +78,7 @@ class Experiment:
         next_state, metrics = training.train_step(
             state, self._normalize(images), targets, keys, optimizer=self.optimizer, settings=settings,
             apply_fn=self._apply if in_pairs else self._apply_voter,
-            parts_fn=self._phi_and_own if in_pairs and self.module.has_allocation else None, axis_name=axis_name)
+            parts_fn=self._phi_and_parts if in_pairs and self.module.has_allocation else None, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}
 
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
@@ -96,8 +96,8 @@ class Experiment:
         """As `_apply`, for the totals alone."""
         return self.module.voter.apply({"params": params}, images, sides)
 
-    def _phi_and_own(self, params: chex.ArrayTree, images: chex.Array) -> Any:
-        return self.module.apply({"params": params}, images, method="phi_and_own")
+    def _phi_and_parts(self, params: chex.ArrayTree, images: chex.Array) -> Any:
+        return self.module.apply({"params": params}, images, method="phi_and_parts")
 
     def _normalize(self, images: chex.Array) -> chex.Array:
         return preprocessing.normalize(images, self.meta.mean, self.meta.std)

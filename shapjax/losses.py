@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shapjax import coalitions, shapley
+from shapjax import coalitions, effects, shapley
 
 
 class LossSettings(NamedTuple):
@@ -27,7 +27,9 @@ class LossSettings(NamedTuple):
     own_weight: float
 
 
-PartsFn = Callable[[chex.Array], tuple[chex.Array, chex.Array]]  # whole images -> phi, own part, float [B, N, K] each
+# phi and its own part, float [B, N, K] each, and effects on the votes of others (`shapjax.effects`) or None.
+Parts = tuple[chex.Array, chex.Array, chex.Array | None]
+PartsFn = Callable[[chex.Array], Parts]  # whole images -> theirs
 MASKED_TARGETS = ("label", "prediction")
 SHAPLEY_GRADIENTS = ("allocation", "game", "full")
 SHAPLEY_SCALES = ("variance", "none")
@@ -82,7 +84,8 @@ def shapley_loss(
     return loss
 
 
-def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, *, axis_name: str | None = None) -> chex.Array:
+def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, changes: chex.Array | None = None, *,
+             axis_name: str | None = None) -> chex.Array:
     """The task of the own parts of Shapley values (`shapjax.models.allocation`): a vote, averaged over contexts.
 
     Its minimum is the mean of the vote over contexts of 1 … N - 1 patches, each size alike (`shapley.context_weights`).
@@ -91,6 +94,9 @@ def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, *, axis_name
       own: float [B, N, K].
       masks: bool [B, M, N], from the Shapley kernel.
       votes: float [B, M, N, K], as of `coalitions.pair_votes`; constants for the gradient.
+      changes: float [B, M, N, K], what is said of each context besides (`effects.in_context`). Whatever it is, it does
+        not move the minimum in own, as its mean over contexts is 0. Its own minimum is the least squares of the votes
+        on who is seen.
       axis_name: as of `shapley_loss`.
 
     Returns:
@@ -100,7 +106,8 @@ def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, *, axis_name
     weight_BMN1 = shapley.context_weights(masks)[..., None]
     power = jnp.mean(weight_BMN1 * jnp.square(votes))
     power = jax.lax.pmean(power, axis_name) if axis_name else power
-    loss = jnp.mean(weight_BMN1 * jnp.square(votes - own[:, None]))
+    said = own[:, None] if changes is None else own[:, None] + changes
+    loss = jnp.mean(weight_BMN1 * jnp.square(votes - said))
     return loss / jnp.maximum(power, MIN_VARIANCE / own.shape[1] ** 2)
 
 
@@ -125,12 +132,12 @@ def joint_loss(
       shapley_weight: of L_shapley, at this step.
       settings: the rest. Without pairs no coalition is looked at, and the loss is that of an ordinary classifier.
       axis_name: of the devices that share the batch, if any.
-      parts_fn: of a model with an allocation head, gives phi and its own part for whole images; None: there is none.
+      parts_fn: of a model with an allocation head, gives phi and its parts for whole images; None: there is none.
 
     Returns:
       the loss (float32 scalar) and its parts.
     """
-    phi, own = parts_fn(images) if parts_fn else (phi_fn(images, None), None)
+    phi, own, others = parts_fn(images) if parts_fn else (phi_fn(images, None), None, None)
     logits, labels_B = jnp.sum(phi, axis=1), jnp.argmax(targets, axis=-1)
     targets_BK = optax.smooth_labels(targets, settings.label_smoothing)
     loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
@@ -154,7 +161,10 @@ def joint_loss(
                                 gradient=settings.shapley_gradient, scale=settings.shapley_scale,
                                 axis_name=axis_name)
     loss = loss_classification + settings.masked_weight * loss_masked + shapley_weight * loss_shapley
-    loss_own = jnp.zeros(()) if own is None else own_loss(own, masks, votes, axis_name=axis_name)
+    loss_own = jnp.zeros(())
+    if own is not None:
+        changes = None if others is None else effects.in_context(others, masks)
+        loss_own = own_loss(own, masks, votes, changes, axis_name=axis_name)
     loss += settings.own_weight * loss_own
     return loss, LossParts(
         loss=loss,

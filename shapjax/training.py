@@ -118,7 +118,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     settings: StepSettings,
     axis_name: str | None = None,
-    parts_fn: Callable[[chex.ArrayTree, chex.Array], tuple[chex.Array, chex.Array]] | None = None,
+    parts_fn: Callable[[chex.ArrayTree, chex.Array], losses.Parts] | None = None,
 ) -> tuple[TrainState, dict[str, chex.Array]]:
     """One optimisation step on the joint loss.
 
@@ -131,7 +131,7 @@ def train_step(
       optimizer: from `make_optimizer`.
       settings: see `StepSettings`.
       axis_name: of the devices that share the batch; gradients and metrics are averaged over them.
-      parts_fn: (params, images) -> phi and its own part, of a model with an allocation head; else None.
+      parts_fn: (params, images) -> phi and its parts, of a model with an allocation head; else None.
 
     Returns:
       the state after the step, and float32 scalars: the fields of `losses.LossParts`, shapley_weight, gradient_norm.

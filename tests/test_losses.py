@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from shapjax import coalitions, losses, shapley
+from shapjax import coalitions, effects, losses, shapley
 from shapjax.losses import LossSettings
 from tests.conftest import every_pair, random_values
 
@@ -104,20 +104,24 @@ def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions
     assert parts.loss_masked == parts.loss_shapley == parts.masked_accuracy == 0
 
 
-def test_the_own_task_joins_the_loss_of_a_model_that_has_own_parts(toy, batch):
+def test_the_own_task_joins_the_loss_of_a_model_that_has_own_parts(toy, batch, rng):
     phi_fn = functools.partial(toy.apply, toy.params)
 
-    def parts_of(**changes):
+    def parts_of(others=None, **changes):
         return losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(**changes),
-                                 parts_fn=lambda images: (phi_fn(images), 2 * phi_fn(images)))[1]
+                                 parts_fn=lambda images: (phi_fn(images), 2 * phi_fn(images), others))[1]
 
     without = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS)[1]
     assert without.loss_own == 0
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(batch[2])
-    own = losses.own_loss(2 * phi_fn(batch[0]), masks, coalitions.pair_votes(phi_fn, batch[0], masks))
+    in_pairs = 2 * phi_fn(batch[0]), masks, coalitions.pair_votes(phi_fn, batch[0], masks)
+    own = losses.own_loss(*in_pairs)
     found = parts_of(own_weight=0.3)
     assert found.loss_own == pytest.approx(float(own), rel=1e-5)
     assert found.loss == pytest.approx(float(without.loss + 0.3 * own), rel=1e-5)
+    others = jnp.asarray(rng.normal(size=(len(batch[0]), 1, 5, 3, 3, 3)), jnp.float32)
+    assert parts_of(others, own_weight=0.3).loss_own == pytest.approx(
+        float(losses.own_loss(*in_pairs, effects.in_context(others, masks))), rel=1e-5)
     assert parts_of(num_pairs=0).loss == parts_of(num_pairs=0).loss_classification
 
 

@@ -88,12 +88,13 @@ class ConvNeXt(PaintedBackbone):
             stages.append(scanned(self.mlp_ratio, self.activation, self.dtype, name=f"stage{stage}_blocks"))
         self.norms, self.reductions, self.blocks = before, reductions, stages
 
-    def feature_map(self, images: chex.Array) -> chex.Array:
+    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
         x = self.norms[0](self.reductions[0](images))  # the stem reduces, then normalises; between stages the reverse
+        stem = x
         x, _ = self.blocks[0](x, None)
         for norm, reduction, blocks in zip(self.norms[1:], self.reductions[1:], self.blocks[1:], strict=True):
             x, _ = blocks(reduction(norm(x)), None)
-        return x
+        return [stem, x]
 
     def last_norm(self, cells_BND: chex.Array, mask_BN: chex.Array | None) -> chex.Array:
         return self.norm(cells_BND, mask_BN)

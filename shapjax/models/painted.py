@@ -18,6 +18,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from shapjax import effects
 from shapjax.errors import UserError
 from shapjax.models.allocation import AllocationHead
 from shapjax.models.layers import HEAD_INITS, PatchGrid, VotingHead
@@ -34,10 +35,10 @@ PAINTINGS = {"mean": lambda mean, std: Constant(0.0), "zero": _black, "blur": la
 
 
 class PaintedBackbone(PatchGrid, nn.Module):
-    """Images to per-patch, per-class votes, by a `feature_map` of one cell a patch.
+    """Images to per-patch, per-class votes, by a feature map of one cell a patch.
 
     A backbone is a subclass that defines `setup`, with `head` and `allocation` in it, from `voting_head` and
-    `allocation_head`, `feature_map`, `fault` and `variants`.
+    `allocation_head`, `feature_maps`, `fault` and `variants`.
 
     Attributes:
       num_classes: K.
@@ -46,6 +47,7 @@ class PaintedBackbone(PatchGrid, nn.Module):
       removal: what hidden patches look like, in the units of the images that the model takes.
       head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
       allocation_depth: blocks of the `AllocationHead`; 0: there is none, and phi is the votes.
+      allocation_reach: of the effects on each other's votes that this head predicts, in patches; 0: none.
       heads, mlp_ratio, activation, norm_epsilon: of these blocks, as of `vit.ViT`.
     """
 
@@ -54,6 +56,7 @@ class PaintedBackbone(PatchGrid, nn.Module):
     patch_size: int
     removal: Removal = Constant(0.0)
     allocation_depth: int = 0
+    allocation_reach: int = 2
     heads: int = 4
     mlp_ratio: float = 4.0
     activation: str = "gelu_tanh"
@@ -76,8 +79,11 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """
         raise NotImplementedError
 
-    def feature_map(self, images: chex.Array) -> chex.Array:
-        """[B, H, W, C] -> [B, gh, gw, D], in the dtype of the computation."""
+    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
+        """[B, H, W, C] -> [B, h, w, D] each, in the dtype of the computation; of the last, h, w are the grid.
+
+        The last casts the votes. The others are what an `AllocationHead` should see besides.
+        """
         raise NotImplementedError
 
     def last_norm(self, cells_BND: chex.Array, mask_BN: chex.Array | None) -> chex.Array:
@@ -115,28 +121,38 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """What moves votes between patches, if anything does, for `setup`."""
         if not self.has_allocation:
             return None
-        return AllocationHead(self.num_classes, self.allocation_depth, self.heads, self.mlp_ratio, self.activation,
-                              self.norm_epsilon, self.head_scale, self.center_votes, self.dtype)
+        return AllocationHead(self.num_classes, self.grid, self.allocation_depth, self.allocation_reach, self.heads,
+                              self.mlp_ratio, self.activation, self.norm_epsilon, self.head_scale, self.center_votes,
+                              self.dtype)
 
     def features(self, images: chex.Array) -> chex.Array:
         """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
+        return self._maps(images)[-1]
+
+    def _maps(self, images: chex.Array) -> list[chex.Array]:
         self.require_size(images)
-        return self.feature_map(images.astype(self.dtype))
+        return self.feature_maps(images.astype(self.dtype))
 
     def read(self, features: chex.Array, mask: chex.Array | None = None) -> chex.Array:
         """Votes float32 [B, N, K] of a last feature map; of the patches of mask, bool [B, N], if not of all."""
         cells = features.reshape(features.shape[0], self.num_patches, -1)  # of any batch, a symbol too
         return self.head(self.last_norm(cells, mask), self.num_patches)
 
-    def phi_and_own(self, images: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """phi of whole images and its own part (`allocation`), float32 [B, N, K]; without that head, the votes."""
-        features = self.features(images)
-        votes_BNK = self.read(features)
+    def phi_and_parts(self, images: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array | None]:
+        """Of whole images: phi and its own part, float32 [B, N, K], and effects on other votes (`shapjax.effects`).
+
+        Without an allocation head both are the votes, and there are no effects: None.
+        """
+        maps = self._maps(images)
+        votes_BNK = self.read(maps[-1])
         if self.allocation is None:
-            return votes_BNK, votes_BNK
-        own_BNK, spill_BNK = self.allocation(features.reshape(*votes_BNK.shape[:2], -1))
-        moves_BNK = own_BNK + spill_BNK
-        return votes_BNK + moves_BNK - jnp.mean(moves_BNK, axis=1, keepdims=True), votes_BNK + own_BNK
+            return votes_BNK, votes_BNK, None
+        said = self.allocation(maps)
+        moves_BNK = said.own + said.rest
+        if said.effects is not None:
+            moves_BNK += effects.on_others(said.effects) / 2
+        phi_BNK = votes_BNK + moves_BNK - jnp.mean(moves_BNK, axis=1, keepdims=True)
+        return phi_BNK, votes_BNK + said.own, said.effects
 
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
@@ -153,6 +169,6 @@ class PaintedBackbone(PatchGrid, nn.Module):
     def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches; arguments, result and errors as of `vit.ViT`."""
         if sides is None:
-            return self.phi_and_own(images)[0]
+            return self.phi_and_parts(images)[0]
         both = self.visible_votes(jnp.concatenate([images, images]), jnp.concatenate([sides, ~sides]))
         return jnp.where(sides[..., None], *jnp.split(both, 2))

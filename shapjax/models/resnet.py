@@ -134,13 +134,15 @@ class ResNet(PaintedBackbone):
                   self.norm, self.stem, self.dtype, name=f"stage{stage}_block{number}")
             for stage, count in enumerate(self.stages) for number in range(count)]
 
-    def feature_map(self, images: chex.Array) -> chex.Array:
+    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
         x = nn.relu(self.stem_norm(self.stem_conv(images)))
         if self.stem == "7x7":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        maps = [x]
         for block in self.blocks:
-            x = block(x)
-        return x
+            maps.append(block(maps[-1]))
+        # Of the blocks those of the last stage: the others of a published network are wide and many.
+        return [x, *maps[-self.stages[-1]:]]
 
 
 def _convolution(channels: int, size: int, stride: int, stem: str, dtype: jnp.dtype, name: str | None) -> nn.Conv:

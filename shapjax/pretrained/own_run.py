@@ -23,7 +23,7 @@ def describe(path: pathlib.Path) -> Architecture:
         raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
     settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}
     if not settings["allocation_depth"]:  # such a head may be added
-        del settings["allocation_depth"]
+        del settings["allocation_depth"], settings["allocation_reach"]
     return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
                         meta.image_shape[2])
 

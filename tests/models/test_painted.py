@@ -132,7 +132,7 @@ def test_a_new_allocation_head_moves_nothing():
 
 
 @pytest.mark.parametrize(("weight", "own_weight", "trained"), [
-    (0.0, 0.0, set()), (1.0, 0.0, {"own", "moves"}), (0.0, 1.0, {"own"})])
+    (0.0, 0.0, set()), (1.0, 0.0, {"own", "moves", "effects"}), (0.0, 1.0, {"own", "effects"})])
 def test_only_the_tasks_of_shapley_values_train_the_allocation_head(weight, own_weight, trained):
     net = make("small ResNet that halves")
     settings = losses.LossSettings(num_pairs=2, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
@@ -146,10 +146,10 @@ def test_only_the_tasks_of_shapley_values_train_the_allocation_head(weight, own_
 
         return losses.joint_loss(
             apply, net.images, jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(3)),
-            shapley_weight=weight, settings=settings, parts_fn=functools.partial(apply, method="phi_and_own"))[0]
+            shapley_weight=weight, settings=settings, parts_fn=functools.partial(apply, method="phi_and_parts"))[0]
 
     gradient = gradient_of(net.params)
-    assert {name for name in ("own", "moves")
+    assert {name for name in ("own", "moves", "effects")
             if np.abs(gradient["allocation"][name]["kernel"]).max() > 1e-3} == trained
     assert np.abs(gradient["head"]["kernel"]).max() > 1e-3
 
@@ -157,10 +157,11 @@ def test_only_the_tasks_of_shapley_values_train_the_allocation_head(weight, own_
 @pytest.mark.parametrize("name", ["small ResNet", "small ResNet that halves"])
 def test_without_an_allocation_head_phi_and_its_own_part_are_the_votes(name):
     net = make(name)
-    phi, own = net.votes(net.images, method="phi_and_own")
+    phi, own, effects = net.votes(net.images, method="phi_and_parts")
     votes = net.votes(net.votes(net.images, method="features"), method="read")
     np.testing.assert_array_equal(phi, net.votes(net.images))
-    assert (np.abs(own - votes).max() > 1e-2) == (np.abs(phi - own).max() > 1e-2) == (net.module.allocation_depth > 0)
+    assert (np.abs(own - votes).max() > 1e-2) == (np.abs(phi - own).max() > 1e-2) == (effects is not None) == (
+        net.module.allocation_depth > 0)
 
 
 @pytest.mark.parametrize("backbone", ["small ResNet", "ConvNeXt"], indirect=True)
