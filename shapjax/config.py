@@ -30,6 +30,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.seed = 0  # initial parameters, data order, augmentation, coalitions
 
     c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they fill in model.*
+    c.train_only = ()  # parts of the model ("allocation", "head") that are trained, the rest staying as loaded; (): all
     c.new_head = False  # start with a new head instead of theirs, as for other classes
 
     c.data = d = ml_collections.ConfigDict()
@@ -191,6 +192,9 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
         for key in keys:
             if wrong(flat[key]):
                 raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
+    if config.train_only and not config.pretrained:
+        raise UserError(f"--config.train_only={config.train_only} would leave the rest of a new model as it is made; "
+                        "set --config.pretrained to the weights that it should have")
     choices = {"parallel": LAYOUTS, "data.corrupt": ("fail", "skip"), "model.backbone": models.BACKBONES,
                "model.head_scale": layers.HEAD_SCALES, "model.head_init": layers.HEAD_INITS,
                "model.dtype": ("float32", "bfloat16"), "model.remat": layers.REMAT_POLICIES,

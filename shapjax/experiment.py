@@ -14,6 +14,7 @@ from flax import linen as nn
 from shapjax import augmentation, losses, models, preprocessing, training
 from shapjax.checkpoint import Meta
 from shapjax.data import sources
+from shapjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Experiment:
                 own_weight=c.own_weight),
             shapley_weight=training.weight_schedule(
                 c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),
-            ema_decay=c.ema_decay, accumulate=c.accumulate)
+            ema_decay=c.ema_decay, train_only=tuple(c.train_only), accumulate=c.accumulate)
         in_pairs = settings.loss.num_pairs > 0
         next_state, metrics = training.train_step(
             state, self._normalize(images), targets, keys, optimizer=self.optimizer, settings=settings,
@@ -112,19 +113,25 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
       num_devices: that share a batch.
 
     Raises:
-      UserError: on augmentation that these images or shares of the batch do not allow.
+      UserError: on augmentation that these images or shares of the batch do not allow, and on parts to train that the
+        model has not.
     """
     optimizer, learning_rate = training.make_optimizer(
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * config.steps), steps=config.steps,
-        weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm)
+        weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm,
+        train_only=tuple(config.train_only))
     meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape,
                 mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std))
+    module = models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
+                          mean=meta.mean, std=meta.std)
+    if config.train_only:
+        parts = models.param_shapes(module, image_shape=source.image_shape)
+        if unknown := [name for name in config.train_only if name not in parts]:
+            raise UserError(f"--config.train_only: the model has no part {unknown[0]!r}; it has {', '.join(parts)}")
     return Experiment(
-        config=config, meta=meta,
+        config=config, meta=meta, module=module,
         augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
                                       image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
-        module=models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
-                            mean=meta.mean, std=meta.std),
         optimizer=optimizer, learning_rate=learning_rate)
 
 

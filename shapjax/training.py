@@ -38,6 +38,7 @@ class StepSettings(NamedTuple):
     loss: losses.LossSettings
     shapley_weight: optax.Schedule
     ema_decay: float  # 0 = off
+    train_only: tuple[str, ...] = ()  # parts of the parameters, by their first keys, that have a gradient; (): all
     accumulate: int = 1  # parts of a device's batch whose gradients are computed one after the other
 
 
@@ -50,8 +51,19 @@ def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
+def hold(params: chex.ArrayTree, train_only: tuple[str, ...]) -> chex.ArrayTree:
+    """The same parameters, constants for the gradient but for the named parts; with no names, for none of them.
+
+    Of what only constants come before, no backward pass is computed.
+    """
+    if not train_only:
+        return params
+    return {key: part if key in train_only else jax.lax.stop_gradient(part) for key, part in params.items()}
+
+
 def make_optimizer(
-    *, learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, b2: float, clip_norm: float
+    *, learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, b2: float, clip_norm: float,
+    train_only: tuple[str, ...] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW with linear warm-up, cosine decay to zero and clipping of the global gradient norm.
 
@@ -61,6 +73,7 @@ def make_optimizer(
       weight_decay: decoupled, on kernels only (`decayed`), times the learning rate.
       b2: Adam's decay of the squared gradient.
       clip_norm: largest global norm of a gradient.
+      train_only: as of `StepSettings`; other parts are not changed, by weight decay either, and have no state.
 
     Returns:
       the optimiser and its learning-rate schedule.
@@ -70,6 +83,10 @@ def make_optimizer(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=decayed),
     )
+    if train_only:
+        optimizer = optax.partition(
+            {"trained": optimizer, "held": optax.set_to_zero()},
+            lambda params: {key: "trained" if key in train_only else "held" for key in params})
     return optimizer, schedule
 
 
@@ -140,6 +157,8 @@ def train_step(
 
     def gradients_of(images: chex.Array, targets: chex.Array, keys: chex.Array):
         def loss_fn(params):
+            params = hold(params, settings.train_only)
+
             def phi_fn(x: chex.Array, sides: chex.Array | None) -> chex.Array:
                 return apply_fn(params, x, sides)
 
@@ -158,7 +177,10 @@ def train_step(
     if ema_params is not None:
         # The decay grows from 0, so that the average does not remember the initial parameters (as in TensorFlow's EMA).
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
+        average = optax.incremental_update(params, ema_params, 1.0 - decay)
+        # What is held stays as it is to the bit; an average of equal numbers need not.
+        ema_params = {key: average[key] if key in settings.train_only else part for key, part in ema_params.items()
+                      } if settings.train_only else average
     metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
                                  "gradient_norm": optax.tree.norm(gradients)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics

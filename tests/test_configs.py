@@ -10,8 +10,9 @@ from shapjax import augmentation, config, models
 
 CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 IMAGES = {"mnist5k": (28, 28, 1), "fashion_mnist": (28, 28, 1), "finetune_fashion_mnist": (28, 28, 1),
-          "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
-VARIANTS = [(name, ()) for name in CONFIGS] + [("fashion_mnist", ("49",)), ("cifar10", ("vit",))]
+          "cifar10": (32, 32, 3), "finetune_cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
+VARIANTS = [(name, ()) for name in CONFIGS] + [("fashion_mnist", ("49",)), ("cifar10", ("vit",)),
+                                            ("finetune_cifar10", ("allocation",))]
 
 
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)

@@ -216,3 +216,38 @@ def test_inference_uses_the_moving_average_where_there_is_one(toy, batch):
     step, state = step_of(toy)
     state, _ = jax.jit(step)(state, *batch)
     assert state.ema_params is None and training.inference_params(state) is state.params
+
+
+# Parts that are trained
+
+
+def test_only_the_named_parts_are_trained_decayed_and_remembered(batch):
+    module = vit.ViT(num_classes=3, image_size=(4, 4), patch_size=2, width=8, depth=1, heads=2)
+    params = models.init_params(module, jax.random.key(0), image_shape=(4, 4, 1))
+    images = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
+    optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.5, b2=0.99,
+                                           clip_norm=1.0, train_only=("head",))
+    state = training.init_state(params, optimizer, ema=True)
+    new, metrics = jax.jit(functools.partial(
+        training.train_step, optimizer=optimizer, settings=settings(train_only=("head",), ema_decay=0.9),
+        apply_fn=lambda p, *x: module.apply({"params": p}, *x)))(state, images, *batch[1:])
+    for tree in (new.params, new.ema_params):
+        changed = {key for key in tree if any(jax.tree.leaves(
+            jax.tree.map(lambda a, b: np.any(a != b), tree[key], params[key])))}
+        assert changed == {"head"}
+    moments = [x for x in jax.tree.leaves(new.opt_state) if x.ndim]
+    assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(params["head"]))
+    assert metrics["gradient_norm"] > 0
+
+
+def test_what_is_held_costs_no_backward_pass():
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=2, width=32, depth=4, heads=2, remat="none")
+    params = models.param_shapes(module, image_shape=(8, 8, 1))
+
+    def flops(train_only):
+        def loss(params):
+            return jnp.sum(module.apply({"params": training.hold(params, train_only)}, jnp.ones((4, 8, 8, 1))) ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(params).cost_analysis()["flops"]
+
+    assert flops(("head",)) < 0.5 * flops(())

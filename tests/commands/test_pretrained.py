@@ -93,6 +93,16 @@ def test_a_classifier_that_cannot_move_votes_is_given_a_head_for_it(tmp_path, co
     jax.tree.map(np.testing.assert_array_equal, new, last)
 
 
+def test_a_run_of_one_part_leaves_the_others_as_they_are(run, tmp_path, command, fails_with_one_line, small):
+    arguments = [*small, f"--config.pretrained={run}", "--workdir", tmp_path / "run"]
+    error = fails_with_one_line("train.py", *arguments, "--config.train_only=('hed',)")
+    assert "--config.train_only: the model has no part 'hed'; it has " in error and "head" in error
+    command("train.py", *arguments, "--config.train_only=('head',)")
+    old, new = (inference.read(workdir)[0] for workdir in (run, tmp_path / "run"))
+    assert np.abs(old.pop("head")["kernel"] - new.pop("head")["kernel"]).max() > 1e-4
+    jax.tree.map(np.testing.assert_array_equal, old, new)
+
+
 def test_weights_for_other_classes_are_one_line(tmp_path, write_vit, fails_with_one_line, small):
     write_vit(tmp_path / "weights", classes=3)
     error = fails_with_one_line("train.py", *small, "--workdir", tmp_path / "run",
