@@ -182,7 +182,8 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
     ema = template.ema_params is not None
     state = training.TrainState(
         step=read.training["step"], opt_state=read.training["opt_state"],
-        params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None)
+        params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None,
+        teacher=read.training.get("teacher"))
     return state, read.data
 
 
@@ -246,7 +247,8 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
 def _rest(state: training.TrainState) -> dict[str, Any]:
     """The item `training`: what inference does not use. With a moving average these are also the raw parameters."""
     rest = {"step": state.step, "opt_state": state.opt_state}
-    return rest if state.ema_params is None else rest | {"params": state.params}
+    rest |= {} if state.ema_params is None else {"params": state.params}
+    return rest if state.teacher is None else rest | {"teacher": state.teacher}
 
 
 def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:

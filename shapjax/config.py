@@ -31,6 +31,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they fill in model.*
     c.train_only = ()  # parts of the model ("allocation", "head") that are trained, the rest staying as loaded; (): all
+    c.teacher_weight = 0.0  # of what the weights predict as loaded, in the targets; the label has the rest
     c.new_head = False  # start with a new head instead of theirs, as for other classes
 
     c.data = d = ml_collections.ConfigDict()
@@ -195,6 +196,9 @@ def validate(config: ml_collections.ConfigDict, *, image_shape: tuple[int, int, 
     if config.train_only and not config.pretrained:
         raise UserError(f"--config.train_only={config.train_only} would leave the rest of a new model as it is made; "
                         "set --config.pretrained to the weights that it should have")
+    if config.teacher_weight and (config.new_head or not config.pretrained):
+        raise UserError(f"--config.teacher_weight={config.teacher_weight}: expected 0 without a trained head to learn "
+                        "from; set --config.pretrained to weights that have one, and no new_head")
     choices = {"parallel": LAYOUTS, "data.corrupt": ("fail", "skip"), "model.backbone": models.BACKBONES,
                "model.head_scale": layers.HEAD_SCALES, "model.head_init": layers.HEAD_INITS,
                "model.dtype": ("float32", "bfloat16"), "model.remat": layers.REMAT_POLICIES,
@@ -237,6 +241,7 @@ _BOUNDS = (
      lambda value: value < 0, "at least 0"),
     (("warmup", "shapley_warmup", "coalitions_from", "b2", "ema_decay", "label_smoothing"),
      lambda value: value >= 1, "a share below 1"),
+    (("teacher_weight",), lambda value: value > 0.5, "a share of at most 0.5"),
 )
 
 

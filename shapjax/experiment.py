@@ -42,7 +42,12 @@ class Experiment:
         pretrained: of the parameters, those that are not made anew, as `shapjax.pretrained.loading.load` gives them.
         """
         params = models.init_params(self.module, jax.random.key(self.config.seed), image_shape=self.meta.image_shape)
-        return training.init_state(params | (pretrained or {}), self.optimizer, ema=self.config.ema_decay > 0)
+        teacher = self.config.teacher_weight > 0
+        if teacher and "head" not in (pretrained or {}):
+            raise UserError(f"--config.teacher_weight={self.config.teacher_weight}: {self.config.pretrained} has no "
+                            "head whose predictions could be learned from; set it to 0")
+        return training.init_state(params | (pretrained or {}), self.optimizer, ema=self.config.ema_decay > 0,
+                                   teacher=teacher)
 
     def plain_step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None
                    ) -> tuple[training.TrainState, dict[str, chex.Array]]:
@@ -66,6 +71,10 @@ class Experiment:
         keys = training.example_keys(c.seed, state.step, batch["index"])
         images, targets = augmentation.augment(batch["image"], batch["label"], keys, settings=self.augment,
                                                num_classes=len(self.meta.class_names))
+        images = self._normalize(images)
+        if c.teacher_weight:
+            logits = self._apply_voter(jax.lax.stop_gradient(state.teacher), images, None).sum(axis=1)
+            targets = optax.incremental_update(jax.nn.softmax(logits), targets, c.teacher_weight)
         settings = training.StepSettings(
             loss=losses.LossSettings(
                 num_pairs=c.num_pairs if num_pairs is None else num_pairs,
@@ -77,7 +86,7 @@ class Experiment:
             ema_decay=c.ema_decay, train_only=tuple(c.train_only), accumulate=c.accumulate)
         in_pairs = settings.loss.num_pairs > 0
         next_state, metrics = training.train_step(
-            state, self._normalize(images), targets, keys, optimizer=self.optimizer, settings=settings,
+            state, images, targets, keys, optimizer=self.optimizer, settings=settings,
             apply_fn=self._apply if in_pairs else self._apply_voter,
             parts_fn=self._phi_and_parts if in_pairs and self.module.has_allocation else None, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}

@@ -24,12 +24,14 @@ class TrainState:
       params: the model's parameters, float32.
       opt_state: of the optimiser.
       ema_params: moving average of the parameters, or None where it is off.
+      teacher: parameters that stay as they are, whose predictions are learned from; None: there are none.
     """
 
     step: chex.Array
     params: chex.ArrayTree
     opt_state: optax.OptState
     ema_params: chex.ArrayTree | None
+    teacher: chex.ArrayTree | None = None
 
 
 class StepSettings(NamedTuple):
@@ -95,13 +97,15 @@ def weight_schedule(weight: float, *, begin: int, warmup_steps: int) -> optax.Sc
     return optax.linear_schedule(0.0, weight, warmup_steps, begin) if warmup_steps else optax.constant_schedule(weight)
 
 
-def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """The state before the first step."""
+def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, *, ema: bool,
+               teacher: bool = False) -> TrainState:
+    """The state before the first step; its teacher, if it is to have one, are the first parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        teacher=jax.tree.map(jnp.copy, params) if teacher else None,
     )
 
 

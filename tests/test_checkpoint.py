@@ -14,14 +14,15 @@ META = checkpoint.Meta(config=config.default_config(), class_names=("a", "b"), i
                        std=(0.3,))
 
 
-def state_at(step, *, ema):
+def state_at(step, *, ema, teacher=False):
     """A state of a tiny model whose arrays all depend on the step."""
     params = {"kernel": jnp.arange(6.0).reshape(2, 3) + step, "bias": jnp.full(3, 0.1 * step)}
     optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=1, steps=9, weight_decay=0.1, b2=0.9,
                                            clip_norm=1.0)
-    state = training.init_state(params, optimizer, ema=ema).replace(step=jnp.int32(step))
+    state = training.init_state(params, optimizer, ema=ema, teacher=teacher).replace(step=jnp.int32(step))
     _, opt_state = optimizer.update(params, state.opt_state, params)
     state = state.replace(opt_state=opt_state)
+    state = state.replace(teacher=jax.tree.map(lambda x: x / 7, params)) if teacher else state
     return state.replace(ema_params=jax.tree.map(lambda x: x / 3, params)) if ema else state
 
 
@@ -30,13 +31,13 @@ def save(manager, state, *, accuracy=0.5):
                     metrics={"accuracy": accuracy})
 
 
-@pytest.mark.parametrize("ema", [False, True])
-def test_a_state_comes_back_as_it_was_saved(tmp_path, ema):
-    state = state_at(4, ema=ema)
+@pytest.mark.parametrize(("ema", "teacher"), [(False, False), (True, False), (True, True)])
+def test_a_state_comes_back_as_it_was_saved(tmp_path, ema, teacher):
+    state = state_at(4, ema=ema, teacher=teacher)
     with checkpoint.open_manager(tmp_path, keep=2) as manager:
         save(manager, state)
     with checkpoint.open_manager(tmp_path, keep=2) as manager:
-        restored, data_state = checkpoint.restore(manager, state_at(0, ema=ema))
+        restored, data_state = checkpoint.restore(manager, state_at(0, ema=ema, teacher=teacher))
     chex.assert_trees_all_equal(restored, jax.device_get(state))
     assert data_state == {"next_index": 40}
 
