@@ -34,6 +34,6 @@ def get_config(stage: str = "joint") -> ml_collections.ConfigDict:
         config.learning_rate = 1.5e-3  # less than from scratch
         config.teacher_weight = 0.5
         config.shapley_weight = 32.0
-        config.steps = 3600
-        config.eval_every = 600
+        config.steps = 4200
+        config.eval_every = 700
     return config
