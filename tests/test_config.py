@@ -81,6 +81,9 @@ def test_an_unknown_variant_is_refused_with_those_of_all_backbones():
         ({"parallel": "fsdp", "fsdp_devices": 3}, "fsdp_devices=3 does not divide the 2 devices; use one of 1, 2"),
         ({"accumulate": 5}, "batch_size=48 .*use 40"),
         ({"train_only": ("head",)}, "train_only=.*set --config.pretrained"),
+        ({"teacher_weight": 0.5}, "teacher_weight=0.5.*set --config.pretrained"),
+        ({"teacher_weight": 0.5, "pretrained": "weights", "new_head": True}, "teacher_weight=0.5.*no new_head"),
+        ({"teacher_weight": 0.6, "pretrained": "weights"}, "expected a share of at most 0.5"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_with_what_would(changes, message):
