@@ -39,11 +39,15 @@ class Experiment:
     def init_state(self, pretrained: chex.ArrayTree | None = None) -> training.TrainState:
         """The state before the first step, fixed by the config's seed.
 
-        pretrained: of the parameters, those that are not made anew, as `shapjax.pretrained.loading.load` gives them.
+        pretrained: of the parameters, those that are not made anew, as `shapjax.pretrained.loading.load` gives them;
+          None: none, or none are at hand, where only shapes are asked for.
+
+        Raises:
+          UserError: if they are to teach and have no head.
         """
         params = models.init_params(self.module, jax.random.key(self.config.seed), image_shape=self.meta.image_shape)
         teacher = self.config.teacher_weight > 0
-        if teacher and "head" not in (pretrained or {}):
+        if teacher and pretrained is not None and "head" not in pretrained:
             raise UserError(f"--config.teacher_weight={self.config.teacher_weight}: {self.config.pretrained} has no "
                             "head whose predictions could be learned from; set it to 0")
         return training.init_state(params | (pretrained or {}), self.optimizer, ema=self.config.ema_decay > 0,

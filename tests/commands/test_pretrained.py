@@ -103,6 +103,21 @@ def test_a_run_of_one_part_leaves_the_others_as_they_are(run, tmp_path, command,
     jax.tree.map(np.testing.assert_array_equal, old, new)
 
 
+def test_a_run_that_learns_from_a_teacher_goes_on_as_if_never_stopped(run, tmp_path, command, small):
+    arguments = [*small, f"--config.pretrained={run}", "--config.teacher_weight=0.5", "--config.num_pairs=0",
+                 "--config.steps=6", "--config.eval_every=3"]
+    whole = command("train.py", *arguments, "--workdir", tmp_path / "whole")
+    assert "test accuracy" in whole
+    shutil.copytree(tmp_path / "whole", tmp_path / "halves")
+    steps = sorted(int(path.name) for path in (tmp_path / "halves" / "checkpoints").iterdir() if path.name.isdecimal())
+    assert len(steps) == 2
+    shutil.rmtree(tmp_path / "halves" / "checkpoints" / str(steps[-1]))
+    assert f"resuming {tmp_path / 'halves'} at step {steps[0]}" in command("train.py", *arguments, "--workdir",
+                                                                           tmp_path / "halves")
+    one, other = (inference.read(tmp_path / name)[0] for name in ("whole", "halves"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_weights_for_other_classes_are_one_line(tmp_path, write_vit, fails_with_one_line, small):
     write_vit(tmp_path / "weights", classes=3)
     error = fails_with_one_line("train.py", *small, "--workdir", tmp_path / "run",
