@@ -1,14 +1,18 @@
-"""CIFAR-10: a plain classifier that learns to explain itself, with 64 patches of 4x4, in three runs.
+"""CIFAR-10: a plain classifier that learns to explain itself, with 64 patches of 4x4.
 
   python -m shapjax.data.prepare cifar10
   python train.py --config configs/cifar10.py --workdir runs/cifar10_classifier --config.num_pairs=0 \\
-      --config.model.allocation_depth=0 --config.steps=7000
+      --config.model.allocation_depth=0
   python train.py --config configs/finetune_cifar10.py            --workdir runs/cifar10_joint
   python train.py --config configs/finetune_cifar10.py:allocation --workdir runs/cifar10_explained
 
-The second makes the game: coalitions are classified, and votes are drawn to their Shapley values. The third trains an
-allocation head alone, which makes phi of them: prediction and game stay those of the second, to the bit. It would
-explain the first as well, but a game that nobody shaped is further from additive, and harder to say.
+The joint run makes the game: coalitions are classified, votes are drawn to their Shapley values, and the classifier's
+own predictions are half of what is to be learned, so that they are kept. The last trains an allocation head alone,
+which makes phi of the votes: prediction and game stay those of the joint run, to the bit. It would explain the
+classifier as well, but a game that nobody shaped is further from additive, and harder to say.
+
+From a classifier of 84.6 % on 2 CPU cores with AVX2: 84.4 % after 48 minutes, an R² of 0.83 after 20 more. How that
+classifier was trained: docs/results.md.
 """
 
 import ml_collections
