@@ -246,9 +246,9 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
 
 def _rest(state: training.TrainState) -> dict[str, Any]:
     """The item `training`: what inference does not use. With a moving average these are also the raw parameters."""
-    rest = {"step": state.step, "opt_state": state.opt_state}
-    rest |= {} if state.ema_params is None else {"params": state.params}
-    return rest if state.teacher is None else rest | {"teacher": state.teacher}
+    rest = {"step": state.step, "opt_state": state.opt_state, "teacher": state.teacher,
+            "params": None if state.ema_params is None else state.params}
+    return {key: value for key, value in rest.items() if value is not None}
 
 
 def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:

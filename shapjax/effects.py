@@ -12,15 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def reach_of(effects: chex.Array) -> int:
-    """r, in patches, of effects [B, gh, gw, 2r+1, 2r+1, K]."""
-    return effects.shape[3] // 2
-
-
 def on_others(effects: chex.Array) -> chex.Array:
     """Σ_m t[m, n], what each patch does to all other votes together: float [B, N, K]."""
     b, height, width, side, _, k = effects.shape
-    r = reach_of(effects)
+    r = side // 2
     total = jnp.zeros((b, height + 2 * r, width + 2 * r, k), effects.dtype)
     for i in range(side):
         for j in range(side):
@@ -42,10 +37,10 @@ def in_context(effects: chex.Array, masks: chex.Array) -> chex.Array:
       float [B, M, N, K]: for every patch, in the coalition that it is in, of S and S^c.
     """
     b, height, width, side, _, k = effects.shape
-    r, n, sign = reach_of(effects), height * width, jnp.where(masks, 1.0, -1.0).reshape(b, -1, height, width)
+    r, n, sign = side // 2, height * width, jnp.where(masks, 1.0, -1.0).reshape(b, -1, height, width)
     padded = jnp.pad(sign, ((0, 0), (0, 0), (r, r), (r, r)))
     near = jnp.stack([padded[:, :, i:i + height, j:j + width] for i in range(side) for j in range(side)], axis=-1)
     near *= sign[..., None] * (np.arange(side**2) != side**2 // 2)  # 1: on the same side, -1: not, 0: there is no such
-    presence = near / 2 + jnp.abs(near) * (0.5 - (n - 2) / (2 * (n - 1)))
+    presence = (near > 0) - (n - 2) / (2 * (n - 1)) * jnp.abs(near)
     moved = jnp.einsum("bpyxo,byxok->bpyxk", presence, effects.reshape(b, height, width, side**2, k))
     return moved.reshape(b, -1, n, k)

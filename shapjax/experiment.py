@@ -77,7 +77,7 @@ class Experiment:
                                                num_classes=len(self.meta.class_names))
         images = self._normalize(images)
         if c.teacher_weight:
-            logits = self._apply_voter(jax.lax.stop_gradient(state.teacher), images, None).sum(axis=1)
+            logits = self._apply_voter(state.teacher, images, None).sum(axis=1)
             targets = optax.incremental_update(jax.nn.softmax(logits), targets, c.teacher_weight)
         settings = training.StepSettings(
             loss=losses.LossSettings(

@@ -181,10 +181,9 @@ def train_step(
     if ema_params is not None:
         # The decay grows from 0, so that the average does not remember the initial parameters (as in TensorFlow's EMA).
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, ema_params, 1.0 - decay)
         # What is held stays as it is to the bit; an average of equal numbers need not.
-        ema_params = {key: average[key] if key in settings.train_only else part for key, part in ema_params.items()
-                      } if settings.train_only else average
+        new, old = ({key: tree[key] for key in settings.train_only or tree} for tree in (params, ema_params))
+        ema_params = ema_params | optax.incremental_update(new, old, 1.0 - decay)
     metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
                                  "gradient_norm": optax.tree.norm(gradients)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics
