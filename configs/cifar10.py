@@ -28,6 +28,7 @@ def get_config(backbone: str = "resnet") -> ml_collections.ConfigDict:
         config.model.width = 64
         config.model.stages = (0, 2)
         config.model.norm = "cell"
+        config.model.layer_masking = True  # a game nearer to additive, whose coalitions are easier to classify
         config.model.allocation_depth = 2
         config.model.remat = "none"
         config.augment.max_shift = 2

@@ -34,10 +34,9 @@ def get_config(stage: str = "joint") -> ml_collections.ConfigDict:
         config.eval_every = 500
     else:
         config.pretrained = "runs/cifar10_classifier"
-        config.model.allocation_depth = 0
         config.learning_rate = 1.5e-3  # less than from scratch
         config.teacher_weight = 0.5
-        config.shapley_weight = 32.0
+        config.shapley_weight = 64.0
         config.steps = 4200
         config.eval_every = 700
     return config

@@ -79,6 +79,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.allocation_depth = 0  # of a ResNet or ConvNeXt: blocks of a second head that turns votes into phi; 0: none
     m.allocation_reach = 2  # patches: how far one is taken to matter to the vote of another, in that head; 0: nowhere
     m.painting = "mean"  # over patches that cannot be dropped: the mean colour; "zero": black; "blur": shows a little
+    m.layer_masking = False  # of a ResNet or ConvNeXt: hidden patches are 0 in every feature map too, like the border
     m.head_scale = "sqrt"  # votes times 1/√N ("sqrt", fast from scratch) or 1/N ("mean", a mean-pooled classifier's)
     m.head_init = "zero"  # start from the game v = 0: target and estimate do not chase each other; or "default"
     m.center_votes = True  # a patch's votes sum to 0 over the classes: softmax does not see their mean, nor any label

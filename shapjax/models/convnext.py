@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from shapjax.models.depthwise import DepthwiseConv
 from shapjax.models.layers import ACTIVATIONS, REMAT_POLICIES, TokenDense, final_norm
-from shapjax.models.painted import PaintedBackbone
+from shapjax.models.painted import LayerMask, PaintedBackbone
 
 EPSILON = 1e-6  # of all norms but the last
 LAYER_SCALE = 1e-6  # that blocks start from: hardly there
@@ -30,14 +30,14 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: chex.Array, _: None) -> tuple[chex.Array, None]:
+    def __call__(self, x: chex.Array, shown: LayerMask) -> tuple[chex.Array, None]:
         d = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(y)
         y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
         y = TokenDense(d, dtype=self.dtype, name="mlp_out")(y)
         scale = self.param("layer_scale", nn.initializers.constant(LAYER_SCALE), (d,))
-        return x + y * scale.astype(self.dtype), None
+        return shown(x + y * scale.astype(self.dtype)), None
 
 
 class ConvNeXt(PaintedBackbone):
@@ -88,12 +88,12 @@ class ConvNeXt(PaintedBackbone):
             stages.append(scanned(self.mlp_ratio, self.activation, self.dtype, name=f"stage{stage}_blocks"))
         self.norms, self.reductions, self.blocks = before, reductions, stages
 
-    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
-        x = self.norms[0](self.reductions[0](images))  # the stem reduces, then normalises; between stages the reverse
-        stem = x
-        x, _ = self.blocks[0](x, None)
+    def feature_maps(self, images: chex.Array, shown: LayerMask) -> list[chex.Array]:
+        # The stem reduces, then normalises; between stages it is the reverse.
+        stem = x = shown(self.norms[0](self.reductions[0](images)))
+        x, _ = self.blocks[0](x, shown)
         for norm, reduction, blocks in zip(self.norms[1:], self.reductions[1:], self.blocks[1:], strict=True):
-            x, _ = blocks(reduction(norm(x)), None)
+            x, _ = blocks(shown(reduction(norm(x))), shown)
         return [stem, x]
 
     def last_norm(self, cells_BND: chex.Array, mask_BN: chex.Array | None) -> chex.Array:

@@ -5,8 +5,9 @@ The game of an image: a hidden patch is painted over at the input, and its cell 
     v(S) = Σ_{n∈S} phi(paint(x, S))_n,    v(∅) = 0,    v(all) = f(x),
 
 so that efficiency is exact, as it is for tokens that are dropped: v(∅) is a sum over nothing, not the logits of a blank
-image. A visible cell still sees the paint around it, and a map's cell sees more than its own patch. A coalition and its
-complement are two images, so a pair costs two passes; they are run as one batch.
+image. A visible cell still sees the paint around it, and a map's cell sees more than its own patch; with layer masking
+what is hidden is, like what lies beyond the border, 0 in every layer. A coalition and its complement are two
+images, so a pair costs two passes; they are run as one batch.
 
 The votes of a whole image may be moved between its patches before they are phi, see `shapjax.models.allocation`.
 """
@@ -17,12 +18,30 @@ from typing import Any, ClassVar
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import struct
 
 from shapjax import effects
 from shapjax.errors import UserError
 from shapjax.models.allocation import AllocationHead
 from shapjax.models.layers import HEAD_INITS, PatchGrid, VotingHead
 from shapjax.removal import Blur, Constant, Removal, hidden_pixels
+
+
+class LayerMask(struct.PyTreeNode):
+    """Sets to 0 what is hidden, in a map [B, h, w, D] of any size.
+
+    Attributes:
+      visible: bool [B, N]; None: nothing is hidden.
+      grid: (gh, gw), gh·gw = N.
+    """
+
+    visible: chex.Array | None
+    grid: tuple[int, int] = struct.field(pytree_node=False)
+
+    def __call__(self, x: chex.Array) -> chex.Array:
+        if self.visible is None:
+            return x
+        return jnp.where(hidden_pixels(self.visible, self.grid, x.shape[1:3]), 0, x)
 
 
 def _black(mean: Sequence[float], std: Sequence[float]) -> Constant:
@@ -45,6 +64,8 @@ class PaintedBackbone(PatchGrid, nn.Module):
       image_size: (height, width) in pixels.
       patch_size: side of a patch and stride of the last feature map; divides both sides of the image.
       removal: what hidden patches look like, in the units of the images that the model takes.
+      layer_masking: hidden patches are 0 in every feature map too, which is what the border is padded with
+        (Balasubramanian and Feizi 2023, there without padding from neighbours).
       head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
       allocation_depth: blocks of the `AllocationHead`; 0: there is none, and phi is the votes.
       allocation_reach: of the effects on each other's votes that this head predicts, in patches; 0: none.
@@ -55,6 +76,7 @@ class PaintedBackbone(PatchGrid, nn.Module):
     image_size: tuple[int, int]
     patch_size: int
     removal: Removal = Constant(0.0)
+    layer_masking: bool = False
     allocation_depth: int = 0
     allocation_reach: int = 2
     heads: int = 4
@@ -79,10 +101,11 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """
         raise NotImplementedError
 
-    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
+    def feature_maps(self, images: chex.Array, shown: LayerMask) -> list[chex.Array]:
         """[B, H, W, C] -> [B, h, w, D] each, in the dtype of the computation; of the last, h, w are the grid.
 
-        The last casts the votes. The others are what an `AllocationHead` should see besides.
+        The last casts the votes. The others are what an `AllocationHead` should see besides. shown is to be applied
+        to every map that a convolution of more than one cell sees.
         """
         raise NotImplementedError
 
@@ -129,9 +152,9 @@ class PaintedBackbone(PatchGrid, nn.Module):
         """The last feature map [B, gh, gw, D] of images [B, H, W, C]."""
         return self._maps(images)[-1]
 
-    def _maps(self, images: chex.Array) -> list[chex.Array]:
+    def _maps(self, images: chex.Array, visible: chex.Array | None = None) -> list[chex.Array]:
         self.require_size(images)
-        return self.feature_maps(images.astype(self.dtype))
+        return self.feature_maps(images.astype(self.dtype), LayerMask(visible, self.grid))
 
     def read(self, features: chex.Array, mask: chex.Array | None = None) -> chex.Array:
         """Votes float32 [B, N, K] of a last feature map; of the patches of mask, bool [B, N], if not of all."""
@@ -157,7 +180,8 @@ class PaintedBackbone(PatchGrid, nn.Module):
     def visible_votes(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Votes float32 [B, N, K] when only the patches of mask, bool [B, N], are seen; the others' mean nothing."""
         hidden = hidden_pixels(mask, self.grid, self.image_size)
-        return self.read(self.features(self.removal(images, hidden)), mask)
+        maps = self._maps(self.removal(images, hidden), mask if self.layer_masking else None)
+        return self.read(maps[-1], mask)
 
     def votes_and_features(self, images: chex.Array, delta: chex.Array | None = None
                            ) -> tuple[chex.Array, chex.Array]:

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.models.layers import REMAT_POLICIES
-from shapjax.models.painted import PaintedBackbone
+from shapjax.models.painted import LayerMask, PaintedBackbone
 
 GROUP = 16  # channels that GroupNorm takes together
 STEM_STRIDES = {"3x3": 1, "4x4": 2, "7x7": 4}  # the last 2 of the convolution times 2 of the pooling
@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
+    def __call__(self, x: chex.Array, shown: LayerMask) -> chex.Array:
         w, s = self.width, self.stride
         convolutions = [(w, 3, s), (w, 3, 1)]  # channels, side of the kernel, stride
         if self.bottleneck:
@@ -77,11 +77,11 @@ class ResidualBlock(nn.Module):
         for number, (channels, size, stride) in enumerate(convolutions, start=1):
             y = _convolution(channels, size, stride, self.stem, self.dtype, f"conv{number}")(y)
             y = NORMS[self.norm](self.dtype, f"norm{number}")(y)
-            y = nn.relu(y) if number < len(convolutions) else y
+            y = shown(nn.relu(y)) if number < len(convolutions) else y
         if x.shape != y.shape:
             x = _convolution(y.shape[-1], 1, s, self.stem, self.dtype, "conv_skip")(x)
             x = NORMS[self.norm](self.dtype, "norm_skip")(x)
-        return nn.relu(x + y)
+        return shown(nn.relu(x + y))
 
 
 class ResNet(PaintedBackbone):
@@ -134,13 +134,13 @@ class ResNet(PaintedBackbone):
                   self.norm, self.stem, self.dtype, name=f"stage{stage}_block{number}")
             for stage, count in enumerate(self.stages) for number in range(count)]
 
-    def feature_maps(self, images: chex.Array) -> list[chex.Array]:
-        x = nn.relu(self.stem_norm(self.stem_conv(images)))
+    def feature_maps(self, images: chex.Array, shown: LayerMask) -> list[chex.Array]:
+        x = shown(nn.relu(self.stem_norm(self.stem_conv(images))))
         if self.stem == "7x7":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = shown(nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
         maps = [x]
         for block in self.blocks:
-            maps.append(block(maps[-1]))
+            maps.append(block(maps[-1], shown))
         # Of the blocks those of the last stage: the others of a published network are wide and many.
         return [x, *maps[-self.stages[-1]:]]
 

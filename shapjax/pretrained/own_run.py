@@ -24,6 +24,9 @@ def describe(path: pathlib.Path) -> Architecture:
     settings = {key: value for key, value in meta.config.model.items() if key not in RUN_SETTINGS}
     if not settings["allocation_depth"]:  # such a head may be added
         del settings["allocation_depth"], settings["allocation_reach"]
+    if not meta.config.num_pairs:  # it knows of no coalitions
+        for key in ("painting", "layer_masking"):
+            settings.pop(key, None)  # an older run has not all of them
     return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
                         meta.image_shape[2])
 
