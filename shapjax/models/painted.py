@@ -64,8 +64,8 @@ class PaintedBackbone(PatchGrid, nn.Module):
       image_size: (height, width) in pixels.
       patch_size: side of a patch and stride of the last feature map; divides both sides of the image.
       removal: what hidden patches look like, in the units of the images that the model takes.
-      layer_masking: hidden patches are 0 in every feature map too, which is what the border is padded with
-        (Balasubramanian and Feizi 2023, there without padding from neighbours).
+      layer_masking: hidden patches are 0 in every feature map too, as what lies beyond the border is (Balasubramanian
+        and Feizi 2023, arXiv 2211.14646, who fill them from visible neighbours instead).
       head_scale, head_init, center_votes, dtype, remat: as of `vit.ViT`.
       allocation_depth: blocks of the `AllocationHead`; 0: there is none, and phi is the votes.
       allocation_reach: of the effects on each other's votes that this head predicts, in patches; 0: none.

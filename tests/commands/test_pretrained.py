@@ -77,13 +77,18 @@ def test_a_run_can_be_the_weights_of_another(run, tmp_path, command, small):
     jax.tree.map(np.testing.assert_array_equal, old, new)
 
 
+def test_a_run_says_what_hides_patches_if_it_has_learned_of_any(run, frozen):
+    with_pairs, without = (loading.describe(str(workdir)).settings.keys() for workdir in (run, frozen[0]))
+    assert with_pairs - without == {"painting", "layer_masking"}
+
+
 def test_a_classifier_that_cannot_move_votes_is_given_a_head_for_it(tmp_path, command, small):
     net = ["--config.model.backbone=resnet", "--config.model.stages=(0,1)", "--config.model.stem=4x4",
            "--config.model.patch_size=4", "--config.model.width=16"]
     command("train.py", *small, *net, *FROZEN, "--workdir", tmp_path / "classifier")
     out = command("train.py", *small, *FROZEN, f"--config.pretrained={tmp_path / 'classifier'}", "--workdir",
-                  tmp_path / "run", "--config.model.allocation_depth=1")
-    assert "new: allocation (" in out
+                  tmp_path / "run", "--config.model.allocation_depth=1", "--config.model.layer_masking=True")
+    assert "new: allocation (" in out and shapjax.load(tmp_path / "run").config.model.layer_masking
     again = command("train.py", *small, *FROZEN, f"--config.pretrained={tmp_path / 'run'}", "--workdir",
                     tmp_path / "more")
     assert "new: " not in again

@@ -39,9 +39,9 @@ class Net(NamedTuple):
 
 
 @functools.cache
-def make(backbone, painting="mean"):
+def make(backbone, painting="mean", **sizes):
     c = config.default_config()
-    c.model.update({"patch_size": 4, "head_init": "default", "painting": painting} | BACKBONES[backbone])
+    c.model.update({"patch_size": 4, "head_init": "default", "painting": painting} | BACKBONES[backbone] | sizes)
     c = config.resolve(c)
     config.validate(c, image_shape=SHAPE, num_devices=1)
     module = models.build(c.model, image_shape=SHAPE, num_classes=3, mean=MEAN, std=STD)
@@ -109,6 +109,21 @@ def test_what_blurring_hides_still_matters_a_little(backbone):
     seen, other = (net.votes(images, MASK, method="visible_votes")[MASK]
                    for images in (net.images, jnp.where(hidden(MASK), 7.0, net.images)))
     assert np.abs(seen - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("rows, columns", [((0, 2), (0, 2)), ((0, 2), (1, 3)), ((1, 2), (1, 2))])
+def test_with_layer_masking_what_is_hidden_lies_beyond_the_border(backbone, rows, columns):
+    norm = {"norm": "cell"} if backbone == "small ResNet" else {}  # a group's statistics are those of the whole map
+    net = make(backbone, layer_masking=True, **norm)
+    mask = np.zeros((2, *GRID), bool)
+    mask[:, slice(*rows), slice(*columns)] = True
+    seen = net.votes(net.images, mask.reshape(2, -1), method="visible_votes")[mask.reshape(2, -1)]
+    cut = net.images[:, 4 * rows[0]:4 * rows[1], 4 * columns[0]:4 * columns[1]]
+    alone = net.module.voter.clone(image_size=cut.shape[1:3]).apply({"params": net.params}, cut)
+    shares = np.sqrt(alone.shape[1] / 6)  # each of N votes is divided by √N
+    np.testing.assert_allclose(seen, alone.reshape(seen.shape) * shares, rtol=1e-4, atol=1e-4)
+    painted_over = make(backbone, **norm).votes(net.images, mask.reshape(2, -1), method="visible_votes")
+    assert np.abs(painted_over[mask.reshape(2, -1)] - seen).max() > 1e-3
 
 
 def test_moving_votes_between_patches_changes_phi_but_no_total_and_no_coalition():
