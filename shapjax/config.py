@@ -138,6 +138,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config that `to_dict()` of another config gave (in a checkpoint, say).
 
+    A setting that is younger than the checkpoint, which thus lacks it, has its default: what was there before it.
+
     Raises:
       UserError: on keys that this version does not know, or values of another type.
     """

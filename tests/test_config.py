@@ -18,6 +18,12 @@ def test_the_default_config_is_valid_and_survives_json():
     assert config.from_dict(c.to_dict()).to_dict() == c.to_dict()
 
 
+def test_what_a_checkpoint_is_too_old_for_is_as_it_was_before():
+    old = config.default_config().to_dict()
+    del old["model"]["layer_masking"], old["teacher_weight"]
+    assert config.from_dict(old).to_dict() == config.default_config().to_dict()
+
+
 def test_every_setting_is_described_with_its_reason():
     lines = config.describe().splitlines()[::2]  # each followed by its reason
     described = [line.split(" = ")[0].strip() for line in lines]

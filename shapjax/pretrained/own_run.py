@@ -25,8 +25,7 @@ def describe(path: pathlib.Path) -> Architecture:
     if not settings["allocation_depth"]:  # such a head may be added
         del settings["allocation_depth"], settings["allocation_reach"]
     if not meta.config.num_pairs:  # it knows of no coalitions
-        for key in ("painting", "layer_masking"):
-            settings.pop(key, None)  # an older run has not all of them
+        del settings["painting"], settings["layer_masking"]
     return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
                         meta.image_shape[2])
 
