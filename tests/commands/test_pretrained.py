@@ -99,7 +99,7 @@ def test_a_classifier_that_cannot_move_votes_is_given_a_head_for_it(tmp_path, co
 
 
 def test_a_run_of_one_part_leaves_the_others_as_they_are(run, tmp_path, command, fails_with_one_line, small):
-    arguments = [*small, f"--config.pretrained={run}", "--workdir", tmp_path / "run"]
+    arguments = [*small, "--config.steps=20", f"--config.pretrained={run}", "--workdir", tmp_path / "run"]
     error = fails_with_one_line("train.py", *arguments, "--config.train_only=('hed',)")
     assert "--config.train_only: the model has no part 'hed'; it has " in error and "head" in error
     command("train.py", *arguments, "--config.train_only=('head',)")
