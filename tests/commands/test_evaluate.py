@@ -103,8 +103,8 @@ def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path,
 
 
 @pytest.mark.slow
-def test_other_ways_to_hide_patches_make_another_game(evaluated, tmp_path, command):
-    command("eval.py", "--checkpoint", evaluated[0], "--images", 4, "--methods", "exact,leave_one_out", "--metrics",
+def test_other_ways_to_hide_patches_make_another_game(run, tmp_path, command):
+    command("eval.py", "--checkpoint", run, "--images", 4, "--methods", "exact,leave_one_out", "--metrics",
             "deletion,shapley_pearson", "--removal", "mean", "--explorer_images", 0, "--output", tmp_path / "mean")
     summary, methods = comparison(tmp_path / "mean")
     assert [m["key"] for m in summary["metrics"]] == ["deletion", "shapley_pearson"]
