@@ -35,7 +35,7 @@ from shapjax.errors import UserError
 from shapjax.inference import Explanation, SelfExplainingModel
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures
-from shapjax.report.formatting import decimal, percent
+from shapjax.report.formatting import decimal, probability_text
 
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8
@@ -132,8 +132,9 @@ def summarize(model: SelfExplainingModel, subjects: Sequence[Subject], explanati
 def table(images: Sequence[dict[str, Any]]) -> str:
     """The "images" of explanations.json for a person, a line each; columns without content are left out."""
     rows = [
-        [image["file"] or image["picture"], image["label"] or "", image["prediction"], percent(image["probability"]),
-         *(f"{other['class']} ({percent(other['probability'])})" for other in image["top"][1:2]),
+        [image["file"] or image["picture"], image["label"] or "", image["prediction"],
+         probability_text(image["probability"]),
+         *(f"{other['class']} ({probability_text(other['probability'])})" for other in image["top"][1:2]),
          "" if image["r2"] is None else decimal(image["r2"])]
         for image in images]
     heads = ["image", "label", "prediction", "probability", "runner-up", "R²"]

@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from shapjax.metrics.shapley_error import shapley_error
-from shapjax.report.formatting import percent, signed
+from shapjax.report.formatting import probability_text, signed
 from shapjax.report.votes import (
     MAX_LABELLED_PATCHES,
     VOTE_COLORS,
@@ -117,7 +117,7 @@ def explanation_figure(
             votes = shapley[..., index]
             _draw_votes(axes, image, votes, limit)
             total = signed(float(np.sum(votes, dtype=np.float64)))
-            below = f"{percent(float(probabilities[index]))}  ·  sum {total}"
+            below = f"{probability_text(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
         bar = figure.colorbar(
             ScalarMappable(Normalize(-limit, limit), VOTE_COLORS), ax=list(panels), aspect=26, fraction=0.05, pad=0.02,

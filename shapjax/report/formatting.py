@@ -11,13 +11,18 @@ def signed(value: float, *, digits: int = 2, plus: str = "+") -> str:
     return (MINUS if value < 0 else plus) + text
 
 
-def percent(probability: float) -> str:
+def percent(share: float) -> str:
     """0.9731 as "97.3 %"; what is not quite all or nothing is not rounded to it."""
-    if 0.9995 <= probability < 1:
+    if 0.9995 <= share < 1:
         return "> 99.9 %"
-    if 0 < probability < 0.0005:
+    if 0 < share < 0.0005:
         return "< 0.1 %"
-    return f"{100 * probability:.1f} %"
+    return f"{100 * share:.1f} %"
+
+
+def probability_text(probability: float) -> str:
+    """`percent` of a softmax, which is never all or nothing, whatever float32 has rounded it to."""
+    return percent(min(max(probability, 1e-9), 1 - 1e-9))
 
 
 def decimal(number: float | None, *, digits: int = 2) -> str:

@@ -134,7 +134,7 @@ def explorer(comparison: Comparison) -> dict | None:
                     "label": names[label],
                     "darkGround": has_dark_ground(image),
                     "classes": [
-                        {"name": names[index], "probability": round(float(probabilities[index]), 6),
+                        {"name": names[index], "probability": float(probabilities[index]),
                          "label": bool(index == label), "predicted": bool(index == np.argmax(probabilities))}
                         for index in classes],
                 }

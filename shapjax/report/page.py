@@ -21,7 +21,7 @@ from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures, methods
 from shapjax.report.comparison import Comparison
-from shapjax.report.formatting import count, decimal, percent, scientific, signed
+from shapjax.report.formatting import count, decimal, percent, probability_text, scientific, signed
 from shapjax.report.pictures import image_height, is_small, png_uri, svg_uri
 from shapjax.report.runs import TRUTHS, Run, read_run
 from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay, vote_text
@@ -75,7 +75,8 @@ def render(runs: Sequence[Run]) -> str:
         loader=jinja2.PackageLoader("shapjax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        percent=percent, signed=signed, count=count, scientific=scientific, decimal=decimal, vote_text=vote_text)
+        percent=percent, probability=probability_text, signed=signed, count=count, scientific=scientific,
+        decimal=decimal, vote_text=vote_text)
     template = environment.get_template("page.html")
     errors = model.evaluation["shapley_error"]
     truth = TRUTHS[errors["truth"]] if errors else "exact"

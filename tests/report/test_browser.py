@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from shapjax.report import page
 from shapjax.report.comparison import read_comparison
-from shapjax.report.formatting import percent, scientific, signed
+from shapjax.report.formatting import percent, probability_text, scientific, signed
 from shapjax.report.votes import VOTE_COLORS, vote_overlay
 
 pytestmark = pytest.mark.skipif(
@@ -218,12 +218,12 @@ def test_choosing_an_image_and_a_class_shows_its_numbers(browser, comparison):
     click(browser, find_all(browser, ".thumbs input")[1])
     labels = [label.text for label in find_all(browser, ".classes label")]
     for index, text in zip(arrays["classes"][1], labels, strict=True):
-        assert text.startswith(f"{names[index]} {percent(float(arrays['probabilities'][1, index]))}")
+        assert text.startswith(f"{names[index]} {probability_text(float(arrays['probabilities'][1, index]))}")
         assert ("predicted" in text) == (index == arrays["probabilities"][1].argmax())
         assert ("label" in text) == (index == arrays["labels"][1])
     click(browser, find_all(browser, ".classes input")[2])
     wholes = {key: course_of(comparison, key, 1, 2)[0] for key in KEYS}
-    expected = {key: f"{percent(float(whole))} nothing removed" for key, whole in wholes.items()}
+    expected = {key: f"{probability_text(float(whole))} nothing removed" for key, whole in wholes.items()}
     assert of_maps(browser, ".after") == expected
     point_at(browser, "exact", 5)
     assert of_maps(browser, ".patch")["exact"] == value_and_rank(map_of(comparison, "exact", 1, 2), 5)
@@ -267,7 +267,7 @@ def test_dragging_the_slider_removes_the_top_patches_of_each_map(browser, compar
     def check(removed):
         assert find(browser, ".deck output").text == f"{removed} of {players}"
         assert slider.get_attribute("aria-valuetext") == f"{removed} of {players} patches"
-        left = {key: percent(float(course_of(comparison, key)[removed])) for key in KEYS}
+        left = {key: probability_text(float(course_of(comparison, key)[removed])) for key in KEYS}
         assert of_maps(browser, ".after b") == left
         for key, path in of_maps(browser, ".removed", "outerHTML").items():
             top = np.argsort(-map_of(comparison, key), kind="stable")[:removed]

@@ -102,7 +102,7 @@ def test_titles_give_name_probability_and_the_logit(seed):
     for index in (best, second):
         logit = votes[..., index].sum()
         assert NAMES[index] in written
-        assert f"{formatting.percent(probabilities[index])}  ·  sum {formatting.signed(logit)}" in written
+        assert f"{formatting.probability_text(probabilities[index])}  ·  sum {formatting.signed(logit)}" in written
     assert not {NAMES[index] for index in rest} & set(written)
 
 
@@ -219,6 +219,11 @@ def test_signed(value, text):
     (0.9731, "97.3 %"), (1.0, "100.0 %"), (0.99996, "> 99.9 %"), (0.0, "0.0 %"), (0.0001, "< 0.1 %")])
 def test_percent_never_rounds_to_certainty(value, text):
     assert formatting.percent(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(np.float32(1 - 1e-9), "> 99.9 %"), (0.0, "< 0.1 %"), (0.9731, "97.3 %")])
+def test_a_probability_is_no_certainty_even_where_its_float_is_one(value, text):
+    assert formatting.probability_text(float(value)) == text
 
 
 @pytest.mark.parametrize(("vote", "limit", "text"), [(0.46, 2.0, "+0.5"), (0.46, 0.9, "+0.46"), (-0.04, 3.0, "0.0")])

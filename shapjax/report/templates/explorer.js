@@ -132,7 +132,7 @@ if (explorerCard) {
         `M${x} ${y + height / 2}l${width / 2} ${-height / 2}M${x} ${y + height}l${width} ${-height}`
         + `M${x + width / 2} ${y + height}l${width / 2} ${-height / 2}`).join(""));
       const probabilities = [...course(index)];
-      find(".after b", figure).textContent = percent(probabilities[state.removed]);
+      find(".after b", figure).textContent = probabilityText(probabilities[state.removed]);
       find(".after small", figure).textContent = state.removed ? `without top ${state.removed}` : "nothing removed";
       find(".meter span", figure).style.width = `${100 * probabilities[state.removed]}%`;
       const points = probabilities.map((p, k) => `${(100 * k / patches).toFixed(2)},${(29 - 28 * p).toFixed(2)}`);
@@ -141,7 +141,7 @@ if (explorerCard) {
       const at = 100 * state.removed / patches;
       for (const end of ["x1", "x2"]) find(".course line", figure).setAttribute(end, at);
     }
-    find(".after b", input).textContent = percent(chosenClass().probability);
+    find(".after b", input).textContent = probabilityText(chosenClass().probability);
     find(".meter span", input).style.width = `${100 * chosenClass().probability}%`;
     const slider = find("#removed");
     slider.value = state.removed;
@@ -181,7 +181,7 @@ if (explorerCard) {
       radio.checked = index === state.class;
       const text = document.createElement("span");
       const notes = [predicted && "predicted", label && "label"].filter(Boolean).join(", ");
-      text.append(name, " ", Object.assign(document.createElement("b"), { textContent: percent(probability) }));
+      text.append(name, " ", Object.assign(document.createElement("b"), { textContent: probabilityText(probability) }));
       if (notes) text.append(" ", Object.assign(document.createElement("small"), { textContent: notes }));
       const choice = document.createElement("label");
       choice.append(radio, text);
@@ -224,7 +224,7 @@ if (explorerCard) {
   find("#removed").addEventListener("input", (event) => { state.removed = Number(event.target.value); drawRemoved(); });
   find("#removed").addEventListener("change", () => speak(
     `Probability of ${chosenClass().name} without the top ${state.removed}`,
-    ({ index }) => percent(course(index)[state.removed])));
+    ({ index }) => probabilityText(course(index)[state.removed])));
 
   const area = find(".maps");
   area.addEventListener("pointermove", (event) => {

@@ -5,11 +5,13 @@ const signed = (value, digits) => {
   return (value < 0 ? "−" : "+") + text;
 };
 
-const percent = (probability) => {
-  if (probability >= 0.9995 && probability < 1) return "> 99.9 %";
-  if (probability > 0 && probability < 0.0005) return "< 0.1 %";
-  return `${(100 * probability).toFixed(1)} %`;
+const percent = (share) => {
+  if (share >= 0.9995 && share < 1) return "> 99.9 %";
+  if (share > 0 && share < 0.0005) return "< 0.1 %";
+  return `${(100 * share).toFixed(1)} %`;
 };
+
+const probabilityText = (probability) => percent(Math.min(Math.max(probability, 1e-9), 1 - 1e-9));
 
 // A value beside others that go up to `limit`: three digits of the largest.
 const valueText = (value, limit) => {
