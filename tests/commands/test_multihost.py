@@ -142,6 +142,7 @@ def test_another_global_batch_is_refused_by_every_process(two, tmp_path, start, 
         assert status == 1 and not out and len(err) == 1 and "batch_size: 16 -> 8" in err[0], err
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_the_same_step_and_they_go_on_bit_equal(
         two, tmp_path, start, small, slow_steps, wait_for, assert_same_state):
     workdir = tmp_path / "stopped"

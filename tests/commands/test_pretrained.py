@@ -82,6 +82,7 @@ def test_a_run_says_what_hides_patches_if_it_has_learned_of_any(run, frozen):
     assert with_pairs - without == {"painting", "layer_masking"}
 
 
+@pytest.mark.slow
 def test_a_classifier_that_cannot_move_votes_is_given_a_head_for_it(tmp_path, command, small):
     net = ["--config.model.backbone=resnet", "--config.model.stages=(0,1)", "--config.model.stem=4x4",
            "--config.model.patch_size=4", "--config.model.width=16"]
