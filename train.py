@@ -1,6 +1,6 @@
 """Trains a model: python train.py --config configs/mnist5k.py --workdir runs/mnist5k (see --help)."""
 
-from shapjax.commands.train import run
+from shapjax.cli.train import run
 
 if __name__ == "__main__":
     run()

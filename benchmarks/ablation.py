@@ -28,7 +28,7 @@ ROWS = {  # name: what it shows, settings, whether all seeds are worth their tim
     "raw4": ("Shapley task in squared logits, weight 4", HALF | {"shapley_scale": "none", "shapley_weight": 4}, False),
     "mean": ("votes times 1/N", HALF | {"model.head_scale": "mean"}, False),
     "head-default": ("head not zero at the start", HALF | {"model.head_init": "default"}, False),
-    "uncentred": ("votes not centred over classes", HALF | {"model.center_votes": False}, False),
+    "uncentered": ("votes not centered over classes", HALF | {"model.center_votes": False}, False),
     "unmasked": ("coalitions not classified", HALF | {"masked_weight": 0}, False),
     "plain": ("neither task: an ordinary classifier", HALF | {"masked_weight": 0, "shapley_weight": 0}, False),
     "smoothing": ("label smoothing 0.1", HALF | {"label_smoothing": 0.1}, False),

@@ -21,8 +21,9 @@ import torch
 import transformers
 from absl import app, flags
 
-from shapjax import config, models, preprocessing
+from shapjax import config, models
 from shapjax.data import mnist5k
+from shapjax.models import preprocessing
 from shapjax.pretrained import loading, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def main(_: Sequence[str]) -> None:
 
 
 def _pixels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images [n, 1, 28, 28] and labels [n]."""
+    """Normalized images [n, 1, 28, 28] and labels [n]."""
     images, labels = mnist5k.load(split)
     images = np.moveaxis((images / 255 - np.float32(mnist5k.MEAN)) / np.float32(mnist5k.STD), -1, 1)
     return torch.tensor(images.astype(np.float32)), torch.tensor(labels.astype(np.int64))
@@ -101,8 +102,8 @@ def _accuracy_before(directory: pathlib.Path) -> float:
     module = models.build(c.model, image_shape=images.shape[1:], num_classes=10, mean=mnist5k.MEAN, std=mnist5k.STD)
     params, _ = loading.load(c.pretrained, module, image_shape=images.shape[1:], num_classes=10, new_head=False)
     images = preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)
-    votes_BNK = jax.jit(module.apply)({"params": params}, images)
-    return float(np.mean(np.argmax(votes_BNK.sum(axis=1), axis=1) == labels))
+    patch_logits_BNK = jax.jit(module.apply)({"params": params}, images)
+    return float(np.mean(np.argmax(patch_logits_BNK.sum(axis=1), axis=1) == labels))
 
 
 def _evaluated(workdir: pathlib.Path, weights: pathlib.Path, changes: dict | None) -> dict:

@@ -28,9 +28,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from shapjax import augmentation, layouts, parallel, training
 from shapjax.config import default_config
-from shapjax.data import pipeline, sources
+from shapjax.data import augmentation, pipeline, sources
+from shapjax.evaluation import over_images as parallel
+from shapjax.training import sharding as layouts
+from shapjax.training import step as training
 
 BAR = 20_000  # images/s, from memory, on 2 cores
 CROP_AREA = 0.3
@@ -121,8 +123,8 @@ def _like_a_photo(rng: np.random.Generator) -> np.ndarray:
     """Noise whose amplitude falls with the frequency as 1/f, uint8 [375, 500, 3]."""
     frequency = np.hypot(np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500)[None, :])
     spectra = (np.fft.rfft2(rng.normal(size=(375, 500))) / np.maximum(frequency, 1 / 500) for _ in range(4))
-    grey, *colours = (np.fft.irfft2(spectrum, (375, 500)) for spectrum in spectra)
-    pixels = np.stack([grey / grey.std() + 0.3 * colour / colour.std() for colour in colours], axis=-1)
+    gray, *colors = (np.fft.irfft2(spectrum, (375, 500)) for spectrum in spectra)
+    pixels = np.stack([gray / gray.std() + 0.3 * color / color.std() for color in colors], axis=-1)
     return (128 + 50 * pixels).clip(0, 255).astype(np.uint8)
 
 

@@ -26,8 +26,10 @@ import torch
 from absl import app, flags, logging
 
 from benchmarks.torch_vit import TorchViT
-from shapjax import classifier, coalitions, models, parallel, removal
+from shapjax import models
 from shapjax.attribution import shapley_values
+from shapjax.evaluation import over_images as parallel
+from shapjax.games import classifier, coalitions, removal
 from shapjax.metrics import correlation, perturbation, ranking
 from shapjax.models import vit
 

@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shapjax import losses, models
-from shapjax.coalitions import pair_votes
+from shapjax import models
+from shapjax.games.coalitions import pair_patch_logits
 from shapjax.models import vit
+from shapjax.training import loss as losses
 
 SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
                                shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
@@ -48,7 +49,7 @@ def loss(module: vit.ViT, kind: str) -> Callable[..., chex.Array]:
         return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=1.0, settings=SETTINGS)[0]
 
     def unpacked(*args):
-        with mock.patch.object(losses.coalitions, "pair_votes", _two_masked_passes):
+        with mock.patch.object(losses.coalitions, "pair_patch_logits", _two_masked_passes):
             return joint(*args)
 
     return {"plain": plain, "packed": joint, "unpacked": unpacked}[kind]
@@ -60,8 +61,8 @@ def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
 
 
 def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> chex.Array:
-    """`coalitions.pair_votes` as others compute it: of each pass only the visible patches' votes are used."""
-    return jnp.where(masks[..., None], pair_votes(phi_fn, images, masks), pair_votes(phi_fn, images, ~masks))
+    """`coalitions.pair_patch_logits` as others compute it: of each pass only the visible patches' votes are used."""
+    return jnp.where(masks[..., None], pair_patch_logits(phi_fn, images, masks), pair_patch_logits(phi_fn, images, ~masks))
 
 
 def make_module(sizes: dict[str, int], *, image_size: int, remat: str) -> vit.ViT:

@@ -19,8 +19,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from shapjax import config as settings
-from shapjax import experiment, layouts, parallel
 from shapjax.data import sources
+from shapjax.evaluation import over_images as parallel
+from shapjax.training import loop as experiment
+from shapjax.training import sharding as layouts
 
 VARIANTS = {
     "a device a core, recompute all": ["--config.model.remat=full"],

@@ -3,7 +3,7 @@
   pip install huggingface_hub                          # or give a directory instead of the name, see docs/models.md
   python -m shapjax.data.prepare oxford_iiit_pet
   python train.py --config configs/finetune_resnet50_pets.py --workdir runs/pet_resnet50
-  python eval.py  --checkpoint runs/pet_resnet50       # the masks give the localisation metrics
+  python eval.py  --checkpoint runs/pet_resnet50       # the masks give the localization metrics
 
 For one GPU: 30 epochs of 3 passes an image, 4.1 billion multiplications each and twice that backward, 8e15 operations
 in all. That is minutes on an A100 or newer, and two days on 2 CPU cores. Calculated; not run yet: no figures.

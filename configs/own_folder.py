@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.max_shift = 0
     config.augment.flip = True
     config.augment.crop_area = 0.5
-    config.augment.colour_jitter = 0.2
+    config.augment.color_jitter = 0.2
     config.batch_size = 32
     config.steps = 5_000
     config.eval_every = 250

@@ -2,7 +2,7 @@
 
   python -m shapjax.data.prepare oxford_iiit_pet
   python train.py --config configs/oxford_iiit_pet.py --workdir runs/pet
-  python eval.py  --checkpoint runs/pet                 # the masks give the localisation metrics
+  python eval.py  --checkpoint runs/pet                 # the masks give the localization metrics
 
 For one GPU or TPU chip: 300 epochs. Too few images to train well on from scratch. Not run yet: no figures.
 """

@@ -6,7 +6,7 @@
 """
 
 from shapjax.errors import UserError
-from shapjax.inference import Explanation, SelfExplainingModel, load
+from shapjax.model import Explanation, SelfExplainingModel, load
 from shapjax.version import __version__
 
 __all__ = ["Explanation", "SelfExplainingModel", "UserError", "__version__", "load"]

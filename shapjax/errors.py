@@ -1,7 +1,8 @@
 """What ends a command early: a user's mistake, a request to stop."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 FEW = 3  # names that a message lists
 
@@ -22,14 +23,25 @@ class Stopped(Exception):
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 
 
+@contextlib.contextmanager
+def as_user_error(prefix: str = "") -> Iterator[None]:
+    """Turns a ValueError of the mathematics, within the block, into a `UserError` with a prefix such as a flag's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{prefix}{error}") from error
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
-    """What to tell who gave a name that is not known: "did you mean …?", or else all that there are."""
+    """Returns what to tell who gave an unknown name: "did you mean …?", or else all that there are."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names of a list that may be long, and how many more there are."""
+    """Returns the first names of a list that may be long, and how many more there are."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

@@ -31,7 +31,7 @@ PIXELS = (8, 8, 2)  # of the tiny models' images
 
 
 class Model(NamedTuple):
-    """A module, parameters and the compiled (params, images, sides) -> votes."""
+    """A module, parameters and the compiled (params, images, segment_ids) -> votes."""
 
     module: vit.ViT
     params: Any
@@ -72,7 +72,7 @@ def tiny_vit():
         settings = dict(num_classes=3, image_size=PIXELS[:2], patch_size=4, width=16, depth=2, heads=2, remat="none")
         module = vit.ViT(**(settings | changes))
         shapes = models.param_shapes(module, image_shape=(*module.image_size, PIXELS[2]))
-        apply = jax.jit(lambda params, images, sides=None: module.apply({"params": params}, images, sides))
+        apply = jax.jit(lambda params, images, segment_ids=None: module.apply({"params": params}, images, segment_ids))
         return Model(module, random_tree(shapes, scale=0.3), apply)
 
     return make
@@ -82,9 +82,9 @@ def tiny_vit():
 def toy():
     """The smallest model with interacting patches: "images" are [B, 5, 3], one row a patch; 3 classes."""
 
-    def apply(params, images, sides=None):
+    def apply(params, images, segment_ids=None):
         b, n, _ = images.shape
-        same_BNN = jnp.ones((b, n, n)) if sides is None else sides[:, :, None] == sides[:, None, :]
+        same_BNN = jnp.ones((b, n, n)) if segment_ids is None else segment_ids[:, :, None] == segment_ids[:, None, :]
         context = jnp.einsum("bnm,bmd->bnd", same_BNN.astype(images.dtype), images)
         return jnp.tanh(images @ params["own"] + context @ params["context"]) @ params["kernel"] + params["bias"]
 

@@ -6,7 +6,8 @@ import pathlib
 import jax
 import pytest
 
-from shapjax import augmentation, config, models
+from shapjax import config, models
+from shapjax.data import augmentation
 
 CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 IMAGES = {"mnist5k": (28, 28, 1), "fashion_mnist": (28, 28, 1), "finetune_fashion_mnist": (28, 28, 1),

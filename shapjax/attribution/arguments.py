@@ -4,8 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.classifier import OUTPUTS
 from shapjax.errors import UserError
+from shapjax.games.classifier import OUTPUTS
 
 
 def check_arguments(images: chex.Array, targets: chex.Array | None = None, *, key: chex.PRNGKey | None = None,

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
 from shapjax.attribution.backward import target_sum
-from shapjax.classifier import Classifier
-from shapjax.passes import in_passes
+from shapjax.games.classifier import Classifier
+from shapjax.games.passes import in_passes
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")

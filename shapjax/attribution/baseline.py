@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
-from shapjax.classifier import Classifier, row_keys
-from shapjax.passes import in_passes
+from shapjax.games.classifier import Classifier, row_keys
+from shapjax.games.passes import in_passes
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -39,7 +39,7 @@ def phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PR
     """The votes of a self-explaining model for the target class, in logits: one forward pass an image.
 
     Args:
-      model: with `votes_fn`.
+      model: with `phi_fn`.
       images: [B, H, W, C].
       targets: int [B].
       key: ignored.
@@ -54,6 +54,6 @@ def phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PR
     check_arguments(images, targets, batch_size=batch_size)
 
     def votes(images: chex.Array, targets: chex.Array) -> chex.Array:
-        return jnp.take_along_axis(model.votes(images), targets[:, None, None], axis=2)[..., 0]
+        return jnp.take_along_axis(model.phi(images), targets[:, None, None], axis=2)[..., 0]
 
     return in_passes(votes, images, targets, batch_size=batch_size)

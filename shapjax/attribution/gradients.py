@@ -1,7 +1,7 @@
 """Attributions from the gradient of the target class's logit with respect to the image.
 
 They need nothing of a model but that its logits can be differentiated. Pixels are those that the model's function
-takes: where normalisation is part of that function, gradients and baselines are in the units before it.
+takes: where normalization is part of that function, gradients and baselines are in the units before it.
 """
 
 import functools
@@ -15,9 +15,9 @@ import numpy as np
 
 from shapjax.attribution.arguments import check_arguments
 from shapjax.attribution.backward import target_sum
-from shapjax.classifier import Classifier, row_keys
 from shapjax.errors import UserError
-from shapjax.passes import in_passes
+from shapjax.games.classifier import Classifier, row_keys
+from shapjax.games.passes import in_passes
 
 INTEGRATION_STEPS = 50
 SMOOTHGRAD_SAMPLES = 25

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
-from shapjax.classifier import Classifier, pair_values, row_keys, target_class
+from shapjax.games.classifier import Classifier, pair_values, row_keys, target_class
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "coalitions", "kernel_width", "alpha", "output"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.attribution.arguments import check_arguments
-from shapjax.classifier import Classifier, target_class, values
+from shapjax.games.classifier import Classifier, target_class, values
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output"))

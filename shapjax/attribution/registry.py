@@ -12,19 +12,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax import shapley
-from shapjax.attribution import (
-    attention,
-    baseline,
-    gradcam,
-    gradients,
-    lime,
-    occlusion,
-    rise,
-    shapley_values,
-)
-from shapjax.classifier import Classifier
+from shapjax.attribution import attention, baseline, gradcam, gradients, lime, occlusion, rise, shapley_values
 from shapjax.errors import UserError, near_names
+from shapjax.games import shapley
+from shapjax.games.classifier import Classifier
 from shapjax.metrics import cost
 
 MAX_UNASKED_EXACT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions take seconds; each further patch doubles that
@@ -54,7 +45,7 @@ class Method:
 
 
 _ALL = (
-    Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", baseline.phi, "votes_fn"),
+    Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", baseline.phi, "phi_fn"),
     Method("exact", "exact Shapley values", "shapley", "Shapley 1953", shapley_values.exact),
     Method("kernel_shap", "KernelSHAP", "shapley", "Lundberg & Lee 2017; Covert & Lee 2021", shapley_values.kernel_shap,
            sampled=True),

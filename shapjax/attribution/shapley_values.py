@@ -11,10 +11,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax import estimators, shapley
 from shapjax.attribution.arguments import check_arguments
-from shapjax.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
-from shapjax.estimators import Estimate
+from shapjax.games import estimators, shapley
+from shapjax.games.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
+from shapjax.games.estimators import Estimate
 
 MIN_PERMUTATIONS = 16  # a round; the spread of fewer says little of the standard error
 

@@ -7,7 +7,7 @@ Box = tuple[float, float, float, float]
 
 
 def central_box(width: int, height: int, *, shape: tuple[int, int], share: float = 1.0) -> Box:
-    """The centre of an image.
+    """The center of an image.
 
     Args:
       width, height: of the image.

@@ -14,7 +14,7 @@ CENTRAL_SHARE = 0.875  # of the shorter side is seen in evaluation, where images
 
 
 class Example(NamedTuple):
-    """One labelled image as it is stored; files are paths or open."""
+    """One labeled image as it is stored; files are paths or open."""
 
     image: str | BinaryIO
     label: int

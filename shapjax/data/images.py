@@ -21,7 +21,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The image at `path` as uint8 [H,W,C], image_shape = (H, W, C).
 
-    The largest centred area with the aspect H:W is resized to (H, W), and EXIF orientation applied: see `decode`.
+    The largest centered area with the aspect H:W is resized to (H, W), and EXIF orientation applied: see `decode`.
 
     Raises:
       UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more
@@ -30,7 +30,7 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
     """
     height, width, channels = image_shape
     if channels not in MODES:
-        raise UserError(f"images are read with 1 (grey) or 3 (RGB) channels, not {channels}; "
+        raise UserError(f"images are read with 1 (gray) or 3 (RGB) channels, not {channels}; "
                         f"the model wants {height}x{width}x{channels}")
     if not os.path.exists(path):
         raise UserError(f"there is no image file {path}; check the path")
@@ -52,7 +52,7 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
            upright: bool, fast: bool = False) -> np.ndarray:
     """A part of an image, resized to image_shape = (H, W, C), C 1 or 3: uint8 [H,W,C].
 
-    C = 1 gives luminance (ITU-R 601), C = 3 RGB. Transparency is composited on white, 16-bit grey scaled to 8 bits
+    C = 1 gives luminance (ITU-R 601), C = 3 RGB. Transparency is composited on white, 16-bit gray scaled to 8 bits
     (32-bit integers count as 16-bit ones); of an animation the first frame is taken. Resizing is antialiased; a part
     that has the size (H, W) and lies on whole pixels keeps its pixels. JPEG files are decoded at a reduced size where
     the part still has at least twice (H, W) pixels.
@@ -89,7 +89,7 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
 
 def decode_mask(file: BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
                 ) -> np.ndarray:
-    """The same part of a segmentation mask, resized to (H, W) by nearest neighbour: bool [H,W], True on the object.
+    """The same part of a segmentation mask, resized to (H, W) by nearest neighbor: bool [H,W], True on the object.
 
     Args:
       file: a one-channel image of class numbers.
@@ -151,7 +151,7 @@ def _has_end_marker(file: BinaryIO) -> bool:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The image without transparency and with 8 bits a channel, ready for conversion to grey or RGB."""
+    """The image without transparency and with 8 bits a channel, ready for conversion to gray or RGB."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose white is not defined; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -166,7 +166,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def read_masks(path: str | os.PathLike, *, shape: tuple[int, int, int]) -> np.ndarray:
-    """Segmentation masks of images: positive on the object, 0 on the background, negative where not labelled.
+    """Segmentation masks of images: positive on the object, 0 on the background, negative where not labeled.
 
     Args:
       path: an .npy with an array [n, H, W] of bools or integers, or an .npz that holds one as "masks".

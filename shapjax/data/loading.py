@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from shapjax.data import folder, images, normalisation
+from shapjax.data import folder, images
+from shapjax.data import normalization as normalization
 from shapjax.data.encoded import EncodedSource, Records
 from shapjax.data.verification import CORRUPT, readable
 from shapjax.errors import UserError
@@ -23,7 +24,7 @@ def open_split(dataset: str, split: str, data_dir: str) -> Records:
     kind, _, name = dataset.partition(":")
     if kind == "folder":
         return folder.open_records(os.path.expanduser(name), split)
-    from shapjax.data import tfds_source  # takes a second, which only those who use it should pay
+    from shapjax.data import tfds_source
     return tfds_source.open_records(name, split, data_dir)
 
 
@@ -107,9 +108,9 @@ def _size(file) -> tuple[int, int] | None:
 def _mean_and_std(dataset: str, split: str, data_dir: str, corrupt: str, image_shape: tuple[int, int, int]
                   ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     kind, _, name = dataset.partition(":")
-    known = normalisation.KNOWN.get(name.partition("/")[0].partition(":")[0]) if kind == "tfds" else None
+    known = normalization.KNOWN.get(name.partition("/")[0].partition(":")[0]) if kind == "tfds" else None
     if known and len(known[0]) == image_shape[2]:
         return known
     records = open_split(dataset, split, data_dir)
-    return normalisation.measure(EncodedSource(records, np.arange(len(records)), image_shape, crops_on_read=True),
+    return normalization.measure(EncodedSource(records, np.arange(len(records)), image_shape, crops_on_read=True),
                                  corrupt=corrupt)

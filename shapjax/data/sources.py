@@ -17,7 +17,7 @@ SPLITS = ("train", "test")
 
 
 class Source(Protocol):
-    """A labelled image dataset of which any batch can be read by position. Threads may share it; it can be pickled.
+    """A labeled image dataset of which any batch can be read by position. Threads may share it; it can be pickled.
 
     Attributes:
       class_names: the K classes; label k is class_names[k].
@@ -163,7 +163,7 @@ def _hint(dataset: str) -> str:
         return "expected mnist5k, tfds:NAME or folder:PATH"
     if os.path.isdir(os.path.expanduser(dataset)):
         return f"did you mean folder:{dataset}?"
-    from shapjax.data import tfds_source  # takes a second
+    from shapjax.data import tfds_source
     if dataset in (known := tfds_source.known_names()):
         return f"did you mean tfds:{dataset}?"
     hint = near_names(dataset, ["mnist5k", *(f"tfds:{name}" for name in known)])

@@ -70,7 +70,7 @@ def open_records(name: str, split: str, data_dir: str) -> TfdsRecords:
 
     Raises:
       UserError: on a dataset or a split that is not there, one that is not prepared or not in a format with random
-        access, or one without labelled 8-bit or 16-bit images.
+        access, or one without labeled 8-bit or 16-bit images.
     """
     title = f"tfds:{name}"
     try:

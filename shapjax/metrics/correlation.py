@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-from shapjax.metrics.checks import require_shape
+from shapjax.games.checks import require_shape
 
 
 def sample_masks(key: chex.PRNGKey, *, num_players: int, num_masks: int, size: int | None = None) -> chex.Array:
@@ -57,7 +57,7 @@ def attribution_sums(attributions: chex.Array, masks: chex.Array) -> chex.Array:
 
 def pearson(x: chex.Array, y: chex.Array) -> chex.Array:
     """Pearson's correlation of rows, [B, M] each: float [B], NaN where a row is constant."""
-    x, y = _standardised(x), _standardised(y)
+    x, y = _standardized(x), _standardized(y)
     return jnp.clip(jnp.sum(x * y, axis=-1), -1, 1)
 
 
@@ -118,9 +118,9 @@ def _sums_vary(sums: chex.Array, attributions: chex.Array) -> chex.Array:
     return jnp.ptp(sums, axis=-1) > 1e-6 * jnp.sum(jnp.abs(attributions), axis=-1)
 
 
-def _standardised(x: chex.Array) -> chex.Array:
+def _standardized(x: chex.Array) -> chex.Array:
     """Rows with mean 0 and length 1; NaN where constant. Scaled first, as squares of small numbers underflow."""
-    centred = jnp.asarray(x, jnp.float32) - jnp.mean(x, axis=-1, keepdims=True)
-    centred = jnp.where(jnp.ptp(x, axis=-1, keepdims=True) > 0, centred, jnp.nan)
-    centred = centred / jnp.max(jnp.abs(centred), axis=-1, keepdims=True)
-    return centred / jnp.linalg.norm(centred, axis=-1, keepdims=True)
+    centered = jnp.asarray(x, jnp.float32) - jnp.mean(x, axis=-1, keepdims=True)
+    centered = jnp.where(jnp.ptp(x, axis=-1, keepdims=True) > 0, centered, jnp.nan)
+    centered = centered / jnp.max(jnp.abs(centered), axis=-1, keepdims=True)
+    return centered / jnp.linalg.norm(centered, axis=-1, keepdims=True)

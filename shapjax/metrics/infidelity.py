@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from shapjax.metrics.checks import require_shape
+from shapjax.games.checks import require_shape
 from shapjax.metrics.correlation import attribution_sums
 
 

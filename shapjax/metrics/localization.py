@@ -1,6 +1,6 @@
 """Do attributions fall on the object? Segmentation masks against the map of a class, upsampled to the image.
 
-Masks are bool or int [B, H, W]: positive on the object, 0 on the background, negative where not labelled (left out).
+Masks are bool or int [B, H, W]: positive on the object, 0 on the background, negative where not labeled (left out).
 `segmentation_counts` gives each image's share in a dataset's figures; `total` adds those of all images, or of a
 selection such as those classified correctly; `pixel_accuracy` and `mean_iou` are functions of the total, as
 `statistics.bootstrap` takes them.
@@ -15,29 +15,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from shapjax.games.checks import require_shape
+from shapjax.games.removal import hidden_pixels
 from shapjax.metrics import ranking
-from shapjax.metrics.checks import require_shape
-from shapjax.removal import hidden_pixels
 
 
 class SegmentationCounts(NamedTuple):
-    """Pixels of one image, or of several: labelled ones only.
+    """Pixels of one image, or of several: labeled ones only.
 
     Attributes:
       correct: [B], on the right side of the threshold.
-      labelled: [B].
+      labeled: [B].
       intersection, union: [B, 2], of what is background, and of what is foreground, in truth and in the map.
     """
 
     correct: chex.Array
-    labelled: chex.Array
+    labeled: chex.Array
     intersection: chex.Array
     union: chex.Array
 
 
 def upsample(attributions: chex.Array, grid: tuple[int, int], image_size: tuple[int, int], *, num_images: int
              ) -> chex.Array:
-    """Attributions [B, N] as maps of the image's size, bilinearly between the patches' centres: float32 [B, H, W].
+    """Attributions [B, N] as maps of the image's size, bilinearly between the patches' centers: float32 [B, H, W].
 
     Raises:
       UserError: if there is not one row an image and one value a patch.
@@ -82,8 +82,8 @@ def total(counts: SegmentationCounts, where: np.ndarray | None = None) -> Segmen
 
 
 def pixel_accuracy(total: SegmentationCounts) -> np.ndarray:
-    """Share of labelled pixels on the right side of the threshold; higher is better."""
-    return total.correct / total.labelled
+    """Share of labeled pixels on the right side of the threshold; higher is better."""
+    return total.correct / total.labeled
 
 
 def mean_iou(total: SegmentationCounts) -> np.ndarray:
@@ -100,7 +100,7 @@ def segmentation_average_precision(attributions: chex.Array, masks: chex.Array, 
     Arguments and errors as there.
 
     Returns:
-      float [B]; NaN without a labelled pixel.
+      float [B]; NaN without a labeled pixel.
     """
     def of_image(map_P: chex.Array, truth_CP: chex.Array) -> chex.Array:
         scores = jnp.concatenate([1 - map_P, map_P])

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax import classifier
-from shapjax.classifier import Classifier
+from shapjax.games import classifier
+from shapjax.games.checks import require_shape
+from shapjax.games.classifier import Classifier
 from shapjax.metrics import ranking
-from shapjax.metrics.checks import require_shape
 
 FRACTIONS = np.arange(10) / 10  # 0 and the q of the definitions
 

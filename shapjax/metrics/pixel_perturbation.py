@@ -5,17 +5,17 @@ import functools
 import chex
 import jax
 
-from shapjax import classifier
-from shapjax.classifier import Classifier
+from shapjax.games import classifier
+from shapjax.games.classifier import Classifier
+from shapjax.games.removal import Constant
 from shapjax.metrics import localization, perturbation, ranking
-from shapjax.removal import Constant
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def positive_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
                                  key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
     """`perturbation.positive_perturbation_auc` with pixels as players: each of them ranked by the attributions
-    upsampled bilinearly to the image's size, and set to 0 in the space the model takes, before any normalisation of
+    upsampled bilinearly to the image's size, and set to 0 in the space the model takes, before any normalization of
     its own.
 
     Args:

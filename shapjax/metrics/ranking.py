@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.classifier import row_keys
+from shapjax.games.classifier import row_keys
 
 
 def order(attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:

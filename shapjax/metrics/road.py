@@ -6,10 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax import classifier
-from shapjax.classifier import Classifier
+from shapjax.games import classifier
+from shapjax.games.classifier import Classifier
+from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import perturbation
-from shapjax.removal import NoisyLinear
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "imputation"))

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.classifier import Classifier
+from shapjax.games.classifier import Classifier
 from shapjax.metrics import perturbation, ranking
 
 

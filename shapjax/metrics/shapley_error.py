@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from shapjax.metrics.checks import require_shape
+from shapjax.games.checks import require_shape
 
 
 def efficiency_gap(totals: np.ndarray, empty_values: np.ndarray, phi: np.ndarray) -> float:
@@ -61,6 +61,6 @@ def _r2(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _pearson(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Correlations of rows [B, P]; NaN where one is constant."""
     varies = (np.ptp(estimate, axis=1) > 0) & (np.ptp(truth, axis=1) > 0)
-    centred = [values - values.mean(axis=1, keepdims=True) for values in (estimate, truth)]
-    x, y = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in centred)
+    centered = [values - values.mean(axis=1, keepdims=True) for values in (estimate, truth)]
+    x, y = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in centered)
     return np.where(varies, np.clip(np.sum(x * y, axis=1), -1, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Backbones whose head gives every patch its votes: pure Flax modules (images, sides) -> phi, and how to build one."""
+"""Backbones whose head gives every patch its votes: pure Flax modules (images, segment_ids) -> phi, and how to build one."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from shapjax.errors import UserError
 from shapjax.models import convnext, resnet, vit
-from shapjax.models.painted import PAINTINGS, PaintedBackbone
+from shapjax.models.masked_conv import PAINTINGS, PaintedBackbone
 
 BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet, "convnext": convnext.ConvNeXt}
 PAINTED = tuple(name for name, backbone in BACKBONES.items() if issubclass(backbone, PaintedBackbone))
@@ -48,7 +48,7 @@ def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int,
       settings: `config.model`, resolved.
       image_shape: (H, W, C) of the images.
       num_classes: K.
-      mean, std: per channel, that the images are normalised with; they say what black is, where patches are painted.
+      mean, std: per channel, that the images are normalized with; they say what black is, where patches are painted.
     """
     backbone = BACKBONES[settings.backbone]
     known = {field.name for field in dataclasses.fields(backbone)} - {"dtype"}

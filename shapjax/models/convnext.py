@@ -1,6 +1,6 @@
 """ConvNeXt (Liu et al. 2022) whose last feature map casts the votes: one cell a patch, the patches being the players.
 
-The game is that of `shapjax.models.painted`. Its classifier as published normalises the mean of the cells; `PooledNorm`
+The game is that of `shapjax.models.painted`. Its classifier as published normalizes the mean of the cells; `PooledNorm`
 shares that out to the cells, of a coalition to the visible ones, as if these were the whole map. No training code here.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from shapjax.models.depthwise import DepthwiseConv
 from shapjax.models.layers import ACTIVATIONS, REMAT_POLICIES, TokenDense, final_norm
-from shapjax.models.painted import LayerMask, PaintedBackbone
+from shapjax.models.masked_conv import LayerMask, PaintedBackbone
 
 EPSILON = 1e-6  # of all norms but the last
 LAYER_SCALE = 1e-6  # that blocks start from: hardly there
@@ -72,7 +72,7 @@ class ConvNeXt(PaintedBackbone):
         return PaintedBackbone.heads_fault(sizes, sizes.width * 2 ** (len(stages) - 1))
 
     def setup(self):
-        self.head, self.allocation = self.voting_head(), self.allocation_head()
+        self.head, self.allocation = self.patch_head(), self.allocation_head()
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
@@ -89,7 +89,7 @@ class ConvNeXt(PaintedBackbone):
         self.norms, self.reductions, self.blocks = before, reductions, stages
 
     def feature_maps(self, images: chex.Array, shown: LayerMask) -> list[chex.Array]:
-        # The stem reduces, then normalises; between stages it is the reverse.
+        # The stem reduces, then normalizes; between stages it is the reverse.
         stem = x = shown(self.norms[0](self.reductions[0](images)))
         x, _ = self.blocks[0](x, shown)
         for norm, reduction, blocks in zip(self.norms[1:], self.reductions[1:], self.blocks[1:], strict=True):

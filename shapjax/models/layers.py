@@ -63,7 +63,7 @@ class TokenDense(nn.Dense):
         return y.reshape(*x_BTD.shape[:-1], -1)
 
 
-class VotingHead(TokenDense):
+class PatchHead(TokenDense):
     """The linear layer that reads a patch's votes off its token, with all that follows it.
 
     Attributes:
@@ -81,7 +81,7 @@ class VotingHead(TokenDense):
         return self.follow(super().__call__(x_BTD).astype(jnp.float32), num_patches)
 
     def follow(self, x: chex.Array, num_patches: int) -> chex.Array:
-        """What comes after the product with the kernel [..., K]: scale and centring, both linear."""
+        """What comes after the product with the kernel [..., K]: scale and centering, both linear."""
         x = x * HEAD_SCALES[self.scale](num_patches)
         return x - jnp.mean(x, axis=-1, keepdims=True) if self.center else x
 
@@ -89,23 +89,23 @@ class VotingHead(TokenDense):
 class PooledNorm(nn.Module):
     """Layer norm of the tokens' mean, shared out to the tokens: the mean of the results is LayerNorm(mean of tokens).
 
-    A classifier that pools, then normalises, then multiplies by its head has no votes to read off as it stands; but
+    A classifier that pools, then normalizes, then multiplies by its head has no votes to read off as it stands; but
     LayerNorm(m) = γ (m - mean(m)) / σ(m) + β is linear in m once σ(m) is known, so that each token is divided by the
-    spread of the mean of the tokens it is with. Tokens of two sides do not see each other here either.
+    spread of the mean of the tokens it is with. Tokens of two segment_ids do not see each other here either.
     """
 
     epsilon: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD: chex.Array, sides: chex.Array | None = None) -> chex.Array:
-        """[B, T, D] -> [B, T, D]; sides bool [B, T] or None, one side."""
+    def __call__(self, x_BTD: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
+        """[B, T, D] -> [B, T, D]; segment_ids bool [B, T] or None, one side."""
         d = x_BTD.shape[-1]
         scale_D = self.param("scale", nn.initializers.ones, (d,))
         bias_D = self.param("bias", nn.initializers.zeros, (d,))
         x = x_BTD.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
-        member_BTG = jnp.ones((*x.shape[:2], 1)) if sides is None else jax.nn.one_hot(sides.astype(jnp.int32), 2)
+        member_BTG = jnp.ones((*x.shape[:2], 1)) if segment_ids is None else jax.nn.one_hot(segment_ids.astype(jnp.int32), 2)
         count_BG1 = jnp.maximum(member_BTG.sum(axis=1), 1)[..., None]
         pooled_BGD = jnp.einsum("btg,btd->bgd", member_BTG, x) / count_BG1
         variance_BG = jnp.mean(jnp.square(pooled_BGD), axis=-1)
@@ -114,12 +114,12 @@ class PooledNorm(nn.Module):
 
 
 def final_norm(place: str, *, epsilon: float, dtype: jnp.dtype) -> nn.Module:
-    """The norm before the head, (tokens [B, T, D], sides) -> [B, T, D]; place is one of `NORM_PLACES`."""
+    """The norm before the head, (tokens [B, T, D], segment_ids) -> [B, T, D]; place is one of `NORM_PLACES`."""
     return (PooledNorm if place == "pooled" else TokenNorm)(epsilon=epsilon, dtype=dtype)
 
 
 class TokenNorm(nn.LayerNorm):
     """`nn.LayerNorm` with the arguments of `PooledNorm`: what tokens a token is with does not matter to it."""
 
-    def __call__(self, x_BTD: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+    def __call__(self, x_BTD: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
         return super().__call__(x_BTD)

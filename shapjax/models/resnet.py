@@ -10,7 +10,7 @@ value would depend on the others in its batch. To train from scratch there are "
 whose statistics over the map let every patch change every vote a little, and "cell", LayerNorm over the channels of
 each cell (Ba et al. 2016), where a patch changes only the votes whose receptive field holds it. "affine" is what a
 batch norm is once its statistics are fixed, a scale and a bias a channel: for pretrained weights, whose running
-statistics are folded into it. It normalises nothing, so a network that starts from scratch does not learn with it.
+statistics are folded into it. It normalizes nothing, so a network that starts from scratch does not learn with it.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.models.layers import REMAT_POLICIES
-from shapjax.models.painted import LayerMask, PaintedBackbone
+from shapjax.models.masked_conv import LayerMask, PaintedBackbone
 
 GROUP = 16  # channels that GroupNorm takes together
 STEM_STRIDES = {"3x3": 1, "4x4": 2, "7x7": 4}  # the last 2 of the convolution times 2 of the pooling
@@ -117,12 +117,12 @@ class ResNet(PaintedBackbone):
             return (f"model.stages={stages} with model.patch_size={sizes.patch_size}: expected patches of "
                     f"{stride}·2^(stages - 1) = {stride * 2 ** (len(stages) - 1)} pixels with model.stem={sizes.stem}")
         if sizes.norm == "group" and sizes.width % GROUP:
-            return f"model.width={sizes.width}: expected a multiple of {GROUP}, which are normalised together"
+            return f"model.width={sizes.width}: expected a multiple of {GROUP}, which are normalized together"
         channels = sizes.width * 2 ** (len(stages) - 1) * (EXPANSION if sizes.bottleneck else 1)
         return PaintedBackbone.heads_fault(sizes, channels)
 
     def setup(self):
-        self.head, self.allocation = self.voting_head(), self.allocation_head()
+        self.head, self.allocation = self.patch_head(), self.allocation_head()
         stride = min(2, STEM_STRIDES[self.stem])
         self.stem_conv = _convolution(self.width, int(self.stem[0]), stride, self.stem, self.dtype, "stem")
         # Of a flat patch its brightness is all there is; a norm of each cell here would take it away.
@@ -146,6 +146,6 @@ class ResNet(PaintedBackbone):
 
 
 def _convolution(channels: int, size: int, stride: int, stem: str, dtype: jnp.dtype, name: str | None) -> nn.Conv:
-    # Both sides are padded alike in the published form; in the small forms 3x3 of stride 2 pads only the far side.
+    # Both segment_ids are padded alike in the published form; in the small forms 3x3 of stride 2 pads only the far side.
     padding = size // 2 if stem == "7x7" else "SAME"
     return nn.Conv(channels, (size, size), (stride, stride), padding, use_bias=False, dtype=dtype, name=name)

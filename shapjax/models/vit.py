@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.errors import UserError
-from shapjax.models.layers import HEAD_INITS, PatchGrid, TokenDense, VotingHead, final_norm
+from shapjax.models.layers import HEAD_INITS, PatchGrid, PatchHead, TokenDense, final_norm
 from shapjax.models.transformer import transformer_blocks
 
 # Width, depth, heads (Dosovitskiy et al. 2021, table 1; Ti and S as in Touvron et al. 2021).
@@ -44,7 +44,7 @@ class ViT(PatchGrid, nn.Module):
     Attributes:
       num_classes: K.
       image_size: (height, width) in pixels.
-      patch_size: side of a square patch in pixels; divides both sides of the image.
+      patch_size: side of a square patch in pixels; divides both segment_ids of the image.
       width, depth, heads, mlp_ratio: D, number of blocks, attention heads H, hidden width of the MLP over D.
       class_token: adds a CLS token that does not vote.
       registers: number of register tokens that do not vote (Darcet et al. 2024).
@@ -52,7 +52,7 @@ class ViT(PatchGrid, nn.Module):
       norm_epsilon: of all layer norms.
       input_norm: a layer norm before the first block.
       norm_place: of the last layer norm, one of `NORM_PLACES`.
-      head_scale, head_init, center_votes: of the head, see `VotingHead` and `HEAD_INITS`.
+      head_scale, head_init, center_votes: of the head, see `PatchHead` and `HEAD_INITS`.
       dtype: of the computation; parameters are float32, votes are returned in float32.
       remat: key of `REMAT_POLICIES`: keep all of a block for the backward pass, its matrix products, or nothing.
     """
@@ -86,22 +86,22 @@ class ViT(PatchGrid, nn.Module):
         return None
 
     @property
-    def num_silent(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """Tokens that do not vote; they come before the patches."""
         return self.registers + int(self.class_token)
 
     def setup(self):
         self.embedding = TokenDense(self.width, dtype=self.dtype)
         self.positions = self.param("positions", nn.initializers.normal(0.02), (self.num_patches, self.width))
-        if self.num_silent:
-            shape = (self.num_silent, self.width)
-            self.silent_tokens = self.param("silent_tokens", nn.initializers.normal(0.02), shape)
+        if self.num_prefix_tokens:
+            shape = (self.num_prefix_tokens, self.width)
+            self.prefix_tokens = self.param("prefix_tokens", nn.initializers.normal(0.02), shape)
         self.blocks = transformer_blocks(self.depth, self.heads, self.mlp_ratio, self.activation, self.norm_epsilon,
                                          dtype=self.dtype, remat=self.remat)
         if self.input_norm:
             self.norm_in = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype)
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)
-        self.head = VotingHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
+        self.head = PatchHead(self.num_classes, dtype=self.dtype, kernel_init=HEAD_INITS[self.head_init],
                                scale=self.head_scale, center=self.center_votes)
 
     def embed(self, images: chex.Array) -> chex.Array:
@@ -112,41 +112,41 @@ class ViT(PatchGrid, nn.Module):
         x = images.astype(self.dtype).reshape(b, gh, p, gw, p, -1).transpose(0, 1, 3, 2, 4, 5)
         return self.embedding(x.reshape(b, gh * gw, -1)) + self.positions.astype(self.dtype)
 
-    def votes(self, tokens: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+    def patch_logits(self, tokens: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
         """Votes of any set of patch tokens.
 
         Args:
           tokens: [B, T, D] from `embed`, all of them or only the visible ones.
-          sides: bool [B, T] or None. Tokens attend to tokens of the same side only; tokens that do not vote get one
+          segment_ids: bool [B, T] or None. Tokens attend to tokens of the same side only; tokens that do not vote get one
             copy a side, so each side computes what it would compute alone.
 
         Returns:
           float32 [B, T, K].
         """
         t = tokens.shape[1]
-        x, _ = self.blocks(*self.sequence(tokens, sides), None)
-        return self.read(x[:, -t:], sides)
+        x, _ = self.blocks(*self.sequence(tokens, segment_ids), None)
+        return self.read(x[:, -t:], segment_ids)
 
-    def sequence(self, tokens: chex.Array, sides: chex.Array | None = None) -> tuple[chex.Array, chex.Array | None]:
+    def sequence(self, tokens: chex.Array, segment_ids: chex.Array | None = None) -> tuple[chex.Array, chex.Array | None]:
         """What the blocks take: silent and patch tokens [B, T, D], and who attends to whom, bool [B, T, T] or None."""
-        b, silent = tokens.shape[0], self.num_silent
-        copies = 1 if sides is None else 2
+        b, silent = tokens.shape[0], self.num_prefix_tokens
+        copies = 1 if segment_ids is None else 2
         if silent:
-            silent_BSD = jnp.broadcast_to(self.silent_tokens.astype(self.dtype), (b, silent, self.width))
+            silent_BSD = jnp.broadcast_to(self.prefix_tokens.astype(self.dtype), (b, silent, self.width))
             tokens = jnp.concatenate([silent_BSD] * copies + [tokens], axis=1)
         if self.input_norm:
             tokens = self.norm_in(tokens)
-        if sides is None:
+        if segment_ids is None:
             return tokens, None
         group = jnp.repeat(jnp.array([False, True]), silent)
-        sides = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), sides], axis=1)
-        return tokens, sides[:, :, None] == sides[:, None, :]
+        segment_ids = jnp.concatenate([jnp.broadcast_to(group, (b, copies * silent)), segment_ids], axis=1)
+        return tokens, segment_ids[:, :, None] == segment_ids[:, None, :]
 
-    def read(self, x: chex.Array, sides: chex.Array | None = None) -> chex.Array:
-        """Votes float32 [B, T, K] of patch tokens [B, T, D] as the last block leaves them; sides as of `votes`."""
-        return self.head(self.norm(x, sides), self.num_patches)
+    def read(self, x: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
+        """Votes float32 [B, T, K] of patch tokens [B, T, D] as the last block leaves them; segment_ids as of `votes`."""
+        return self.head(self.norm(x, segment_ids), self.num_patches)
 
-    def votes_and_attention(self, images: chex.Array, delta: chex.Array | None = None
+    def patch_logits_and_attention(self, images: chex.Array, delta: chex.Array | None = None
                             ) -> tuple[chex.Array, chex.Array]:
         """Votes of whole images, and the attention maps they come from.
 
@@ -165,7 +165,7 @@ class ViT(PatchGrid, nn.Module):
         x, maps_LBHTT = self.blocks(x, None, delta)
         return self.read(x[:, -self.num_patches:]), maps_LBHTT
 
-    def votes_and_features(self, images: chex.Array, delta: chex.Array | None = None
+    def patch_logits_and_features(self, images: chex.Array, delta: chex.Array | None = None
                            ) -> tuple[chex.Array, chex.Array]:
         """Votes of whole images, and the last block's patch tokens, before the final norm, that they are read from.
 
@@ -181,18 +181,18 @@ class ViT(PatchGrid, nn.Module):
         features = features if delta is None else features + delta
         return self.read(features.reshape(-1, self.num_patches, self.width).astype(self.dtype)), features
 
-    def __call__(self, images: chex.Array, sides: chex.Array | None = None) -> chex.Array:
+    def __call__(self, images: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
         """Votes phi of all patches.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          sides: bool [B, N] or None: which side of a coalition pair each patch is on. With sides, phi_n is the vote
+          images: float [B, H, W, C], normalized.
+          segment_ids: bool [B, N] or None: which side of a coalition pair each patch is on. With segment_ids, phi_n is the vote
             of patch n in the game where only its own side is visible.
 
         Returns:
-          float32 [B, N, K]. Without sides, phi is the Shapley estimate and its sum over N the logits.
+          float32 [B, N, K]. Without segment_ids, phi is the Shapley estimate and its sum over N the logits.
 
         Raises:
           UserError: if the images are not of the model's size.
         """
-        return self.votes(self.embed(images), sides)
+        return self.patch_logits(self.embed(images), segment_ids)

@@ -7,9 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shapjax import relevance
-from shapjax.models import vit
-from shapjax.models.layers import ACTIVATIONS, VotingHead, final_norm
+from shapjax.models import relevance, vit
+from shapjax.models.layers import ACTIVATIONS, PatchHead, final_norm
 
 
 def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Array, targets: chex.Array) -> chex.Array:
@@ -23,11 +22,11 @@ def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Ar
     Args:
       module: the model.
       params: its parameters, as `module.init` returns them under "params".
-      images: float [B, H, W, C], normalised.
+      images: float [B, H, W, C], normalized.
       targets: int [B].
 
     Returns:
-      float32 [L, B, H, T, T], of the maps as `ViT.votes_and_attention` orders them.
+      float32 [L, B, H, T, T], of the maps as `ViT.patch_logits_and_attention` orders them.
     """
     module = module.clone(dtype=jnp.float32)
     tokens, _ = module.apply({"params": params}, images, method=lambda module, x: module.sequence(module.embed(x)))
@@ -82,5 +81,5 @@ def _norm(norm: nn.Module, x: chex.Array, params: chex.ArrayTree) -> chex.Array:
 
 def _head(module: vit.ViT, params: chex.ArrayTree) -> tuple[chex.Array, chex.Array]:
     """Kernel [D, K] and bias [K] of the head with all that follows it."""
-    head = VotingHead(module.num_classes, scale=module.head_scale, center=module.center_votes)
+    head = PatchHead(module.num_classes, scale=module.head_scale, center=module.center_votes)
     return tuple(head.follow(params[name], module.num_patches) for name in ("kernel", "bias"))

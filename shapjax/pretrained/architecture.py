@@ -1,6 +1,6 @@
 """What a module of a family of weights (`vit`, …) says of them: what model they are of, and the parameters it gets.
 
-Such a module has two functions. `recognise(weights) -> Architecture | None` looks at names, shapes and config alone;
+Such a module has two functions. `recognize(weights) -> Architecture | None` looks at names, shapes and config alone;
 None: the names are not its family's. `convert(weights, architecture, module) -> Converted` reads the tensors.
 """
 
@@ -27,7 +27,7 @@ class Architecture(NamedTuple):
         center_votes=False, so that the classifier's own logits are kept.
       image_size: (height, width) in pixels that the positions are for, or that the config says; None: any.
       num_classes: of its head; None: it has none.
-      mean, std: per channel, in units of [0, 1], that its pixels were normalised with; None: unknown.
+      mean, std: per channel, in units of [0, 1], that its pixels were normalized with; None: unknown.
       channels: of its images.
     """
 
@@ -60,7 +60,7 @@ class Converted(NamedTuple):
     head: frozenset[str] = frozenset()
 
 
-def normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+def normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
     """(mean, std) of the pixels in units of [0, 1], as the files of Hugging Face or timm beside the weights say them.
 
     None twice where they say nothing.

@@ -14,7 +14,7 @@ from shapjax.pretrained.architecture import (
     Converted,
     activation,
     as_conv,
-    normalisation,
+    normalization,
     require_no_more,
     require_shapes,
 )
@@ -69,7 +69,7 @@ class _Plan(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
 
-def recognise(weights: Weights) -> Architecture | None:
+def recognize(weights: Weights) -> Architecture | None:
     """The ConvNeXt that weights are of; None: their names are of no ConvNeXt.
 
     Raises:
@@ -81,11 +81,11 @@ def recognise(weights: Weights) -> Architecture | None:
     used, layout = _used(plan), plan.names.layout
     require_shapes(weights, dict.fromkeys(used) | plan.shapes, layout)
     require_no_more(weights, [name for name in weights if name.startswith(plan.names.stages)], used, layout)
-    return Architecture(layout, plan.settings, None, plan.num_classes, *normalisation(weights), plan.channels)
+    return Architecture(layout, plan.settings, None, plan.num_classes, *normalization(weights), plan.channels)
 
 
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """The parameters of a `models.convnext.ConvNeXt` of the settings that `recognise` gave."""
+    """The parameters of a `models.convnext.ConvNeXt` of the settings that `recognize` gave."""
     plan = _plan(weights)
     flat = recipes.make(weights, plan.top)
     for stage, (block, count) in enumerate(zip(plan.blocks, plan.settings["stages"], strict=True)):

@@ -1,4 +1,4 @@
-"""From a name to a model's parameters: weights are found, recognised and converted; what became of them."""
+"""From a name to a model's parameters: weights are found, recognized and converted; what became of them."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from shapjax.pretrained import convnext, hub, own_run, resnet, vit
 from shapjax.pretrained.architecture import HEADS, Architecture
 from shapjax.pretrained.weights import Weights, open_weights
 
-# A module for each family of weights, see `architecture`; the first that recognises the names converts.
+# A module for each family of weights, see `architecture`; the first that recognizes the names converts.
 FAMILIES = (vit, resnet, convnext)
 HEAD_SETTINGS = ("head_scale", "center_votes")  # a head that is kept brings them along
 
@@ -59,7 +59,7 @@ def describe(name: str) -> Architecture:
       UserError: if there are none, they are damaged, or of no known model.
     """
     path = hub.locate(name)
-    return own_run.describe(path) if own_run.is_run(path) else _recognised(open_weights(path))[1]
+    return own_run.describe(path) if own_run.is_run(path) else _recognized(open_weights(path))[1]
 
 
 def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num_classes: int, new_head: bool
@@ -86,7 +86,7 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
         architecture = own_run.describe(path)
     else:
         weights = open_weights(path)
-        family, architecture = _recognised(weights)
+        family, architecture = _recognized(weights)
     require_fit(name, architecture, _settings(module, architecture))
     if architecture.num_classes not in (None, num_classes) and not new_head:
         raise UserError(f"the head of {name} is for {architecture.num_classes} classes, the dataset has {num_classes}; "
@@ -131,10 +131,10 @@ def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any])
                     f"{_likeliest(theirs)}: set that, or leave --config.model.variant empty")
 
 
-def _recognised(weights: Weights) -> tuple[Any, Architecture]:
+def _recognized(weights: Weights) -> tuple[Any, Architecture]:
     """The family of weights, and what it says of them."""
     for family in FAMILIES:
-        if (architecture := family.recognise(weights)) is not None:
+        if (architecture := family.recognize(weights)) is not None:
             return family, architecture
     raise UserError(f"weights {weights.path} are of no known model (their tensors: {few(sorted(weights))}); "
                     "docs/models.md lists what can be loaded")
@@ -181,7 +181,7 @@ def _fitted(name: str, params: dict[str, Any], expected: chex.ArrayTree, channel
         if image_channels == 1 < channels and x.shape != shapes.get(path) == (
                 *x.shape[:-2], x.shape[-2] // channels, x.shape[-1]):
             given[path] = x.reshape(*x.shape[:-2], -1, channels, x.shape[-1]).sum(-2)
-            notes.append(f"the images are grey: kernel summed over its {channels} channels")
+            notes.append(f"the images are gray: kernel summed over its {channels} channels")
         if not np.isfinite(x.sum()):
             raise UserError(f"weights {name} hold numbers that are not finite, for {_text(path)}; download or copy "
                             "them again")

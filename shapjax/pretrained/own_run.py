@@ -5,10 +5,12 @@ import pathlib
 import jax
 from flax import linen as nn
 
-from shapjax import checkpoint, exported, inference
+from shapjax import model as inference
 from shapjax.errors import UserError
+from shapjax.export import read as exported
 from shapjax.pretrained.architecture import HEADS, RUN_SETTINGS, Architecture, Converted
 from shapjax.pretrained.positions import interpolate
+from shapjax.training import checkpoint
 
 
 def is_run(path: pathlib.Path) -> bool:

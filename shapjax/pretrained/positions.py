@@ -8,7 +8,7 @@ import numpy as np
 
 
 def grid_of(rows: int, *, silent: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]] | None:
-    """How many of the rows of positions belong to silent tokens, and the grid (gh, gw) of the others.
+    """How many of the rows of positions belong to prefix tokens, and the grid (gh, gw) of the others.
 
     Args:
       rows: of the array of positions.

@@ -18,7 +18,7 @@ from shapjax.pretrained.architecture import (
     Architecture,
     Converted,
     as_conv,
-    normalisation,
+    normalization,
     require_no_more,
     require_shapes,
 )
@@ -58,7 +58,7 @@ class _Plan(NamedTuple):
     head: str | None
 
 
-def recognise(weights: Weights) -> Architecture | None:
+def recognize(weights: Weights) -> Architecture | None:
     """The ResNet that weights are of; None: their names are of no ResNet.
 
     Raises:
@@ -77,11 +77,11 @@ def recognise(weights: Weights) -> Architecture | None:
     require_shapes(weights, shapes, plan.layout)
     require_no_more(weights, [name for name in weights if re.match(plan.block, name)], {*known, *_ignored(weights)},
                     plan.layout)
-    return Architecture(plan.layout, plan.settings, None, plan.num_classes, *normalisation(weights), plan.channels)
+    return Architecture(plan.layout, plan.settings, None, plan.num_classes, *normalization(weights), plan.channels)
 
 
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """The parameters of a `models.resnet.ResNet` of the settings that `recognise` gave."""
+    """The parameters of a `models.resnet.ResNet` of the settings that `recognize` gave."""
     table = _recipes(_plan(weights))
     return Converted(recipes.nested(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights),
                      head=recipes.head_names(table))

@@ -1,20 +1,21 @@
-"""A run's config with what its weights say: the model's settings, and what pixels are normalised with."""
+"""A run's config with what its weights say: the model's settings, and what pixels are normalized with."""
 
 import pathlib
 
 import ml_collections
 
-from shapjax import checkpoint, models
+from shapjax import models
 from shapjax.errors import UserError
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import RUN_SETTINGS
+from shapjax.training import checkpoint
 
 
 def complete(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a run with `pretrained`, filled in; for use before `config.resolve`. Does not start JAX.
 
     The weights say how the model is built, and as long as `data.mean` and `data.std` are empty what pixels are
-    normalised with. Once the run has a checkpoint, that says both, and the weights need not be there any more.
+    normalized with. Once the run has a checkpoint, that says both, and the weights need not be there any more.
 
     Raises:
       UserError: if the weights are not there, damaged or of no known model, or a `model.variant` is given that is

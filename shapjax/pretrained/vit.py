@@ -1,7 +1,7 @@
 """Weights of vision transformers, under the names of Hugging Face, timm or Google.
 
 A module for each scheme of names says which tensor goes where; here the parameters are made of them. Exact: CLS,
-distillation and register tokens become silent tokens with their positions added; LayerScale goes into the weights
+distillation and register tokens become prefix tokens with their positions added; LayerScale goes into the weights
 before it; queries, keys and values into one product. Not exact: a classifier that read the CLS token reads the patch
 tokens here (its head acts on each, and the mean is taken), and has to be fine-tuned.
 """
@@ -23,7 +23,7 @@ from shapjax.pretrained.weights import Weights
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 
 
-def recognise(weights: Weights) -> Architecture | None:
+def recognize(weights: Weights) -> Architecture | None:
     """The ViT that weights are of; None: their names are of no ViT.
 
     Raises:
@@ -63,7 +63,7 @@ def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> 
     """The parameters of a `models.vit.ViT`.
 
     Args:
-      weights, architecture: the latter is what `recognise` said of the former.
+      weights, architecture: the latter is what `recognize` said of the former.
       module: of these settings; the positions are interpolated to its grid.
     """
     plan, depth = _plan(weights), architecture.settings["depth"]
@@ -86,7 +86,7 @@ def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> 
     else:
         flat["positions",] = sincos(new, plan.width)
     if len(silent):
-        flat["silent_tokens",] = silent
+        flat["prefix_tokens",] = silent
     ignored = {name for name in weights if re.match(plan.ignored, name)} - used
     return Converted(recipes.nested(flat), frozenset(used), frozenset(ignored), notes, plan.head_note,
                      recipes.head_names(plan.top))

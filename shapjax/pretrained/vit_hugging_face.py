@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from shapjax.pretrained import architecture
-from shapjax.pretrained.architecture import normalisation
+from shapjax.pretrained.architecture import normalization
 from shapjax.pretrained.recipes import Recipes, torch_linear, torch_norm
 from shapjax.pretrained.vit_plan import READS_CLS, Plan, torch_patch_sizes, torch_patches, torch_qkv
 from shapjax.pretrained.weights import Weights
@@ -47,7 +47,7 @@ def _vit(weights: Weights, prefix: str) -> Plan | None:
     head, head_note = _head(weights, sizes["width"])
     return Plan(
         **_known(weights.config, "vit", sizes["patch_size"], norm_epsilon=1e-6 if dino else 1e-12, activation="gelu"),
-        **sizes, mean=normalisation(weights)[0], std=normalisation(weights)[1],
+        **sizes, mean=normalization(weights)[0], std=normalization(weights)[1],
         top=torch_patches(f"{prefix}{_VIT_PATCHES}") | torch_norm(("norm",), f"{prefix}layernorm") | head,
         block=torch_norm(("norm1",), block + norms[0]) | torch_norm(("norm2",), block + norms[1])
         | torch_qkv(tuple(attention + part for part in parts), bias=f"{attention}{parts[0]}.bias".format(0) in weights)
@@ -67,7 +67,7 @@ def _siglip(weights: Weights, prefix: str) -> Plan | None:
     sizes = torch_patch_sizes(patches, weights.shapes[f"{patches}.weight"])
     return Plan(
         **_known(config, "siglip", sizes["patch_size"], norm_epsilon=1e-6, activation="gelu_tanh"), **sizes,
-        mean=normalisation(weights)[0], std=normalisation(weights)[1],
+        mean=normalization(weights)[0], std=normalization(weights)[1],
         top=torch_patches(patches) | torch_norm(("norm",), f"{prefix}post_layernorm")
         | (torch_linear(("head",), "classifier") if "classifier.weight" in weights else {}),
         block=torch_norm(("norm1",), f"{block}layer_norm1") | torch_norm(("norm2",), f"{block}layer_norm2")

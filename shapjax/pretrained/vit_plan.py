@@ -16,7 +16,7 @@ class Plan(NamedTuple):
     Attributes:
       layout, mean, std: of `Architecture`.
       patch_size, channels, width: p, C, D.
-      top: recipes outside of the blocks, but for positions and silent tokens; with "head" where the weights have a
+      top: recipes outside of the blocks, but for positions and prefix tokens; with "head" where the weights have a
         linear one that can act on tokens.
       block: recipes of a block.
       block_prefix: of the names of a block's tensors, with {} for its number.

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from shapjax.errors import UserError
-from shapjax.pretrained.architecture import normalisation
+from shapjax.pretrained.architecture import normalization
 from shapjax.pretrained.recipes import Recipe, torch_linear, torch_norm
 from shapjax.pretrained.vit_plan import READS_CLS, Plan, torch_patch_sizes, torch_patches, zeros
 from shapjax.pretrained.weights import Weights
@@ -35,7 +35,7 @@ def plan(weights: Weights) -> Plan | None:
     kept = "head.weight" in weights and pool in ("avg", "token")
     lost = "head.weight" in weights and not kept
     return Plan(
-        layout="timm ViT", mean=normalisation(weights)[0], std=normalisation(weights)[1], **sizes,
+        layout="timm ViT", mean=normalization(weights)[0], std=normalization(weights)[1], **sizes,
         top=torch_patches("patch_embed.proj", bias="patch_embed.proj.bias" in weights) | torch_norm(("norm",), norm)
         | (torch_norm(("norm_in",), "norm_pre") if "norm_pre.weight" in weights else {})
         | (torch_linear(("head",), "head") if kept else {}),

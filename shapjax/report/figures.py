@@ -1,8 +1,8 @@
 """Pictures of votes, agreement and training, as matplotlib figures.
 
 Every function returns a `Figure` that no global state knows of (no pyplot); `figure_bytes` turns it into a
-file. Colours: red votes for a class and blue against it, zero is white. Teal is the model and amber the run
-it is compared with, so runs are never mistaken for votes; both pairs stay apart for colour-blind readers.
+file. Colors: red votes for a class and blue against it, zero is white. Teal is the model and amber the run
+it is compared with, so runs are never mistaken for votes; both pairs stay apart for color-blind readers.
 """
 
 import io
@@ -22,19 +22,19 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFor
 
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report.formatting import probability_text, signed
-from shapjax.report.votes import (
-    MAX_LABELLED_PATCHES,
-    VOTE_COLORS,
+from shapjax.report.heatmap import (
+    COLORS,
+    MAX_LABELED_PATCHES,
+    color_limit,
     number_colors,
+    overlay,
     rgb,
-    vote_limit,
-    vote_overlay,
-    vote_text,
+    value_text,
 )
 
 
 class Theme(NamedTuple):
-    """Colours of what is not data, and of the runs (the first is the model)."""
+    """Colors of what is not data, and of the runs (the first is the model)."""
 
     paper: str
     ink: str
@@ -70,7 +70,7 @@ def explanation_figure(
 ) -> Figure:
     """The input and, for each of the `top` most probable classes, every patch's vote.
 
-    All classes shown share one colour scale, symmetric around zero. Each is headed by its name, its
+    All classes shown share one color scale, symmetric around zero. Each is headed by its name, its
     probability and the sum of its votes, which is its logit.
 
     Args:
@@ -96,7 +96,7 @@ def explanation_figure(
         raise ValueError("shapley has values that are not finite: the training run probably diverged")
     # Stable: of equally probable classes the first one comes first.
     shown = np.argsort(-np.asarray(probabilities), kind="stable")[: max(1, top)]
-    limit = vote_limit(shapley[..., shown])
+    limit = color_limit(shapley[..., shown])
     columns = min(len(shown) + 1, 4)
     rows = math.ceil((len(shown) + 1) / columns)
 
@@ -120,7 +120,7 @@ def explanation_figure(
             below = f"{probability_text(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
         bar = figure.colorbar(
-            ScalarMappable(Normalize(-limit, limit), VOTE_COLORS), ax=list(panels), aspect=26, fraction=0.05, pad=0.02,
+            ScalarMappable(Normalize(-limit, limit), COLORS), ax=list(panels), aspect=26, fraction=0.05, pad=0.02,
             shrink=0.86)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8, labelcolor=theme.muted)
@@ -150,7 +150,7 @@ def agreement_figure(
       stacked: panels below each other, for narrow screens.
       theme: LIGHT or DARK.
     """
-    limit = 1.05 * max(vote_limit(values) for values in (*predicted, *true))
+    limit = 1.05 * max(color_limit(values) for values in (*predicted, *true))
     with matplotlib.rc_context(_FONTS):
         rows, columns = (len(titles), 1) if stacked else (1, len(titles))
         figure = _new_figure(4.1 * columns + 0.3, 4.35 * rows, theme)
@@ -254,17 +254,17 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
 def _draw_votes(axes: Axes, image: np.ndarray, votes: np.ndarray, limit: float) -> None:
     height, width = image.shape[:2]
     grid_h, grid_w = votes.shape
-    axes.imshow(vote_overlay(image, votes, limit), interpolation="nearest")
+    axes.imshow(overlay(image, votes, limit), interpolation="nearest")
     lines = {"color": "#1c2430", "alpha": 0.22, "linewidth": 0.5}
     axes.hlines(np.arange(1, grid_h) * height / grid_h - 0.5, -0.5, width - 0.5, **lines)
     axes.vlines(np.arange(1, grid_w) * width / grid_w - 0.5, -0.5, height - 0.5, **lines)
-    if votes.size > MAX_LABELLED_PATCHES:
+    if votes.size > MAX_LABELED_PATCHES:
         return
     for (row, column), vote in np.ndenumerate(votes):
         color, halo = number_colors(float(vote) / limit)
         axes.text(
             (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5,
-            vote_text(float(vote), limit), ha="center", va="center", fontsize=7.5, color=color,
+            value_text(float(vote), limit), ha="center", va="center", fontsize=7.5, color=color,
             path_effects=[withStroke(linewidth=2, foreground=halo)])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from shapjax.report import charts, pictures
 from shapjax.report.comparison import CURVES, Comparison
 from shapjax.report.formatting import decimal, duration, interval, passes, signed, size
-from shapjax.report.votes import VOTE_COLORS, has_dark_ground
+from shapjax.report.heatmap import COLORS, has_dark_ground
 
 OWN = "phi"  # the method that is the model itself
 SHAPLEY_VALUED = ("phi", "exact", "kernel_shap", "permutation")  # of one unit, so that one scale makes sense
@@ -142,7 +142,7 @@ def explorer(comparison: Comparison) -> dict | None:
                     *(arrays[name] for name in ("images", "labels", "classes", "probabilities")), strict=True)
             ],
             "colors": ["#" + "".join(f"{round(255 * c):02x}" for c in color[:3])
-                       for color in VOTE_COLORS(np.arange(256))],
+                       for color in COLORS(np.arange(256))],
             "attributions": _base64(arrays["attributions"][places], "<f4"),
             "deleted": _base64(arrays["deleted"][places], "<f4"),
             "order": _base64(arrays["order"][places], "<u2"),

@@ -15,16 +15,16 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from shapjax import files
+from shapjax import paths as files
 from shapjax.config import flatten
 from shapjax.errors import UserError
 from shapjax.metrics.shapley_error import shapley_error
 from shapjax.report import figures, methods
 from shapjax.report.comparison import Comparison
 from shapjax.report.formatting import count, decimal, percent, probability_text, scientific, signed
+from shapjax.report.heatmap import MAX_LABELED_PATCHES, color_limit, gradient, number_colors, overlay, value_text
 from shapjax.report.pictures import image_height, is_small, png_uri, svg_uri
 from shapjax.report.runs import TRUTHS, Run, read_run
-from shapjax.report.votes import MAX_LABELLED_PATCHES, gradient, number_colors, vote_limit, vote_overlay, vote_text
 
 GALLERY_IMAGES = 12
 SCRIPTS = ("format.js", "table.js", "curves.js", "explorer.js")
@@ -76,7 +76,7 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         percent=percent, probability=probability_text, signed=signed, count=count, scientific=scientific,
-        decimal=decimal, vote_text=vote_text)
+        decimal=decimal, value_text=value_text)
     template = environment.get_template("page.html")
     errors = model.evaluation["shapley_error"]
     truth = TRUTHS[errors["truth"]] if errors else "exact"
@@ -169,7 +169,7 @@ def _hero(run: Run) -> dict:
     votes, logits, names = run.arrays["shapley"][0], run.arrays["logits"][0], run.arrays["class_names"]
     probabilities = _softmax(logits)
     shown = np.argsort(-probabilities, kind="stable")[:3]
-    limit = vote_limit(votes[..., shown])
+    limit = color_limit(votes[..., shown])
     return {
         "input": picture["input"],
         "label": picture["label"],
@@ -194,7 +194,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
     votes = {"predicted": arrays["shapley"][index, ..., predicted]}
     if "truth" in arrays:
         votes[TRUTHS[run.evaluation["shapley_error"]["truth"]]] = arrays["truth"][index, ..., predicted]
-    limit = max(vote_limit(values) for values in votes.values())
+    limit = max(color_limit(values) for values in votes.values())
     label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
     return {
         "number": index + 1,
@@ -205,7 +205,7 @@ def _picture(run: Run, index: int, r2: float | None) -> dict:
         "r2": r2,
         "limit": limit,
         "input": {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
-                  "description": f"Image {index + 1}, labelled {label}"},
+                  "description": f"Image {index + 1}, labeled {label}"},
         "maps": [
             {
                 "title": "Predicted votes" if kind == "predicted" else f"{kind.capitalize()} Shapley values",
@@ -224,18 +224,18 @@ def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) 
     cell_w, cell_h = 100 / grid_w, height / grid_h
     row, column = np.unravel_index(np.argmax(votes), votes.shape)
     cells = []
-    if votes.size <= MAX_LABELLED_PATCHES:
+    if votes.size <= MAX_LABELED_PATCHES:
         cells = [
             {
                 "x": round((c + 0.5) * cell_w, 2),
                 "y": round((r + 0.5) * cell_h, 2),
-                "text": vote_text(float(vote), limit),
+                "text": value_text(float(vote), limit),
                 "colors": number_colors(float(vote) / limit),
             }
             for (r, c), vote in np.ndenumerate(votes)
         ]
     return {
-        "uri": png_uri(vote_overlay(image, votes, limit)),
+        "uri": png_uri(overlay(image, votes, limit)),
         "height": height,
         "pixelated": is_small(image),
         "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shapjax import exported
 from shapjax.errors import UserError
+from shapjax.export import read as exported
 from shapjax.report.comparison import Comparison, read_comparison
 from shapjax.report.reading import broken, is_number, read_arrays, read_object, read_text
 

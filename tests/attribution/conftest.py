@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import classifier, removal
+from shapjax.games import classifier, removal
 
 PLAYERS, CLASSES, HIDDEN = 8, 3, 0.3
 

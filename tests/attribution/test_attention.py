@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import classifier, removal
 from shapjax.attribution import attention
 from shapjax.errors import UserError
+from shapjax.games import classifier, removal
 
 L, B, H, N, T = 3, 2, 2, 4, 6  # layers, images, heads, patches, tokens: two are not patches
 TARGETS = np.array([2, 0])

@@ -19,7 +19,7 @@ def test_random_attributions_depend_on_the_image_s_own_key_alone(coalition_game)
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_phi_is_the_votes_for_the_target(coalition_game, batch_size):
     votes = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
-    model = coalition_game.model.replace(votes_fn=lambda params, images: images.reshape(len(images), 8, 1) * votes)
+    model = coalition_game.model.replace(phi_fn=lambda params, images: images.reshape(len(images), 8, 1) * votes)
     phi = baseline.phi(model, coalition_game.images, coalition_game.targets, batch_size=batch_size)
     expected = coalition_game.images.reshape(3, 8) * votes[:, coalition_game.targets].T
     np.testing.assert_allclose(phi, expected, rtol=1e-6)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from shapjax import classifier, removal
 from shapjax.attribution import gradcam
 from shapjax.errors import UserError
+from shapjax.games import classifier, removal
 
 
 def features_and_logits(params, images, delta=None):
@@ -66,7 +66,7 @@ def test_a_map_coarser_than_the_grid_is_resized_bilinearly(example):
 def test_a_map_finer_than_the_grid_is_smoothed_not_sampled(example):
     params, images, targets, _ = example
 
-    def corner(params, images, delta):  # bright in one cell of 5 x 5 only, far from where the centre would be sampled
+    def corner(params, images, delta):  # bright in one cell of 5 x 5 only, far from where the center would be sampled
         x = jnp.zeros((len(images), 5, 5, 1)).at[:, 0, 0].set(1.0) + (0.0 if delta is None else delta)
         return jnp.repeat(x.sum(axis=(1, 2)), 4, axis=1), x
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from shapjax import classifier, removal
 from shapjax.attribution import gradients
 from shapjax.errors import UserError
+from shapjax.games import classifier, removal
 
 GRID = (2, 3)
 SHAPE = (4, 6, 2)

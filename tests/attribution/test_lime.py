@@ -6,8 +6,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 
-from shapjax import classifier
 from shapjax.attribution import lime
+from shapjax.games import classifier
 
 
 def test_coefficients_are_those_of_scikit_learn_on_the_same_samples(rng):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from shapjax import classifier, removal
 from shapjax.attribution import registry
 from shapjax.errors import UserError
+from shapjax.games import classifier, removal
 
 
 @pytest.fixture(scope="module")

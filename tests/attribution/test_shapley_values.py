@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import classifier, removal, shapley
 from shapjax.attribution import shapley_values
 from shapjax.errors import UserError
+from shapjax.games import classifier, removal, shapley
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Boxes lie inside the image; the centre and random-resized crops are where the papers put them."""
+"""Boxes lie inside the image; the center and random-resized crops are where the papers put them."""
 
 import math
 

@@ -24,7 +24,7 @@ def config(path, crop_area=1.0, **data):
 
 
 def fill(directory: pathlib.Path, counts: dict[str, int], *, sizes=((12, 12),), suffix="png") -> None:
-    """Images of one colour, that of their class; sizes (width, height) in turn."""
+    """Images of one color, that of their class; sizes (width, height) in turn."""
     for name, count in counts.items():
         (directory / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -109,8 +109,8 @@ def test_images_of_their_own_size_are_cropped_on_read(tmp_path):
     np.testing.assert_allclose(left, np.arange(50), atol=1.5)
     np.testing.assert_allclose(right - right[0], np.arange(50), atol=1.5)
     assert right[-1] > 195
-    centre = source.read(np.array([0]))["image"].mean((0, 1, 3))  # the central 87.5 of 100 rows, and as many columns
-    assert centre[-1] - centre[0] == pytest.approx(87.5 * 49 / 50, abs=1.5)
+    center = source.read(np.array([0]))["image"].mean((0, 1, 3))  # the central 87.5 of 100 rows, and as many columns
+    assert center[-1] - center[0] == pytest.approx(87.5 * 49 / 50, abs=1.5)
     assert isinstance(load_source(config(tmp_path, crop_area=0.2, image_size=50), "test"), ArraySource)
     assert isinstance(load_source(config(tmp_path, image_size=50), "train"), ArraySource)  # nothing to cut
     again = pickle.loads(pickle.dumps(source))

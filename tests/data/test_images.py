@@ -1,4 +1,4 @@
-"""Image files: every kind comes out upright, centred and of the asked size, or with a clear error."""
+"""Image files: every kind comes out upright, centered and of the asked size, or with a clear error."""
 
 import struct
 import zlib
@@ -31,7 +31,7 @@ def test_an_image_of_the_asked_size_keeps_its_pixels(tmp_path):
     np.testing.assert_array_equal(read(save(tmp_path, GREY), channels=1)[..., 0], GREY)
 
 
-def test_grey_becomes_three_equal_channels_and_colour_its_luminance(tmp_path):
+def test_gray_becomes_three_equal_channels_and_color_its_luminance(tmp_path):
     np.testing.assert_array_equal(read(save(tmp_path, GREY)), np.repeat(GREY[..., None], 3, -1))
     luminance = COLOUR @ [0.299, 0.587, 0.114]
     assert np.abs(read(save(tmp_path, COLOUR), channels=1)[..., 0] - luminance).max() <= 1
@@ -147,7 +147,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     assert (read(path) == [255, 0, 0]).all()
 
 
-def test_resizing_covers_the_target_then_crops_the_centre(tmp_path):
+def test_resizing_covers_the_target_then_crops_the_center(tmp_path):
     """Equals resizing the shorter side and cropping, done by hand on an image whose sizes divide evenly."""
     cases = [(40, 60, (30, 20), (5, 0, 25, 20)), (60, 40, (20, 30), (0, 5, 20, 25))]
     for height, width, resized, box in cases:

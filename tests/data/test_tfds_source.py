@@ -17,7 +17,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from shapjax.config import default_config
-from shapjax.data import normalisation
+from shapjax.data import normalization as normalization
 from shapjax.data.encoded import EncodedSource
 from shapjax.data.sources import ArraySource, load_source
 from shapjax.errors import UserError
@@ -108,7 +108,7 @@ def test_test_images_are_decoded_once_with_their_masks(pets):
     assert isinstance(decoded, EncodedSource)
     for key, values in test.read(np.arange(6)).items():
         np.testing.assert_array_equal(values, decoded.read(np.arange(6))[key])
-    assert test.mean == test.mean == normalisation.KNOWN["imagenet2012"][0]
+    assert test.mean == test.mean == normalization.KNOWN["imagenet2012"][0]
 
 
 def test_threads_and_copies_in_other_processes_read_the_same(pets):

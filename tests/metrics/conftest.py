@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import classifier
+from shapjax.games import classifier
+from shapjax.games.removal import Constant
 from shapjax.metrics import perturbation, ranking
-from shapjax.removal import Constant
 
 
 class Example(NamedTuple):

@@ -1,4 +1,4 @@
-"""Infidelity is the mean squared difference, and its normalised form does not know of units."""
+"""Infidelity is the mean squared difference, and its normalized form does not know of units."""
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def test_what_an_additive_game_loses_is_explained_by_its_summands(game):
     np.testing.assert_allclose(infidelity.infidelity(attributions, masks, full, without), 0, atol=1e-10)
 
 
-def test_normalised_it_is_the_smallest_over_all_scales(game):
+def test_normalized_it_is_the_smallest_over_all_scales(game):
     attributions, *rest = game
     best = infidelity.infidelity(attributions, *rest, normalize=True)
     scales = np.linspace(-1, 1, 201)[:, None, None]
@@ -38,7 +38,7 @@ def test_normalised_it_is_the_smallest_over_all_scales(game):
     np.testing.assert_allclose(infidelity.infidelity(-7 * attributions, *rest, normalize=True), best, rtol=1e-4)
 
 
-def test_attributions_of_nothing_normalise_to_nothing(game):
+def test_attributions_of_nothing_normalize_to_nothing(game):
     attributions, masks, full, without = game
     nothing = infidelity.infidelity(0 * attributions, masks, full, without, normalize=True)
     np.testing.assert_allclose(nothing, np.mean((full[:, None] - without) ** 2, axis=1), rtol=1e-5)

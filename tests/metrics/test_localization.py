@@ -1,4 +1,4 @@
-"""Segmentation figures against scikit-learn, upsampling against torch, and what is not labelled or not there."""
+"""Segmentation figures against scikit-learn, upsampling against torch, and what is not labeled or not there."""
 
 import functools
 
@@ -25,7 +25,7 @@ def attributions(rng):
 
 @pytest.fixture
 def masks(rng):
-    return rng.integers(-1, 2, size=(5, *SIZE)).astype(np.int8)  # a third is not labelled
+    return rng.integers(-1, 2, size=(5, *SIZE)).astype(np.int8)  # a third is not labeled
 
 
 @pytest.fixture
@@ -43,22 +43,22 @@ def test_upsampling_is_that_of_torch(attributions):
     np.testing.assert_allclose(got, expected[:, 0], atol=1e-5)
 
 
-def test_counts_agree_with_scikit_learn_on_the_labelled_pixels(attributions, masks, maps):
+def test_counts_agree_with_scikit_learn_on_the_labeled_pixels(attributions, masks, maps):
     counts = counts_of(attributions, masks)
     for b in range(5):
-        labelled = masks[b] >= 0
-        truth, said = masks[b][labelled], (maps[b] > maps[b].mean())[labelled]
-        assert counts.labelled[b] == labelled.sum()
-        assert counts.correct[b] / counts.labelled[b] == pytest.approx(reference.accuracy_score(truth, said))
+        labeled = masks[b] >= 0
+        truth, said = masks[b][labeled], (maps[b] > maps[b].mean())[labeled]
+        assert counts.labeled[b] == labeled.sum()
+        assert counts.correct[b] / counts.labeled[b] == pytest.approx(reference.accuracy_score(truth, said))
         np.testing.assert_allclose(
             counts.intersection[b] / counts.union[b], reference.jaccard_score(truth, said, average=None), rtol=1e-6)
 
 
 def test_a_dataset_is_one_large_image(attributions, masks, maps):
     total = localization.total(counts_of(attributions, masks))
-    labelled = masks >= 0
-    truth = masks[labelled]
-    said = (maps > maps.mean(axis=(1, 2), keepdims=True))[labelled]
+    labeled = masks >= 0
+    truth = masks[labeled]
+    said = (maps > maps.mean(axis=(1, 2), keepdims=True))[labeled]
     assert localization.pixel_accuracy(total) == pytest.approx(reference.accuracy_score(truth, said))
     assert localization.mean_iou(total) == pytest.approx(reference.jaccard_score(truth, said, average="macro"))
 
@@ -74,10 +74,10 @@ def test_a_selection_of_images_counts_alone(attributions, masks):
 def test_average_precision_is_over_background_and_foreground_scores(attributions, masks, maps):
     expected = []
     for mask, scaled in zip(masks, maps, strict=True):
-        labelled = mask >= 0
-        truth = np.concatenate([mask[labelled] == 0, mask[labelled] == 1])
+        labeled = mask >= 0
+        truth = np.concatenate([mask[labeled] == 0, mask[labeled] == 1])
         expected.append(reference.average_precision_score(
-            truth, np.concatenate([1 - scaled[labelled], scaled[labelled]])))
+            truth, np.concatenate([1 - scaled[labeled], scaled[labeled]])))
     np.testing.assert_allclose(precision_of(attributions, masks), expected, rtol=1e-4)
 
 

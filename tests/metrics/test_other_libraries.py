@@ -10,9 +10,9 @@ import quantus
 import torch
 from captum.metrics import infidelity as captum_infidelity
 
-from shapjax import classifier
+from shapjax.games import classifier
+from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import correlation, infidelity, monotonicity, perturbation, ranking, road, sparseness
-from shapjax.removal import NoisyLinear
 
 QUIET = dict(disable_warnings=True, display_progressbar=False)
 BLACK = dict(perturb_baseline=0.0, **QUIET)  # its "black" is the least pixel of each image
@@ -68,7 +68,7 @@ def test_faithfulness_correlation_is_that_of_quantus_on_the_same_subsets(example
             removed[image, run, np.random.choice(16, size, replace=False)] = True
     np.random.seed(7)
     metric = quantus.FaithfulnessCorrelation(
-        nr_runs=runs, subset_size=size, normalise=False, return_aggregate=False, **BLACK)
+        nr_runs=runs, subset_size=size, normalize=False, return_aggregate=False, **BLACK)
     theirs = ask(metric, twin, example, softmax=True)
     full, _, without = pairs(removed)
     ours = correlation.faithfulness_correlation(example.attributions, removed, full, without)
@@ -76,7 +76,7 @@ def test_faithfulness_correlation_is_that_of_quantus_on_the_same_subsets(example
 
 
 def test_the_deletion_curve_is_pixel_flipping_with_the_whole_image_in_front(example, twin, example_curves):
-    theirs = ask(quantus.PixelFlipping(features_in_step=1, normalise=False, **BLACK), twin, example, softmax=True)
+    theirs = ask(quantus.PixelFlipping(features_in_step=1, normalize=False, **BLACK), twin, example, softmax=True)
     p = np.exp(perturbation.target_log_probability(example_curves, example.targets).deleted)
     np.testing.assert_allclose(p[:, 1:], theirs, atol=1e-5)
     # Theirs is per step and begins with one pixel gone; ours per fraction, from the whole image.
@@ -104,10 +104,10 @@ def test_monotonicity_is_that_of_quantus_if_its_pixels_are_revealed(example, twi
     for attributions in (example.attributions, np.float32(alone.T - p[:, None])):
         curves = perturbation.curves(
             example.model, example.images, ranking.order(attributions, jax.random.key(0)))
-        theirs = ask(quantus.Monotonicity(perturb_func=reveal, normalise=False, **QUIET), twin, example, attributions,
+        theirs = ask(quantus.Monotonicity(perturb_func=reveal, normalize=False, **QUIET), twin, example, attributions,
                      softmax=True)
         np.testing.assert_array_equal(monotonicity.monotonicity(curves, example.targets), theirs)
-    assert ask(quantus.Monotonicity(normalise=False, **BLACK), twin, example).all()
+    assert ask(quantus.Monotonicity(normalize=False, **BLACK), twin, example).all()
 
 
 def test_infidelity_is_that_of_quantus_on_its_growing_blocks(example, twin, pairs):
@@ -159,7 +159,7 @@ def test_road_is_that_of_quantus_at_the_same_numbers_of_pixels(example, twin, ex
     """Quantus rounds down: 16 pixels are asked for by the percentages that give our numbers."""
     counts = perturbation.removed_counts(16)[1:]
     percentages = [int(np.ceil(100 * count / 16)) for count in counts]
-    metric = quantus.ROAD(percentages=percentages, noise=0.0, normalise=False, **QUIET)
+    metric = quantus.ROAD(percentages=percentages, noise=0.0, normalize=False, **QUIET)
     metric(model=twin, x_batch=channel_first(example.images), y_batch=example.targets,
            a_batch=example.attributions.reshape(-1, 1, 4, 4).copy(), channel_first=True)
     ours = road.road(example.model, example.images, example_order, example.targets, imputation=NoisyLinear(noise=0.0))

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import classifier
 from shapjax.errors import UserError
+from shapjax.games import classifier
+from shapjax.games.removal import Noise
 from shapjax.metrics import localization, pixel_perturbation
-from shapjax.removal import Noise
 
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Normalises pixels itself; its own removal is another."""
+    """Normalizes pixels itself; its own removal is another."""
     rng = np.random.default_rng(5)
     weights = jnp.asarray(rng.normal(size=(8 * 8 * 2, 3)), jnp.float32)
     return classifier.wrap(lambda w, x: jnp.sin(((x - 0.5) / 0.25).reshape(len(x), -1)) @ w, weights, grid=(4, 4),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.classifier import row_keys
+from shapjax.games.classifier import row_keys
 from shapjax.metrics import ranking
 
 KEY = jax.random.key(3)

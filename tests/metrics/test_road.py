@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
+from shapjax.games.removal import NoisyLinear, hidden_pixels
 from shapjax.metrics import perturbation, road
-from shapjax.removal import NoisyLinear, hidden_pixels
 
 
 def test_removed_patches_are_imputed_then_classified(example, example_order):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax import classifier
+from shapjax.games import classifier
+from shapjax.games.removal import Constant
 from shapjax.metrics import perturbation, robustness
-from shapjax.removal import Constant
 
 
 def test_the_right_number_of_patches_goes_each_as_often():

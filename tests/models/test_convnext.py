@@ -28,7 +28,7 @@ def test_the_votes_of_a_coalition_add_up_to_what_the_published_head_makes_of_its
     apply = jax.jit(module.apply, static_argnames="method")
     images = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
     mask = jnp.array([[True, False, True, False, True, True], [True] * 6])
-    votes = apply({"params": params}, images, mask, method="visible_votes")
+    votes = apply({"params": params}, images, mask, method="visible_patch_logits")
     hidden = ~jnp.repeat(jnp.repeat(mask.reshape(2, 2, 3), 4, axis=1), 4, axis=2)[..., None]
     cells = apply({"params": params}, jnp.where(hidden, 0, images), method="features").reshape(2, 6, -1)
     for image, seen in enumerate(mask):

@@ -108,11 +108,11 @@ def test_bfloat16_computes_with_float32_parameters_and_returns_float32_votes(tin
 
 @pytest.mark.parametrize(("remat", "packed"), [("full", False), ("full", True), ("dots", True)])
 def test_rematerialisation_changes_neither_votes_nor_gradients(tiny_vit, images, remat, packed):
-    sides = jnp.array([[True, False, True, False], [False, False, True, False]]) if packed else None
+    segment_ids = jnp.array([[True, False, True, False], [False, False, True, False]]) if packed else None
 
     def votes_and_gradient(model):
         def loss(params):
-            phi = model.module.apply({"params": params}, images, sides)
+            phi = model.module.apply({"params": params}, images, segment_ids)
             return jnp.sum(phi**2), phi
 
         (_, phi), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)

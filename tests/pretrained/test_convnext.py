@@ -47,7 +47,7 @@ def test_features_and_logits_are_those_of_transformers(changes, tmp_path, load, 
     size = tuple(side * changes.get("patch_size", 4) // 4 for side in SIZE[:2]) + (changes.get("num_channels", 3),)
     loaded, images = load(tmp_path, image_shape=size), pixels(*size)
     votes, features = jax.jit(loaded.module.apply, static_argnames="method")(
-        {"params": loaded.params}, images, method="votes_and_features")
+        {"params": loaded.params}, images, method="patch_logits_and_features")
     with torch.no_grad():
         images = torch.from_numpy(images.transpose(0, 3, 1, 2))
         theirs = model.convnext(images).last_hidden_state.permute(0, 2, 3, 1).numpy()
@@ -92,7 +92,7 @@ def test_without_a_layer_scale_it_is_one_and_without_a_classifier_the_head_is_ne
     assert [new.partition(" ")[0] for new in loaded.report.new] == ["head"]
 
 
-def test_the_published_sizes_are_recognised_as_their_variants():
+def test_the_published_sizes_are_recognized_as_their_variants():
     for name, sizes in convnext.VARIANTS.items():
         assert models.variant_of(sizes | {"backbone": "convnext", "norm_place": "pooled"}) == name
 

@@ -66,19 +66,19 @@ def test_positions_are_interpolated_to_the_images_grid(weights, load, pixels):
     assert loaded.features_and_logits(pixels(42, 56))[0].shape == (2, 12, 16)
 
 
-def test_grey_images_give_what_repeating_their_channel_gives(weights, load, pixels):
-    grey = pixels(28, 28, 1)
+def test_gray_images_give_what_repeating_their_channel_gives(weights, load, pixels):
+    gray = pixels(28, 28, 1)
     once, thrice = load(weights, image_shape=(28, 28, 1)), load(weights)
-    np.testing.assert_allclose(once.features_and_logits(grey)[1],
-                               thrice.features_and_logits(np.repeat(grey, 3, axis=-1))[1], atol=1e-5)
-    assert "images are grey: kernel summed over its 3 channels" in str(once.report)
+    np.testing.assert_allclose(once.features_and_logits(gray)[1],
+                               thrice.features_and_logits(np.repeat(gray, 3, axis=-1))[1], atol=1e-5)
+    assert "images are gray: kernel summed over its 3 channels" in str(once.report)
 
 
 def test_images_with_more_channels_than_the_weights_are_refused(tmp_path, write_vit, load):
-    write_vit(tmp_path / "grey", channels=1)
+    write_vit(tmp_path / "gray", channels=1)
     with pytest.raises(UserError, match=r"do not fit images of 3 channels: embedding/kernel is \[196, 16\] instead of "
                                         r"\[588, 16\]"):
-        load(tmp_path / "grey", image_shape=(28, 28, 3))
+        load(tmp_path / "gray", image_shape=(28, 28, 3))
 
 
 def test_missing_tensors_are_named_and_counted(weights, load):
@@ -131,7 +131,7 @@ def test_tensors_of_no_known_model_are_refused(tmp_path):
 @pytest.mark.parametrize(("changes", "expected"), [
     (dict(width=24), r"blocks/attention/out/bias is \[1, 16\] instead of \[1, 24\], .* and \d+ more"),
     (dict(depth=2), r"is \[1, 16\] instead of \[2, 16\]"),
-    (dict(class_token=False), "silent_tokens is new"),
+    (dict(class_token=False), "prefix_tokens is new"),
     (dict(heads=4), "heads is 2 instead of 4"),
     (dict(activation="quick_gelu"), "activation is gelu instead of quick_gelu"),
 ])

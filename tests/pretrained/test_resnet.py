@@ -17,7 +17,7 @@ from shapjax.pretrained import loading
 BASIC = dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic")
 BOTTLENECK = dict(embedding_size=8, hidden_sizes=[32, 64, 128], depths=[2, 1, 1], layer_type="bottleneck")
 KINDS = {"basic": BASIC, "bottleneck": BOTTLENECK, "v1": BOTTLENECK | {"downsample_in_bottleneck": True},
-         "grey": BASIC | {"num_channels": 1}}
+         "gray": BASIC | {"num_channels": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def expected_of(model, images):
 
 def ours_of(loaded, images):
     votes, features = jax.jit(loaded.module.apply, static_argnames="method")(
-        {"params": loaded.params}, images, method="votes_and_features")
+        {"params": loaded.params}, images, method="patch_logits_and_features")
     return features, votes.sum(axis=1)
 
 
@@ -104,7 +104,7 @@ def test_a_model_without_a_classifier_gets_a_new_head(tmp_path, load, classifier
     assert [new.partition(" ")[0] for new in loaded.report.new] == ["head"]
 
 
-def test_the_published_sizes_are_recognised_as_their_variants(tmp_path):
+def test_the_published_sizes_are_recognized_as_their_variants(tmp_path):
     with torch.device("meta"):  # shapes alone
         model = transformers.ResNetForImageClassification(transformers.ResNetConfig())
     save_file({name: torch.zeros(x.shape, dtype=torch.float16) for name, x in model.state_dict().items()},

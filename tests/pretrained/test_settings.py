@@ -1,4 +1,4 @@
-"""A run's config takes from its weights how the model is built and what pixels are normalised with."""
+"""A run's config takes from its weights how the model is built and what pixels are normalized with."""
 
 import json
 
@@ -25,7 +25,7 @@ def completed(tmp_path, write_vit):
     return complete_with
 
 
-def test_the_model_and_the_normalisation_are_the_weights(completed):
+def test_the_model_and_the_normalization_are_the_weights(completed):
     c = completed(dict(width=24, depth=2, heads=3), model__remat="none")
     m = c.model
     assert (m.width, m.depth, m.heads, m.patch_size, m.class_token, m.activation) == (24, 2, 3, 14, True, "gelu")
@@ -40,7 +40,7 @@ def test_a_new_head_is_as_the_config_says(completed):
         assert (c.model.head_scale, c.model.center_votes) == ("sqrt", True)
 
 
-def test_a_normalisation_that_is_given_stays(completed):
+def test_a_normalization_that_is_given_stays(completed):
     c = completed(data__mean=(0.1, 0.1, 0.1), data__std=(1.0, 1.0, 1.0))
     assert tuple(c.data.mean) == (0.1, 0.1, 0.1)
 
@@ -71,7 +71,7 @@ def test_without_weights_nothing_changes(tmp_path):
     ({"data__mean": (120.0,), "data__std": (60.0,)}, r"means in \[0, 1\]"),
     ({"data__mean": (0.5,), "data__std": (0.0,)}, "spreads above 0"),
 ])
-def test_a_normalisation_that_cannot_work_is_named(changes, message):
+def test_a_normalization_that_cannot_work_is_named(changes, message):
     c = config.default_config()
     c.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     with pytest.raises(UserError, match=message):
@@ -85,7 +85,7 @@ def test_images_that_the_patches_do_not_divide_are_named_with_what_would_help(co
 
 def test_weights_for_images_of_other_channels_are_refused():
     c = config.default_config()
-    c.pretrained = "grey"
+    c.pretrained = "gray"
     c.data.update(mean=(0.1,), std=(0.3,))
-    with pytest.raises(UserError, match="pretrained=grey normalises images of 1 channels, those of the dataset have 3"):
+    with pytest.raises(UserError, match="pretrained=gray normalizes images of 1 channels, those of the dataset have 3"):
         config.validate(c, image_shape=(28, 28, 3), num_devices=1)

@@ -110,7 +110,7 @@ def test_half_precision_is_read_as_the_numbers_that_it_stands_for(tmp_path, load
     np.testing.assert_allclose(loaded.features_and_logits(images)[0], theirs, atol=1e-5)
 
 
-def test_the_settings_and_the_normalisation_are_those_of_the_files(tmp_path, load):
+def test_the_settings_and_the_normalization_are_those_of_the_files(tmp_path, load):
     model = transformers.Dinov2WithRegistersForImageClassification(transformers.Dinov2WithRegistersConfig(
         **TINY, **CLASSES, mlp_ratio=2, layer_norm_eps=1e-5, hidden_act="gelu_new"))
     model.save_pretrained(tmp_path)

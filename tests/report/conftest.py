@@ -98,8 +98,8 @@ def make_methods():
         rng = np.random.default_rng(seed)
         n, k, m = grid[0] * grid[1], len(names), len(keys)
         rows, columns = np.mgrid[: grid[0], : grid[1]]
-        centres = rng.uniform((0.5, 0.5), (grid[0] - 1.5, grid[1] - 1.5), (images, 2))
-        distance = np.hypot(rows[None] - centres[:, :1, None], columns[None] - centres[:, 1:, None])
+        centers = rng.uniform((0.5, 0.5), (grid[0] - 1.5, grid[1] - 1.5), (images, 2))
+        distance = np.hypot(rows[None] - centers[:, :1, None], columns[None] - centers[:, 1:, None])
         blob = np.exp(-0.5 * (distance / (0.22 * max(grid))) ** 2).reshape(images, n, 1)
         truth = (6 / n + 20 / n * blob) * rng.normal(0.05, 0.5, (images, n, k))
         favourites = rng.integers(0, k, images)
@@ -164,7 +164,7 @@ def make_methods():
 
         palette = np.random.default_rng(seed + 1).integers(60, 256, (images, 3))
         y, x = np.mgrid[: pixels[0], : pixels[1]] / np.array(pixels)[:, None, None]
-        place = (centres + 0.5) / np.array(grid)
+        place = (centers + 0.5) / np.array(grid)
         glow = np.exp(-20 * ((y[None] - place[:, :1, None]) ** 2 + (x[None] - place[:, 1:, None]) ** 2))
         texture = 0.15 * np.sin(9 * x + 5 * y * (1 + np.arange(images)[:, None, None])) + 0.2
         pictures = np.clip((texture + 0.8 * glow)[..., None] * palette[:, None, None, :], 0, 255).astype(np.uint8)

@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from shapjax.report import page
 from shapjax.report.comparison import read_comparison
 from shapjax.report.formatting import percent, probability_text, scientific, signed
-from shapjax.report.votes import VOTE_COLORS, vote_overlay
+from shapjax.report.heatmap import COLORS, overlay
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="chromium and chromedriver are not on PATH")
@@ -294,10 +294,10 @@ def test_maps_of_one_unit_can_share_a_scale(browser, comparison):
     limit = max(np.abs(map_of(comparison, key)).max() for key in ("phi", "exact", "kernel_shap"))
     ends = of_maps(browser, ".scale-end")
     assert ends["phi"] == ends["exact"] == ends["kernel_shap"]
-    assert ends["phi"] == f"colours to ±{signed(float(limit), digits=2 - math.floor(math.log10(limit)), plus='')}"
+    assert ends["phi"] == f"colors to ±{signed(float(limit), digits=2 - math.floor(math.log10(limit)), plus='')}"
     assert tints(browser, "gradcam") == before  # of another unit
     for key in ("phi", "exact", "kernel_shap"):
-        colors = VOTE_COLORS((1 + map_of(comparison, key) / limit) / 2)
+        colors = COLORS((1 + map_of(comparison, key) / limit) / 2)
         assert tints(browser, key) == [to_hex(color) for color in colors]
 
 
@@ -307,7 +307,7 @@ def test_a_map_looks_as_the_votes_do_elsewhere_on_the_page(browser, comparison):
     ActionChains(browser).move_to_element(find(browser, ".deck label")).perform()
     browser.execute_script("arguments[0].querySelector('.lines').remove()", picture)
     shown = Image.open(io.BytesIO(picture.screenshot_as_png)).convert("RGB")
-    expected = vote_overlay(comparison.arrays["images"][0], values, float(np.abs(values).max()))
+    expected = overlay(comparison.arrays["images"][0], values, float(np.abs(values).max()))
     expected = Image.fromarray(expected).resize(shown.size, Image.Resampling.NEAREST)
     difference = np.abs(np.asarray(shown, int) - np.asarray(expected, int))
     assert np.median(difference) <= 2 and difference.mean() < 4

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from shapjax.report import figures, formatting
-from shapjax.report.votes import vote_overlay, vote_text
+from shapjax.report.heatmap import overlay, value_text
 
 NAMES = ["zero", "one", "two", "three"]
 GREY = np.full((8, 12, 1), 200, np.uint8)
@@ -34,7 +34,7 @@ def texts(figure):
 
 
 def vote_panels(figure):
-    """The axes with overlays: an input panel comes first, the colour bar last."""
+    """The axes with overlays: an input panel comes first, the color bar last."""
     return [axes for axes in figure.axes if axes.images][1:]
 
 
@@ -43,7 +43,7 @@ def color_bar(figure):
     return bar
 
 
-def test_the_colour_scale_is_symmetric_and_covers_the_classes_shown():
+def test_the_color_scale_is_symmetric_and_covers_the_classes_shown():
     votes = votes_of()
     top = np.argsort(-softmax(votes))[:3]
     votes[..., np.argsort(-softmax(votes))[3]] *= 0.1
@@ -59,7 +59,7 @@ def test_a_class_that_is_not_shown_does_not_stretch_the_scale():
     assert color_bar(explain(votes, top=1)).vmax == pytest.approx(1.0)
 
 
-def test_the_same_vote_has_the_same_colour_in_every_panel():
+def test_the_same_vote_has_the_same_color_in_every_panel():
     votes = np.zeros((2, 3, 4), np.float32)
     votes[0, 0, 0], votes[1, 2, 1] = 3.0, 3.0
     votes[0, 1, 1] = -1.5
@@ -69,7 +69,7 @@ def test_the_same_vote_has_the_same_colour_in_every_panel():
 
 
 def test_red_is_for_blue_is_against_and_zero_has_no_hue():
-    overlay = vote_overlay(GREY, np.array([[2.0, 0.0, -2.0]]), 2.0).astype(int)
+    overlay = overlay(GREY, np.array([[2.0, 0.0, -2.0]]), 2.0).astype(int)
     left, middle, right = overlay[0, 0], overlay[0, 5], overlay[0, -1]
     assert left[0] > left[2] + 80
     assert right[2] > right[0] + 80
@@ -79,7 +79,7 @@ def test_red_is_for_blue_is_against_and_zero_has_no_hue():
 def test_a_patch_is_tinted_exactly_where_it_lies():
     votes = np.zeros((2, 3))
     votes[1, 2] = 1.0
-    overlay = vote_overlay(GREY, votes, 1.0)
+    overlay = overlay(GREY, votes, 1.0)
     differs = (overlay != overlay[0, 0]).any(-1)
     expected = np.zeros((8, 12), bool)
     expected[4:, 8:] = True
@@ -89,7 +89,7 @@ def test_a_patch_is_tinted_exactly_where_it_lies():
 def test_zero_votes_are_light_on_black_pictures_too():
     image = np.zeros((8, 8, 1), np.uint8)
     image[2:4, 2:4] = 255
-    overlay = vote_overlay(image, np.zeros((2, 2)), 1.0)
+    overlay = overlay(image, np.zeros((2, 2)), 1.0)
     assert overlay[0, 0].min() > 230
     assert overlay[2, 2].max() < overlay[0, 0].min()
 
@@ -228,4 +228,4 @@ def test_a_probability_is_no_certainty_even_where_its_float_is_one(value, text):
 
 @pytest.mark.parametrize(("vote", "limit", "text"), [(0.46, 2.0, "+0.5"), (0.46, 0.9, "+0.46"), (-0.04, 3.0, "0.0")])
 def test_small_votes_are_written_with_two_digits(vote, limit, text):
-    assert vote_text(vote, limit) == text
+    assert value_text(vote, limit) == text

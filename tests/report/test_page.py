@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from shapjax.commands import report as report_command
+from shapjax.cli import report as report_command
 from shapjax.errors import UserError
 from shapjax.report import formatting, page
 from shapjax.report.runs import read_run

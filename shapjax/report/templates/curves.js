@@ -1,5 +1,5 @@
 // Curves: buttons pick out methods, pointing at a chart names the nearest line.
-const SLOTS = 6;  // colours; further methods share them with dashes
+const SLOTS = 6;  // colors; further methods share them with dashes
 
 for (const figure of document.querySelectorAll(".curves")) {
   const lines = [...figure.querySelectorAll(".line")];

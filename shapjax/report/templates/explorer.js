@@ -112,7 +112,7 @@ if (explorerCard) {
       });
       const [low, high] = [Math.min(...map), Math.max(...map)];
       const text = (value) => valueText(value, largest(index));
-      find(".scale-end", figure).textContent = `colours to ±${valueText(scales[index], scales[index]).slice(1)}`;
+      find(".scale-end", figure).textContent = `colors to ±${valueText(scales[index], scales[index]).slice(1)}`;
       figure.classList.toggle("other-unit", state.scale === "logits" && !method.logits);
       picture.setAttribute("aria-label", `${method.title} for class ${chosenClass().name}: largest ${text(high)} in `
         + `${patchName(map.indexOf(high))}; smallest ${text(low)} in ${patchName(map.indexOf(low))}`);

@@ -1,0 +1,74 @@
+"""Downloads a dataset of TensorFlow Datasets and writes it as array_record, which training and evaluation read.
+
+  python -m shapjax.data.prepare cifar10
+  python -m shapjax.data.prepare imagenette/320px-v2 --data_dir /data/tfds
+
+Only this command needs TensorFlow (pip install tensorflow-cpu). Names: https://www.tensorflow.org/datasets/catalog.
+What is prepared already is left as it is.
+"""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+from absl import flags
+
+from shapjax.cli import run_command
+from shapjax.data import tfds_source
+from shapjax.errors import UserError
+
+_FLAGS = flags.FLAGS
+
+
+def run() -> None:
+    """Entry point of `python -m shapjax.data.prepare`."""
+    flags.DEFINE_string("data_dir", "", "Directory to prepare in; if not given, TFDS_DATA_DIR or "
+                        "~/tensorflow_datasets.")
+    flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the name
+    run_command(main)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads the flags, prepares, prints what there is then."""
+    if len(argv) != 2:
+        raise UserError(f"expected the name of one dataset, such as cifar10, but got {' '.join(argv[1:]) or 'none'}")
+    name, data_dir = argv[1].removeprefix("tfds:"), _FLAGS.data_dir
+    if re.split("[/:]", name)[0] not in tfds_source.known_names():
+        raise tfds_source.not_prepared(name, data_dir)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError("preparing a dataset needs TensorFlow, which is not installed (and which reading does not "
+                        "need); run `pip install tensorflow-cpu`")
+    print(summary(prepare(name, data_dir), data_dir))
+
+
+def prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """Downloads and prepares a dataset as array_record, with TFDS's progress bars; it is there or not, never half.
+
+    Raises:
+      UserError: if it has to be downloaded by hand, or cannot be downloaded.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # the code of each dataset and of the network below it raises what it likes
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot prepare {name}: {type(error).__name__}: {reason[:400]}") from error
+    return builder
+
+
+def summary(builder: tfds.core.DatasetBuilder, data_dir: str) -> str:
+    """What was prepared, and what to do with it."""
+    name = builder.info.full_name.rpartition("/")[0]
+    rows = [f"{builder.info.full_name} in {builder.data_dir}"]
+    rows += [f"  {split:12}{info.num_examples:>12,} examples{info.num_bytes / 2**20:>12,.1f} MiB"
+             for split, info in builder.info.splits.items()]
+    splits = list(builder.info.splits)
+    test = next((s for s in ("test", "validation") if s in splits), splits[-1])
+    settings = [f"--config.dataset=tfds:{name}", f"--config.data.data_dir={data_dir}" if data_dir else "",
+                f"--config.data.test_split={test}" if test != "test" else ""]
+    return "\n".join([*rows, f"next        python train.py {' '.join(filter(None, settings))} --config … --workdir …"])
+
+
+if __name__ == "__main__":
+    run()

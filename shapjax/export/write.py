@@ -1,0 +1,193 @@
+"""Writes a trained model as files that need nothing of shapjax: see `shapjax.exported` for what they are.
+
+The program is StableHLO by `jax.export`, lowered for several kinds of device at once, with a batch of any size.
+"""
+
+import contextlib
+import json
+import pathlib
+import textwrap
+from collections.abc import Collection, Sequence
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from shapjax import model as inference
+from shapjax import paths as files
+from shapjax.errors import UserError
+from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PROGRAM, README, WEIGHTS, checksum, read_config
+from shapjax.model import SelfExplainingModel
+from shapjax.version import __version__
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
+MAX_PROGRAM_BYTES = 2**31 - 2**24  # flatbuffers' limit of 2 GiB, less what is not parameters
+
+
+def write(model: SelfExplainingModel, directory: pathlib.Path, *, program: bytearray | None, weights: bool
+          ) -> list[str]:
+    """Writes an exported model; its files take their places together, at the end, and an earlier export's go.
+
+    Args:
+      model: from `shapjax.load`.
+      directory: made if it is not there; other files in it stay as they are.
+      program: from `stablehlo`, or None.
+      weights: write the parameters.
+
+    Returns:
+      the names of the files written.
+
+    Raises:
+      UserError: if it would replace files of something else (`require_free`).
+      OSError: if a file cannot be written; then all are as they were.
+    """
+    require_free(directory)
+    contents = {WEIGHTS: _weights(model)} if weights else {}
+    if program is not None:
+        contents[PROGRAM] = program
+    contents[README] = usage(model, contents).encode()
+    # The last one in takes its place first. It is the mark of an export: if the process dies in between, `read` finds
+    # that the checksums are wrong, and the next export may replace all of it.
+    with contextlib.ExitStack() as replacements:
+        parts = {name: replacements.enter_context(files.replacing(directory / name)) for name in [*contents, CONFIG]}
+        for name, content in contents.items():
+            parts[name].write_bytes(content)
+        parts[CONFIG].write_text(json.dumps({
+            FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step,
+            "files": {name: checksum(parts[name]) for name in (WEIGHTS, PROGRAM) if name in parts},
+            **model.meta.to_dict()}, indent=2) + "\n")
+    for name in {WEIGHTS, PROGRAM} - parts.keys():
+        (directory / name).unlink(missing_ok=True)
+    return list(parts)
+
+
+def require_free(directory: pathlib.Path) -> None:
+    """UserError if the directory holds a training run, or files with our names that no export has written."""
+    if (directory / "checkpoints").exists():
+        raise UserError(f"{directory} holds a training run, whose {CONFIG} would be replaced; give another --output")
+    if taken := [name for name in (CONFIG, WEIGHTS, PROGRAM, README) if (directory / name).exists()]:
+        try:
+            read_config(directory)
+        except UserError:
+            raise UserError(f"{directory} holds {', '.join(taken)} of something else, which would be replaced; give "
+                            "another --output, or move that away") from None
+
+
+def require_platforms(platforms: Sequence[str]) -> None:
+    """UserError unless these are kinds of device that JAX lowers for."""
+    unknown = [name for name in platforms if name not in PLATFORMS]
+    if unknown or not platforms:
+        raise UserError(f"platforms {','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
+
+
+def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytearray:
+    """The whole explanation as a serialized `jax.export.Exported`, parameters and preprocessing inside.
+
+    It takes images uint8 [b, H, W, C], b of at least 1, and gives the dict of `inference.explanation`.
+
+    Args:
+      model: from `shapjax.load`.
+      platforms: of `PLATFORMS`, those that it shall run on; none need be on this machine.
+
+    Raises:
+      UserError: on an unknown platform, or a model that is too large for such a file.
+    """
+    require_platforms(platforms)
+    if sum(x.nbytes for x in jax.tree.leaves(model.params)) > MAX_PROGRAM_BYTES:
+        raise UserError("a program with this model's parameters would be larger than 2 GiB, which jax.export cannot "
+                        "write; use --format safetensors")
+    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *model.image_shape), jnp.uint8)
+    explain = jax.jit(lambda images: inference.explanation(model.classifier, images))
+    return jax.export.export(explain, platforms=list(dict.fromkeys(platforms)))(images).serialize()
+
+
+def largest_difference(model: SelfExplainingModel, program: bytearray) -> float | None:
+    """How far the Shapley values of a program are from the model's own, on two random images, over the largest one.
+
+    None if the program is not for this machine's devices.
+    """
+    exported = jax.export.deserialize(program)
+    if jax.export.default_export_platform() not in exported.platforms:
+        return None
+    images = np.random.default_rng(0).integers(0, 256, size=(2, *model.image_shape), dtype=np.uint8)
+    values, expected = np.asarray(exported.call(images)["shapley"]), model.explain(images).shapley
+    return float(np.abs(values - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+
+
+def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
+    """The README of an export with these files: how to load each, in code that runs in its directory as it stands."""
+    (h, w, c), (gh, gw), k = model.image_shape, model.grid, len(model.class_names)
+    parts = [f"""\
+        # An image classifier that explains itself
+
+        Written by shapjax {__version__} at step {model.step} of the training. There are {k} classes. Images have
+        {h} x {w} pixels, cut and resized to that beforehand, in {c} {"channels" if c > 1 else "channel"}. Each of the
+        {gh} x {gw} patches of an image has a Shapley value for every class, in logits; those of a class sum to its
+        logit. `{CONFIG}` has the names of the classes and the settings of the training.
+
+        The code below runs in this directory.
+        """]
+    if PROGRAM in names:
+        parts.append(f"""\
+        ## {PROGRAM}
+
+        The program takes pixels and needs only JAX: `pip install jax flatbuffers`. It was written by JAX
+        {jax.__version__}; that newer releases read it is promised for six months.
+
+        ```python
+        import json
+        import pathlib
+
+        import jax
+        import numpy as np
+        from jax import export
+
+        explain = jax.jit(export.deserialize(pathlib.Path("{PROGRAM}").read_bytes()).call)
+        class_names = json.loads(pathlib.Path("{CONFIG}").read_text())["class_names"]
+
+        images = np.zeros((2, {h}, {w}, {c}), np.uint8)  # yours, any number of them
+        result = explain(images)  # logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]; float32
+        best = result["probabilities"][0].argmax()
+        print(class_names[best], result["shapley"][0, :, :, best])
+        ```
+        """)
+    if WEIGHTS in names:
+        parts.append(f"""\
+        ## {WEIGHTS}
+
+        The parameters, float32, by their names. shapjax makes the model of them:
+
+        ```python
+        import numpy as np
+        import shapjax
+
+        model = shapjax.load(".")
+        result = model.explain(np.zeros((2, {h}, {w}, {c}), np.uint8))
+        print(model.class_names[result.probabilities[0].argmax()])
+        ```
+
+        Any program can read them as arrays: `pip install safetensors`.
+
+        ```python
+        from safetensors.numpy import load_file
+
+        for name, array in load_file("{WEIGHTS}").items():
+            print(name, array.shape)
+        ```
+        """)
+    return "\n".join(map(textwrap.dedent, parts))
+
+
+def _weights(model: SelfExplainingModel) -> bytes:
+    """The parameters as the content of a safetensors file; in rows, because safetensors writes memory as it lies."""
+    arrays = flatten_dict(jax.device_get(model.params), sep="/")
+    return safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in arrays.items()})
+
+
+if __name__ == "__main__":
+    from shapjax.cli.export import run
+
+    run()

@@ -1,0 +1,222 @@
+"""The one interface between a model and everything that explains or measures it.
+
+A `Classifier` is a model's functions together with its parameters. It is a pytree (parameters are the leaves, functions
+are static), so it passes through `jax.jit` as an argument and nothing below it holds state. `wrap` makes one from any
+function of images; models with more to offer (packed coalitions, votes, attention maps) say so in its optional fields.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from shapjax.errors import UserError
+from shapjax.games.passes import in_passes
+from shapjax.games.removal import Removal, hidden_pixels
+
+READOUTS = ("patches", "class_token")
+
+
+@flax.struct.dataclass
+class Classifier:
+    """An image classifier whose players are the patches of a grid.
+
+    Every function takes the parameters first. Images are float [B, H, W, C], in whatever space the model wants;
+    a coalition is bool [B, N], True = visible, patches in reading order.
+
+    Attributes:
+      params: any pytree.
+      grid: (gh, gw); N = gh·gw.
+      logits_fn: (params, images) -> [B, K].
+      pair_fn: (params, images, mask [B, N]) -> v(S), v(S^c), two [B, K]: a coalition and its complement together.
+      coalition_fn: (params, images, mask [B, N]) -> v(S) [B, K].
+      pair_passes: forward passes of one image that a pair costs: 1 if it is packed, else 2.
+      phi_fn: (params, images) -> phi [B, N, K], of a self-explaining model.
+      attention_fn: (params, images, delta) -> logits [B, K] and attention maps A [L, B, H, T, T] after the softmax
+        (rows attend to columns; the last N of the T tokens are the patches); delta, of the shape of A or None, is
+        added to A, so that a gradient with respect to it is the gradient of A.
+      attention_readout: what the logits are read from: "patches" (the mean or sum of their tokens) or "class_token"
+        (token 0).
+      features_fn: (params, images, delta) -> logits [B, K] and the last spatial features [B, h, w, D]; delta as above.
+      relevance_fn: (params, images, target int [B]) -> relevance of the attention maps [L, B, H, T, T] by layer-wise
+        relevance propagation (Chefer et al. 2021, "beyond attention visualization").
+    """
+
+    params: Any
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+    logits_fn: Callable = flax.struct.field(pytree_node=False)
+    pair_fn: Callable = flax.struct.field(pytree_node=False)
+    coalition_fn: Callable = flax.struct.field(pytree_node=False)
+    pair_passes: int = flax.struct.field(pytree_node=False, default=2)
+    phi_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+    attention_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+    attention_readout: str = flax.struct.field(pytree_node=False, default="patches")
+    features_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+    relevance_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def num_players(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    def logits(self, images: chex.Array) -> chex.Array:
+        """[B, K] of whole images; differentiable."""
+        return self.logits_fn(self.params, images)
+
+    def coalition_logits(self, images: chex.Array, mask: chex.Array) -> chex.Array:
+        """v(S) [B, K] of one coalition an image, mask bool [B, N]."""
+        return self.coalition_fn(self.params, images, mask)
+
+    def pair_logits(self, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """v(S) and v(S^c), [B, K] each, of one coalition an image, mask bool [B, N]."""
+        return self.pair_fn(self.params, images, mask)
+
+    def phi(self, images: chex.Array) -> chex.Array:
+        """phi [B, N, K]. Raises UserError if the model does not explain itself."""
+        return self._optional("phi_fn", "votes of its own (it is not a self-explaining model)")(self.params, images)
+
+    def attention(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
+        """Logits [B, K] and attention maps [L, B, H, T, T]. Raises UserError if the model has no attention maps."""
+        return self._optional("attention_fn", "attention maps")(self.params, images, delta)
+
+    def features(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
+        """Logits [B, K] and features [B, h, w, D]. Raises UserError if the model has no spatial features."""
+        return self._optional("features_fn", "spatial features")(self.params, images, delta)
+
+    def relevance(self, images: chex.Array, targets: chex.Array) -> chex.Array:
+        """Relevance of the attention maps [L, B, H, T, T]. Raises UserError if the model cannot propagate relevance."""
+        return self._optional("relevance_fn", "relevance propagation")(self.params, images, targets)
+
+    def _optional(self, field: str, what: str) -> Callable:
+        function = getattr(self, field)
+        if function is None:
+            raise UserError(f"this model has no {what}: choose another method, or give {field} where it is wrapped")
+        return function
+
+
+def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Removal | None = None,
+         **optional: Any) -> Classifier:
+    """A `Classifier` from any function of images.
+
+        wrap(module.apply, variables, grid=(7, 7), removal=removal.Constant(0.0))                          # Flax linen
+        graph, state = nnx.split(model); wrap(lambda s, x: nnx.merge(graph, s)(x), state, grid=…, removal=…)      # NNX
+        wrap(lambda p, x: model(pixel_values=x, params=p).logits, model.params, grid=…, removal=…)  # Hugging Face style
+        wrap(f, grid=(7, 7), removal=removal.Blur(sigma=8.0))                                        # a plain function
+
+    Args:
+      fn: (params, images) -> logits [B, K]; or (images) -> logits where params is None.
+      params: any pytree of arrays.
+      grid: (gh, gw), patches down and across.
+      removal: what hidden patches look like; see `shapjax.removal`. None for a model with a coalition_fn of its own.
+      optional: further fields of `Classifier`, among them coalition_fn and pair_fn of a model that needs no painting.
+
+    Raises:
+      UserError: on a field or readout that does not exist, or unless there is one way to hide a patch.
+    """
+    known = set(Classifier.__dataclass_fields__) - {"params", "grid", "logits_fn"}
+    if unknown := set(optional) - known:
+        raise UserError(f"a classifier has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
+    if (readout := optional.get("attention_readout", "patches")) not in READOUTS:
+        raise UserError(f"attention_readout is {readout!r}, expected one of {', '.join(READOUTS)}")
+    if (removal is None) != ("coalition_fn" in optional):
+        raise UserError("give either removal, what hidden patches look like (such as shapjax.removal.Constant(0.0)), "
+                        "or coalition_fn, a model's own way to hide them")
+
+    def logits_fn(params: Any, images: chex.Array) -> chex.Array:
+        return fn(images) if params is None else fn(params, images)
+
+    grid = (int(grid[0]), int(grid[1]))
+    hiding = _painting(logits_fn, grid, removal) if removal else {"pair_fn": _both_sides(optional["coalition_fn"])}
+    return Classifier(params=params, grid=grid, logits_fn=logits_fn, **hiding | optional)
+
+
+def painted(model: Classifier, removal: Removal) -> Classifier:
+    """The same model with another way to hide patches: a removal in place of its own."""
+    return model.replace(pair_passes=2, **_painting(model.logits_fn, model.grid, removal))
+
+
+def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> dict[str, Callable]:
+    def coalition_fn(params: Any, images: chex.Array, mask: chex.Array) -> chex.Array:
+        return logits_fn(params, removal(images, hidden_pixels(mask, grid, images.shape[1:3])))
+
+    return {"coalition_fn": coalition_fn, "pair_fn": _both_sides(coalition_fn)}
+
+
+def _both_sides(coalition_fn: Callable) -> Callable:
+    """A pair as two coalitions in one batch, for models that cannot pack them."""
+    def pair_fn(params: Any, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+        both = coalition_fn(params, jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
+        return tuple(jnp.split(both, 2))
+
+    return pair_fn
+
+
+# What is read off the logits; a coalition's value is one of these, at the class that is explained.
+OUTPUTS: dict[str, Callable[[chex.Array], chex.Array]] = {
+    "logit": lambda logits: logits.astype(jnp.float32),
+    "probability": lambda logits: jax.nn.softmax(logits.astype(jnp.float32)),
+    "log_probability": lambda logits: jax.nn.log_softmax(logits.astype(jnp.float32)),
+}
+Reader = Callable[[chex.Array, chex.Array], chex.Array]  # (logits [rows, K], image of each row [rows]) -> [rows, ...]
+
+
+def all_classes(output: str = "logit") -> Reader:
+    """Reads an output (a key of `OUTPUTS`) of every class: [rows, K]."""
+    return lambda logits, _: OUTPUTS[output](logits)
+
+
+def target_class(targets: chex.Array, output: str = "logit") -> Reader:
+    """Reads an output (a key of `OUTPUTS`) of each image's target class, targets int [B]: [rows]."""
+    targets = jnp.asarray(targets)
+    return lambda logits, image: jnp.take_along_axis(OUTPUTS[output](logits), targets[image][:, None], axis=1)[:, 0]
+
+
+def values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
+           ) -> chex.Array:
+    """Values of many coalitions of every image, at most `batch_size` of them in one forward pass.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      masks: bool [B, M, N], or [M, N]: the same coalitions for every image.
+      read: what to keep of a pass, such as `target_class(targets, "probability")`.
+      batch_size: coalitions a forward pass; bounds the memory.
+
+    Returns:
+      [B, M, ...], what `read` gives of v(S).
+    """
+    return _of_coalitions(model.coalition_logits, images, masks, read, batch_size)
+
+
+def pair_values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
+                ) -> tuple[chex.Array, chex.Array]:
+    """As `values`, of the coalitions and of their complements, together: packed where the model can. A forward pass
+    takes `batch_size` pairs, or half as many where a pair is two rows."""
+    return _of_coalitions(model.pair_logits, images, masks, read, max(1, batch_size // model.pair_passes))
+
+
+def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
+    """`fn(images, mask)`, read, for every image and mask."""
+    images, masks = jnp.asarray(images), jnp.asarray(masks)
+    b, (m, n) = images.shape[0], masks.shape[-2:]
+
+    def one_pass(row: chex.Array) -> Any:
+        image = row // m
+        mask = masks[row % m] if masks.ndim == 2 else masks.reshape(b * m, n)[row]
+        return jax.tree.map(lambda logits: read(logits, image), fn(images[image], mask))
+
+    out = in_passes(one_pass, jnp.arange(b * m), batch_size=batch_size)
+    return jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), out)
+
+
+def row_keys(key: chex.PRNGKey, num_rows: int) -> chex.Array:
+    """One key an image: those given, or made from one key and the image's row.
+
+    Args:
+      key: one typed key (`jax.random.key`), or [B] of them, when images come in batches and each keeps its own.
+      num_rows: B.
+    """
+    return key if key.ndim else jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(num_rows))

@@ -1,0 +1,152 @@
+"""Painting: what a model sees in place of hidden patches when it cannot drop them.
+
+A removal is a hashable function (images [B, H, W, C], hidden bool [B, H, W, 1]) -> images; one is chosen when a model
+is wrapped (`shapjax.classifier`). The same constants mean different things in pixel space and in normalized space:
+images here are whatever the model's function takes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from shapjax.errors import UserError
+
+Removal = Callable[[chex.Array, chex.Array], chex.Array]
+
+
+def hidden_pixels(visible: chex.Array, grid: tuple[int, int], image_size: tuple[int, int]) -> chex.Array:
+    """The pixels of the patches that are not visible.
+
+    Args:
+      visible: bool [B, N], patches in reading order.
+      grid: (gh, gw), gh·gw = N.
+      image_size: (H, W); patches are of equal size where the grid divides it, else of nearly equal size.
+
+    Returns:
+      bool [B, H, W, 1].
+
+    Raises:
+      UserError: if the mask is not of this grid, or the image is smaller than it.
+    """
+    (gh, gw), (h, w) = grid, image_size
+    if visible.shape[-1] != gh * gw:
+        raise UserError(f"a mask of {visible.shape[-1]} patches for a grid of {gh} x {gw}: expected {gh * gw} patches")
+    if h < gh or w < gw:
+        raise UserError(f"an image of {h} x {w} pixels has no {gh} x {gw} patches: use a coarser grid")
+    rows, columns = jnp.arange(h) * gh // h, jnp.arange(w) * gw // w
+    hidden = ~visible.reshape(-1, gh, gw)
+    return hidden[:, rows[:, None], columns[None, :], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Hidden pixels take a fixed color: 0, or the dataset's mean.
+
+    Attributes:
+      color: one number, or one a channel, in the units of the images.
+
+    Raises:
+      UserError: when called with images of another number of channels.
+    """
+
+    color: float | tuple[float, ...] = 0.0
+
+    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        color = jnp.asarray(self.color, images.dtype)
+        if color.size not in (1, images.shape[-1]):
+            raise UserError(f"a color of {color.size} channels for images of {images.shape[-1]}: give one number, "
+                            "or one a channel")
+        return jnp.where(hidden, color, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blur:
+    """Hidden pixels are those of the blurred whole image (Fong & Vedaldi 2017).
+
+    Attributes:
+      sigma: of the Gaussian, in pixels; cut off at 3 sigma, edges are repeated.
+    """
+
+    sigma: float = 10.0
+
+    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        radius = max(1, int(3 * self.sigma + 0.5))  # as scipy.ndimage rounds
+        kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / self.sigma) ** 2).astype(images.dtype)
+        kernel = kernel / kernel.sum()
+        blurred = images
+        for axis in (1, 2):
+            widths = [(0, 0)] * 4
+            widths[axis] = (radius, radius)
+            rows = jnp.moveaxis(jnp.pad(blurred, widths, mode="edge"), axis, -1)
+            smooth = jax.vmap(lambda row: jnp.convolve(row, kernel, mode="valid", precision="highest"))(
+                rows.reshape(-1, rows.shape[-1]))
+            blurred = jnp.moveaxis(smooth.reshape(*rows.shape[:-1], -1), -1, axis)
+        return jnp.where(hidden, blurred, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Hidden pixels are Gaussian noise, the same for all images of a size.
+
+    Attributes:
+      mean, scale: of each pixel, in the units of the images.
+      seed: of the noise; a removal must be a function, so its noise is fixed.
+    """
+
+    mean: float = 0.0
+    scale: float = 1.0
+    seed: int = 0
+
+    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        noise = self.mean + self.scale * jax.random.normal(jax.random.key(self.seed), images.shape[1:], images.dtype)
+        return jnp.where(hidden, noise[None], images)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyLinear:
+    """ROAD's noisy linear imputation (Rong et al. 2022, section 4.3): hidden pixels solve "I am the weighted mean of my
+    neighbors", weights 1/6 for sides and 1/12 for corners (of those inside the image), plus a little noise.
+
+    An image without visible pixels has no neighbors to start from; it becomes 0.
+
+    Attributes:
+      noise: standard deviation of the noise, in the units of the images.
+      seed: of the noise.
+      tolerance: of the solver, relative to the right-hand side.
+      max_iterations: of the solver, at most.
+    """
+
+    noise: float = 0.01
+    seed: int = 0
+    tolerance: float = 1e-5
+    max_iterations: int = 500
+
+    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        filled = jax.vmap(self._fill)(images, hidden)
+        noise = self.noise * jax.random.normal(jax.random.key(self.seed), images.shape[1:], images.dtype)
+        return jnp.where(hidden, filled + noise[None], images)
+
+    def _fill(self, image_HWC: chex.Array, hidden_HW1: chex.Array) -> chex.Array:
+        inside_HW1 = jnp.ones_like(image_HWC[..., :1])
+        total_HW1 = _neighbors(inside_HW1)  # smaller at the edges
+
+        def laplacian(x_HWC):  # symmetric and, with a visible pixel, positive definite on the hidden ones
+            x_HWC = jnp.where(hidden_HW1, x_HWC, 0)
+            return jnp.where(hidden_HW1, total_HW1 * x_HWC - _neighbors(x_HWC), 0)
+
+        known_HWC = jnp.where(hidden_HW1, 0, image_HWC)
+        right_HWC = jnp.where(hidden_HW1, _neighbors(known_HWC), 0)
+        solution, _ = jax.scipy.sparse.linalg.cg(laplacian, right_HWC, tol=self.tolerance, maxiter=self.max_iterations)
+        return solution
+
+
+def _neighbors(x_HWC: chex.Array) -> chex.Array:
+    """Weighted sum of the eight neighbors inside the image: 1/6 those at the sides, 1/12 those at the corners."""
+    h, w, _ = x_HWC.shape
+    padded = jnp.pad(x_HWC, ((1, 1), (1, 1), (0, 0)))
+    return sum(
+        padded[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w] / (6 if dy == 0 or dx == 0 else 12)
+        for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)

@@ -1,0 +1,61 @@
+"""Opens and replaces the files of a run, local or in a bucket; nobody ever sees half of one.
+
+Every other module reads and writes a run's files through this one. Paths are `etils.epath.Path`, with `~` expanded.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+
+def as_path(path: str | os.PathLike) -> epath.Path:
+    """Returns a path, local or in a bucket, with `~` expanded."""
+    return epath.Path(path).expanduser()
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
+    """Yields a path to write to, which takes the place of `path` when the block ends well and vanishes otherwise.
+
+    Missing parent directories are made.
+    """
+    path = as_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replaces a file by this text, in UTF-8."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, values: Any) -> None:
+    """Replaces a file by these values as indented JSON."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Replaces a file by these arrays as a compressed .npz."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Makes the parents of `path`; raises OSError if no file can be written there. For use before long work."""
+    parent = as_path(path).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    probe = parent / f".{uuid.uuid4().hex[:8]}.part"
+    probe.write_bytes(b"")
+    probe.unlink()

@@ -1,0 +1,281 @@
+"""Checkpoints: the training state, the data position and everything that `load` needs, in one atomic directory a step.
+
+Written with orbax, asynchronously: a step's directory appears under its final name only when it is complete. Layout of
+`WORKDIR/checkpoints/STEP/`: `params` (those that inference uses), `training` (the rest of the state), `data` (position
+of the input pipeline) and `meta` (JSON: resolved config, class names, normalization).
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import chex
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+import shapjax.config
+from shapjax.errors import UserError
+from shapjax.training import step as training
+
+FORMAT = 2  # of the layout above; a reader refuses what it does not know
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What inference needs besides the parameters.
+
+    Attributes:
+      config: resolved.
+      class_names: K names.
+      image_shape: (H, W, C).
+      mean, std: per channel, in units of [0, 1].
+    """
+
+    config: ml_collections.ConfigDict
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a dict that JSON can hold."""
+        return {"config": self.config.to_dict()} | {
+            f.name: list(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "config"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
+        """The inverse of `to_dict`, whatever else is among the values; raises UserError on anything else."""
+        kinds = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}
+        for name, kind in kinds.items():
+            value = values.get(name)
+            if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
+                raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
+        rest = {name: tuple(values[name]) for name in kinds}
+        if not rest["class_names"] or len(rest["image_shape"]) != 3 or (
+                {len(rest["mean"]), len(rest["std"])} != {rest["image_shape"][2]}):
+            raise UserError("class_names, image_shape, mean and std do not fit together")
+        if not isinstance(values.get("config"), Mapping):
+            raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
+        return cls(config=shapjax.config.from_dict(values["config"]), **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """`to_dict` with the mark of a checkpoint's format."""
+        return {"format": FORMAT} | self.to_dict()
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], directory: pathlib.Path) -> "Meta":
+        """The inverse of `to_json`; raises UserError, naming the directory, on anything else."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise UserError(f"{directory} was not written by this version of shapjax (its format is "
+                            f"{values.get('format') if isinstance(values, dict) else None}, expected {FORMAT})")
+        try:
+            return cls.from_dict(values)
+        except UserError as e:
+            raise UserError(f"{directory}: {e}") from e
+
+
+def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of a run.
+
+    Args:
+      workdir: of the run; checkpoints lie in its sub-directory `checkpoints`.
+      keep: how many of the newest to keep; the one with the highest "accuracy" is kept besides.
+      read_only: for reading: nothing is created or cleaned up.
+
+    Returns:
+      an orbax manager; close it to wait for what is still being written.
+    """
+    policy = checkpoint_managers.preservation_policy
+    keep_policy = policy.AnyPreservationPolicy([
+        policy.LatestN(keep),
+        policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
+    ])
+    return _Manager(
+        pathlib.Path(workdir).absolute() / "checkpoints",
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else keep_policy, create=not read_only,
+            cleanup_tmp_directories=not read_only, save_root_metadata=not read_only,
+        ),
+        item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler(),
+                       "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+    )
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax asks JAX itself, while saving, whether the run is to stop; from its own thread, about a step long done.
+
+    JAX takes every question for the process's place in the run (`processes.StopRequest`), so these must not be asked:
+    the processes would agree on a step that some of them have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_state: dict[str, Any], meta: Meta,
+         metrics: dict[str, float] | None) -> None:
+    """Starts writing a checkpoint, each process its part; returns as soon as the state is copied to the host.
+
+    Args:
+      manager: from `open_manager`.
+      state: from `Layout.to_checkpoint`.
+      data_state: of the input pipeline's iterator, JSON-able.
+      meta: see `Meta`.
+      metrics: of this step, if there are any; then with "accuracy", by which the best is kept.
+
+    Raises:
+      UserError: if this checkpoint or the one before could not be written; older ones stay good.
+    """
+    step = int(state.step)
+    with _writing(manager, step):
+        manager.save(
+            step, metrics=metrics, force=True,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(training.inference_params(state)),
+                training=ocp.args.StandardSave(_rest(state)),
+                data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())))
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits for what is being written; raises UserError if it could not be."""
+    with _writing(manager, None):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
+    """Whatever orbax raises on a full or broken disk becomes one line."""
+    try:
+        yield
+    except Exception as e:  # of tensorstore (ValueError), of the system (OSError), wrapped or not
+        reason = " ".join(str(e).split())[:300]
+        good = [x for x in sorted(manager.all_steps(read=True)) if x != step]
+        kept = f"the one of step {good[-1]} stays good" if good else "there is none before it"
+        raise UserError(f"a checkpoint could not be written to {manager.directory} (disk full?): {type(e).__name__}: "
+                        f"{reason}; {kept}. Make room and run the same command again") from e
+
+
+def restore(manager: ocp.CheckpointManager, template: training.TrainState
+            ) -> tuple[training.TrainState, dict[str, Any]]:
+    """The newest complete checkpoint of a run, to go on from.
+
+    Args:
+      manager: from `open_manager`, with at least one checkpoint.
+      template: a state of `jax.ShapeDtypeStruct`s with shardings (`Layout.template`).
+
+    Returns:
+      the state, for `Layout.from_checkpoint`, and the data position.
+
+    Raises:
+      UserError: if the checkpoint is damaged or of another model.
+    """
+    step = manager.latest_step()
+    rest = _rest(template)
+    _require_shapes(manager, step, template.params)
+    read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
+                 training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
+    ema = template.ema_params is not None
+    state = training.TrainState(
+        step=read.training["step"], opt_state=read.training["opt_state"],
+        params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None,
+        teacher=read.training.get("teacher"))
+    return state, read.data
+
+
+def read_meta(manager: ocp.CheckpointManager, step: int) -> Meta:
+    """The meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
+    directory = manager.directory / str(step)
+    return Meta.from_json(_read(manager, step, meta=ocp.args.JsonRestore()).meta, directory)
+
+
+def newest_meta(workdir: str | pathlib.Path) -> Meta | None:
+    """The meta data of a run's newest complete checkpoint, without starting JAX; None if there is none.
+
+    Raises:
+      UserError: if it is damaged or foreign.
+    """
+    steps = [path for path in (pathlib.Path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
+    if not steps:
+        return None
+    newest = max(steps, key=lambda path: int(path.name))
+    with _reading(newest):
+        values = json.loads((newest / "meta" / "metadata").read_text())
+    return Meta.from_json(values, newest)
+
+
+def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
+                ) -> tuple[chex.ArrayTree, Meta, int]:
+    """The parameters of a run for inference; a directory is all it takes.
+
+    Args:
+      directory: the run's workdir.
+      init_params: gives the shapes to expect (concrete or abstract) from the meta data.
+      step: of the checkpoint; None = the newest.
+
+    Returns:
+      parameters (host arrays), meta data, step.
+
+    Raises:
+      UserError: if there is no such run, no complete checkpoint, no such step, or it is damaged or foreign.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / "checkpoints").is_dir():
+        what = "is not a shapjax run" if directory.is_dir() else "does not exist"
+        raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run, or an "
+                        "exported model")
+    with open_manager(directory, keep=1, read_only=True) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise UserError(f"{directory} holds no complete checkpoint; train again with --workdir {directory}")
+        if step is not None and step not in steps:
+            raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        step = steps[-1] if step is None else step
+        meta = read_meta(manager, step)
+        # On one device, whatever the layout of the run that wrote it.
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), init_params(meta))
+        _require_shapes(manager, step, template)
+        params = jax.device_get(_read(manager, step, params=ocp.args.StandardRestore(template)).params)
+    return params, meta, step
+
+
+def _rest(state: training.TrainState) -> dict[str, Any]:
+    """The item `training`: what inference does not use. With a moving average these are also the raw parameters."""
+    rest = {"step": state.step, "opt_state": state.opt_state, "teacher": state.teacher,
+            "params": None if state.ema_params is None else state.params}
+    return {key: value for key, value in rest.items() if value is not None}
+
+
+def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:
+    """UserError unless the parameters stored have the shapes expected; what orbax says of it names no array."""
+    directory = manager.directory / str(step)
+    with _reading(directory):
+        tree = ocp.StandardCheckpointHandler().metadata(directory / "params").tree
+        stored = {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if name in stored and tuple(stored[name]) != x.shape:
+            raise UserError(f"checkpoint {directory} is of another model: {name} is {list(stored[name])}, expected "
+                            f"{list(x.shape)}")
+
+
+def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+    """Items of a step."""
+    with _reading(manager.directory / str(step)):
+        return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+@contextlib.contextmanager
+def _reading(directory: pathlib.Path) -> Iterator[None]:
+    """Whatever orbax raises on damaged or foreign files becomes one line."""
+    try:
+        yield
+    except Exception as e:  # orbax, tensorstore and json raise a dozen types between them
+        reason = str(e).strip().split("\n")[0][:200]
+        raise UserError(f"checkpoint {directory} is damaged, incomplete or of another model: {type(e).__name__}: "
+                        f"{reason}; if its files were damaged, delete it and the one before is used") from e

@@ -1,0 +1,152 @@
+"""Runs that are killed, stopped, or meet a full disk: they go on, and end bit-equal to a run that none of it befell."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from shapjax.training import checkpoint
+
+# train.py whose files may have 6 kB each: the arrays of a checkpoint have more.
+FULL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+from shapjax.cli import train
+train.run()
+"""
+
+
+def steps_logged(workdir, split="train"):
+    """The steps of the lines of one kind in metrics.jsonl, in order."""
+    lines = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if line["split"] == split]
+
+
+def complete_checkpoints(workdir):
+    """The steps of the checkpoints under their final names."""
+    directory = workdir / "checkpoints"
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal()) if directory.exists() else []
+
+
+def being_written(workdir):
+    """Whether orbax's temporary directory of a checkpoint is there."""
+    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
+def kill_and_go_on(start, wait_for, saved_state, workdir, arguments, code, *, kills, seed):
+    """Kills a run so many times, goes on after each, lets the last one end; returns the newest step after each kill.
+
+    Half of the kills come when a checkpoint is being written, half some time after one was.
+    """
+    rng = random.Random(seed)
+    newest = [0]
+    for kill in range(kills):
+        (process,) = start(*arguments, code=code)
+
+        def moment(kill=kill):
+            further = complete_checkpoints(workdir)[-1:] > newest[-1:]
+            return being_written(workdir) and further if kill % 2 else further
+
+        wait_for(moment, process)
+        time.sleep(rng.uniform(0, 0.02 if kill % 2 else 0.4))
+        process.popen.kill()
+        process.popen.wait()
+        after = complete_checkpoints(workdir)[-1]
+        assert saved_state(workdir, after)[1]["step"] == after  # it loads, whole
+        newest.append(after)
+    (process,) = start(*arguments, code=code)
+    status, _, err = process.end()
+    assert status == 0, err
+    return newest[1:]
+
+
+def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, command, start, wait_for, saved_state, small,
+                                                     slow_steps, assert_same_state):
+    """Here in FSDP; the long test below is one of pmap."""
+    arguments = [*small, "--config.steps=20", "--config.parallel=fsdp"]
+    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.eval_every=10")
+    workdir = tmp_path / "killed"
+    arguments += ["--workdir", workdir, "--config.eval_every=2", "--config.log_every=1"]
+    newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=3, seed=0)
+    assert newest == sorted(set(newest)) and newest[-1] < 20
+    assert_same_state(tmp_path / "whole", workdir)
+    assert steps_logged(workdir) == list(range(1, 21)) and steps_logged(workdir, "test") == list(range(2, 21, 2))
+
+
+@pytest.mark.slow
+def test_a_run_killed_25_times_ends_bit_equal(tmp_path, command, start, wait_for, saved_state, small, slow_steps,
+                                              assert_same_state):
+    arguments = [*small, "--config.steps=120"]
+    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.eval_every=60")
+    workdir = tmp_path / "killed"
+    arguments += ["--workdir", workdir, "--config.eval_every=2", "--config.log_every=1"]
+    newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=25, seed=1)
+    assert newest == sorted(set(newest)) and newest[-1] < 120
+    assert_same_state(tmp_path / "whole", workdir)
+    assert steps_logged(workdir) == list(range(1, 121)) and steps_logged(workdir, "test") == list(range(2, 121, 2))
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small, slow_steps,
+                                                     assert_same_state):
+    workdir = tmp_path / "stopped"
+    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    (process,) = start(*arguments, code=slow_steps)
+    wait_for(lambda: (workdir / "metrics.jsonl").exists() and steps_logged(workdir), process)
+    while process.popen.poll() is None:  # whoever asks once may ask again, also while it saves
+        process.popen.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        if complete_checkpoints(workdir):
+            break
+    status, out, err = process.end()
+    (step,) = complete_checkpoints(workdir)
+    assert status == 75 and not out
+    assert err == [f"stopped on request at step {step}, saved; run the same command to go on"]
+    assert 5 <= step < 20 and step != 10
+    assert f"resuming {workdir} at step {step}" in command("train.py", *arguments)
+    assert_same_state(run, workdir)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal_with_room(run, tmp_path, command, start, small,
+                                                                         assert_same_state):
+    workdir = tmp_path / "full"
+    shutil.copytree(run, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    (process,) = start(*arguments, code=FULL_DISK)
+    status, _, err = process.end()
+    err = [line for line in err if "persistent compilation cache" not in line and "warnings.warn" not in line]
+    assert status == 1 and len(err) == 1 and err[0].startswith("error: a checkpoint could not be written to"), err
+    assert "the one of step 10 stays good" in err[0]
+    assert complete_checkpoints(workdir) == [10]
+    command("train.py", *arguments)
+    assert_same_state(run, workdir)
+
+
+def test_a_damaged_checkpoint_is_one_line_and_deleted_the_one_before_is_used(run, tmp_path, command, small,
+                                                                             fails_with_one_line, assert_same_state):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(run, workdir)
+    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    for path in (workdir / "checkpoints" / "20" / "training").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    error = fails_with_one_line("train.py", *arguments)
+    assert str(workdir / "checkpoints" / "20") in error and "delete it" in error
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    assert "at step 10" in command("train.py", *arguments)
+    assert_same_state(run, workdir)
+
+
+def test_what_is_free_to_change_may_change(run, tmp_path, command, small):
+    workdir = tmp_path / "changed"
+    shutil.copytree(run, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    out = command("train.py", *small, "--workdir", workdir, "--config.steps=20", "--config.eval_every=5",
+                  "--config.parallel=fsdp", "--config.cpu_devices=1", "--config.log_every=2",
+                  "--config.keep_checkpoints=1", "--config.model.remat=none", "--config.eval_batch_size=100")
+    assert "at step 10" in out and steps_logged(workdir)[-5:] == [12, 14, 16, 18, 20]
+    with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
+        assert checkpoint.read_meta(manager, 20).config.parallel == "fsdp"

@@ -1,0 +1,168 @@
+"""The commands as a person types them: the main job end to end, resuming, mistakes."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import shapjax
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+# train.py whose batches stay on the host.
+HOST_BATCHES = """
+from shapjax.training import sharding as layouts
+from shapjax.cli import train
+layouts.Replicated.batch = lambda self, arrays: {k: x.reshape(2, -1, *x.shape[1:]) for k, x in arrays.items()}
+train.run()
+"""
+
+
+def test_a_run_leaves_metrics_config_checkpoints_and_event_files(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [5, 10, 15, 20]
+    assert [r["step"] for r in records if r["split"] == "test"] == [10, 20]
+    assert all(np.isfinite(r["loss"]) for r in records if r["split"] == "train")
+    assert json.loads((run / "config.json").read_text())["model"]["width"] == 16
+    assert list((run / "tensorboard").iterdir())
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20"]
+
+
+def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path, command, small,
+                                                                          assert_same_state):
+    shutil.copytree(run, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
+    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
+    assert "at step 10" in out
+    assert_same_state(run, tmp_path / "cut")
+    steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):
+    before = sorted(run.rglob("checkpoints/*"))
+    out = command("train.py", *small, "--workdir", run, "--config.steps=20", "--config.eval_every=10")
+    assert "has all its 20 steps already" in out and sorted(run.rglob("checkpoints/*")) == before
+
+
+def test_a_run_is_not_resumed_with_other_settings(run, fails_with_one_line, small):
+    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.steps=20", "--config.shapley_weight=1")
+    assert "shapley_weight: 16.0 -> 1.0" in error
+
+
+def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(rng.integers(0, 255, (28, 28), np.uint8)).convert("CMYK").save(tmp_path / "b.jpg")
+    out = command("explain.py", "--checkpoint", run, "--images", tmp_path / "a.png", tmp_path / "b.jpg", "--output",
+                  tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"a.png", "b.png", "explanations.json", "explanations.npz"} <= names, names
+    assert "a.png" in out
+    assert np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False)["shapley"].shape == (2, 2, 2, 10)
+
+
+def test_load_takes_a_directory_and_nothing_else(run):
+    model = shapjax.load(run)
+    assert model.step == 20 and model.class_names == tuple("0123456789")
+    assert shapjax.load(run, step=10).step == 10
+
+
+def compiled(arguments):
+    """How often JAX compiled a program of all devices (pmap calls each of them _fun) in a run."""
+    code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
+            "from shapjax.commands import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
+                            timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return sum("Finished XLA compilation of jit(_fun)" in line for line in result.stderr.splitlines())
+
+
+def test_the_step_and_the_evaluation_are_compiled_once_each_also_after_resuming(tmp_path, small):
+    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.steps=12", "--config.eval_every=3"]
+    assert compiled(arguments) == 2
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    assert compiled(arguments) == 2
+
+
+def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
+    (process,) = start(*small, "--workdir", tmp_path / "run", "--config.steps=3", code=HOST_BATCHES)
+    status, _, err = process.end()
+    assert status == 1 and any("Disallowed host-to-device transfer" in line for line in err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.shapely_weight=1"], "did you mean shapley_weight"),
+        (["--config.steps=many"], "--config.steps=many"),
+        (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
+        (["--config.batch_size=15"], "not divisible by the 2 devices; use 14"),
+        (["--config.dataset=mnist5q"], "did you mean mnist5k"),
+        (["--config.learning_rate=1e30", "--config.warmup=0.0"], "the loss is"),
+    ],
+)
+def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path, fails_with_one_line, small):
+    assert expected in fails_with_one_line("train.py", *small, "--workdir", tmp_path / "run", *arguments)
+
+
+def test_a_missing_config_file_is_one_line(tmp_path, fails_with_one_line):
+    error = fails_with_one_line("train.py", "--config", "configs/none.py", "--workdir", tmp_path)
+    assert "no such config file" in error
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, fails_with_one_line, small):
+    (tmp_path / "file").write_text("")
+    assert "file" in fails_with_one_line("train.py", *small, "--workdir", tmp_path / "file" / "run")
+
+
+def damage(directory, how):
+    """Makes the copy of a run what `how` says."""
+    if how == "empty":
+        shutil.rmtree(directory)
+        directory.mkdir()
+    elif how == "nothing complete":
+        for step in ("10", "20"):
+            (directory / "checkpoints" / step).rename(directory / "checkpoints" / f"{step}.orbax-checkpoint-tmp")
+    elif how == "no parameters":
+        shutil.rmtree(directory / "checkpoints" / "20" / "params")
+    elif how == "truncated parameters":
+        for path in (directory / "checkpoints" / "20" / "params").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "foreign meta":
+        next((directory / "checkpoints" / "20" / "meta").iterdir()).write_text('{"model": "resnet"}')
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("empty", "is not a shapjax run"), ("nothing complete", "no complete checkpoint"),
+     ("no parameters", "damaged"), ("truncated parameters", "damaged"), ("foreign meta", "not written by")],
+)
+def test_a_checkpoint_that_cannot_be_read_is_one_line(run, tmp_path, how, expected):
+    shutil.copytree(run, tmp_path / "run")
+    damage(tmp_path / "run", how)
+    with pytest.raises(shapjax.UserError, match=expected) as e:
+        shapjax.load(tmp_path / "run")
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, fails_with_one_line):
+    assert "does not exist" in fails_with_one_line("eval.py", "--checkpoint", tmp_path / "none")
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
+def test_a_command_without_arguments_says_what_it_needs(script, fails_with_one_line):
+    assert "must have a value" in fails_with_one_line(script)
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "explain.py"])
+def test_help_shows_the_flags(script, command):
+    assert "--checkpoint" in (out := command(script, "--help")) or "--workdir" in out
+    assert "python " + script in out

@@ -1,0 +1,115 @@
+"""A model in the hand: explanations and coalition values, whatever the batch size, and mistakes told in one line."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import special
+
+from shapjax import config
+from shapjax import model as inference
+from shapjax.errors import UserError
+from shapjax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vit):
+    tiny = tiny_vit(registers=1)
+    meta = checkpoint.Meta(config=config.default_config(), class_names=("a", "b", "c"), image_shape=(8, 8, 2),
+                           mean=(0.2, 0.5), std=(0.3, 0.4))
+    return inference.SelfExplainingModel(tiny.module, tiny.params, meta, step=7, directory=pathlib.Path("run"))
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, size=(4, 8, 8, 2), dtype=np.uint8)
+
+
+@pytest.fixture
+def masks(rng):
+    return rng.random((4, 5, 4)) < 0.5
+
+
+def test_an_explanation_adds_up_to_the_prediction_it_explains(model, images):
+    e = model.explain(images)
+    assert e.logits.shape == e.probabilities.shape == (4, 3) and e.shapley.shape == (4, 2, 2, 3)
+    assert {e.logits.dtype, e.shapley.dtype, e.probabilities.dtype} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(e.shapley.sum(axis=(1, 2)), e.logits, atol=1e-5)
+    np.testing.assert_allclose(e.probabilities, special.softmax(e.logits, axis=1), atol=1e-6)
+
+
+def test_an_explanation_is_the_models_votes_on_the_normalized_image_in_reading_order(model, tiny_vit, images):
+    tiny = tiny_vit(registers=1)
+    normalized = ((images / 255 - [0.2, 0.5]) / [0.3, 0.4]).astype(np.float32)
+    expected = np.asarray(tiny.apply(tiny.params, normalized)).reshape(4, 2, 2, 3)
+    np.testing.assert_allclose(model.explain(images).shapley, expected, atol=1e-4)
+
+
+def test_all_patches_are_worth_the_prediction_and_none_is_worth_zero(model, images):
+    masks = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)], axis=1)
+    values = model.coalition_values(images, masks)
+    np.testing.assert_allclose(values[:, 0], model.explain(images).logits, atol=1e-5)
+    assert (values[:, 1] == 0).all()
+
+
+def test_coalition_values_do_not_see_hidden_patches(model, images, rng):
+    masks = np.array([[[True, False, False, True]]] * 4)  # the upper left and the lower right patch
+    other = images.copy()
+    other[:, :4, 4:], other[:, 4:, :4] = rng.integers(0, 256, size=(2, 4, 4, 4, 2))
+    np.testing.assert_array_equal(model.coalition_values(images, masks), model.coalition_values(other, masks))
+    assert np.abs(model.explain(images).logits - model.explain(other).logits).max() > 1e-2
+
+
+def test_pair_values_are_those_of_coalitions_and_complements(model, images, masks):
+    values, complements = model.pair_values(images, masks)
+    np.testing.assert_array_equal(values, model.coalition_values(images, masks))
+    np.testing.assert_allclose(complements, model.coalition_values(images, ~masks), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_results_do_not_depend_on_the_batch_size(model, images, masks, batch_size):
+    small, large = (model.explain(images, batch_size=b) for b in (batch_size, 256))
+    np.testing.assert_allclose(small.shapley, large.shapley, atol=1e-5)
+    small, large = (model.coalition_values(images, masks, batch_size=b) for b in (batch_size, 256))
+    assert small.shape == (4, 5, 3)
+    np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_in_zero_to_one_are_the_same_images_as_bytes(model, images, dtype):
+    floats = (images / 255).astype(dtype)
+    np.testing.assert_allclose(model.explain(floats).shapley, model.explain(images).shapley, atol=1e-4)
+
+
+def test_players_are_the_patches(model):
+    assert (model.num_players, model.grid, model.step) == (4, (2, 2), 7)
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    (np.zeros((8, 8, 2), np.uint8), r"expected \[B, 8, 8, 2\]"),
+    (np.zeros((0, 8, 8, 2), np.uint8), "B of at least 1"),
+    (np.zeros((1, 8, 8, 3), np.uint8), r"are \[1, 8, 8, 3\]"),
+    (np.zeros((1, 2, 8, 8), np.uint8), r"are \[1, 2, 8, 8\]"),
+    (np.zeros((1, 8, 8, 2), np.int64), "are int64.*expected uint8"),
+    (np.full((1, 8, 8, 2), 1.01), r"to 1.01.*floats in \[0, 1\]"),
+    (np.full((1, 8, 8, 2), -0.1), r"floats in \[0, 1\]"),
+    (np.full((1, 8, 8, 2), np.nan), r"floats in \[0, 1\]"),
+])
+def test_images_that_do_not_fit_are_refused_in_one_line(model, bad, message):
+    for call in (model.explain, lambda x: model.coalition_values(x, np.ones((len(x), 1, 4), bool))):
+        with pytest.raises(UserError, match=message) as e:
+            call(bad)
+        assert "\n" not in str(e.value)
+
+
+def test_a_batch_of_no_images_is_refused(model, images):
+    with pytest.raises(UserError, match="batch_size is 0"):
+        model.explain(images, batch_size=0)
+
+
+@pytest.mark.parametrize("bad", [np.ones((4, 5, 4), np.float32), np.ones((4, 5, 3), bool), np.ones((3, 5, 4), bool),
+                                 np.ones((4, 4), bool), np.ones((4, 0, 4), bool), np.ones((4, 5, 2, 2), bool)])
+def test_masks_that_do_not_fit_are_refused_in_one_line(model, images, bad):
+    with pytest.raises(UserError, match=r"expected bool \[4, M, 4\]") as e:
+        model.coalition_values(images, bad)
+    assert "\n" not in str(e.value)

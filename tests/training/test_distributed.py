@@ -1,0 +1,94 @@
+"""How processes of a run find each other, and how a run is asked to stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from jax.experimental import multihost_utils
+
+from shapjax.errors import UserError
+from shapjax.training import distributed as processes
+
+START = "from shapjax import processes; processes.start(multihost=False, coordinator='localhost:{port}', " \
+        "num_processes=2, process_id={i}, timeout_s=2)"
+
+
+def start(**given):
+    """`processes.start` with what is given on the command line."""
+    processes.start(**(dict(multihost=False, coordinator=None, num_processes=None, process_id=None) | given))
+
+
+def test_a_run_of_one_process_needs_nothing():
+    start()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (dict(coordinator="a:1", num_processes=2), "--process_id is missing"),
+        (dict(process_id=0), "--coordinator, --num_processes is missing"),
+        (dict(coordinator="a:1", num_processes=2, process_id=2), "--process_id=2: expected 0 to 1"),
+        (dict(coordinator="a", num_processes=2, process_id=0), "--coordinator=a: expected HOST:PORT"),
+        (dict(coordinator="a:b", num_processes=2, process_id=0), "--coordinator=a:b: expected HOST:PORT"),
+    ],
+)
+def test_flags_that_cannot_work_are_one_line(given, expected):
+    with pytest.raises(UserError, match=expected) as e:
+        start(**given)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_a_process_that_nobody_meets_ends_with_one_line_in_time(i):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    result = subprocess.run([sys.executable, "-c", START.format(port=port, i=i)], capture_output=True, text=True,
+                            timeout=120)
+    assert result.returncode == 1 and not result.stdout
+    assert result.stderr.startswith(f"error: the processes of the run did not meet at localhost:{port}, as --process_id"
+                                    f"={i} of 2, in 2 s") and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def wait_until(condition):
+    """Python hears a signal a moment after it was sent."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+
+
+@pytest.fixture
+def sigterm():
+    """The handler of SIGTERM, put back after the test."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield before
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_is_a_request_while_the_block_runs_and_a_second_one_changes_nothing(sigterm):
+    with processes.stop_request() as stop:
+        assert not stop.now()
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(stop.now)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.now()
+    os.kill(os.getpid(), signal.SIGTERM)  # while the process ends
+
+
+def test_without_a_request_sigterm_is_as_before_after_the_block(sigterm):
+    with processes.stop_request() as stop:
+        assert signal.getsignal(signal.SIGTERM) == stop.ask
+    assert signal.getsignal(signal.SIGTERM) is sigterm
+
+
+def test_processes_that_agree_on_where_to_stop_count_their_own_steps_from_1(monkeypatch):
+    """JAX stops a run that hears the signal before its first question at number 1, resumed or not."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: number == 3)
+    with processes.stop_request() as stop:
+        assert [stop.now() for _ in range(4)] == [False, False, True, False]
