@@ -10,11 +10,10 @@ REPORT ?= report
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k
-	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k_twin --config.shapley_weight=0
-	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k --images 32
-	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k_twin --images 32 --methods none
+	$(BIN)/python eval.py --checkpoint $(RUNS)/mnist5k --images 16
+	$(BIN)/python eval.py --checkpoint shapjax/shipped/mnist5k_baseline --output $(RUNS)/mnist5k_baseline --images 16 --methods none
 	$(BIN)/python explain.py --checkpoint $(RUNS)/mnist5k --examples 8 --output $(REPORT)/explanations
-	$(BIN)/python -m shapjax.commands.report --runs $(RUNS)/mnist5k,$(RUNS)/mnist5k_twin --output $(REPORT)
+	$(BIN)/python -m shapjax report --runs $(RUNS)/mnist5k,$(RUNS)/mnist5k_baseline --output $(REPORT)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10

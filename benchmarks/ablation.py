@@ -1,9 +1,9 @@
-"""What decides accuracy and Shapley error: trains the MNIST-5k model with one setting changed at a time.
+"""Measures what decides accuracy and Shapley error: trains the MNIST-5k model with one setting changed at a time.
 
-  python benchmarks/ablation.py --output runs/ablation [--seeds 3] [--rows default,twin]
+  python benchmarks/ablation.py --output runs/ablation [--seeds 3] [--rows default,baseline]
 
 Each run lies in OUTPUT/ROW-SEED and is skipped if it is evaluated already, so the script goes on where it stopped.
-Prints the table of docs/results.md; a run takes about 3 minutes on 2 cores.
+Prints a table; a run takes a few minutes on 2 cores.
 """
 
 import json
@@ -14,26 +14,26 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from shapjax.config import default_config
+
 ROOT = pathlib.Path(__file__).parents[1]
-HALF = {"steps": 3000}  # half the default's schedule: enough to tell settings apart
+STEPS = default_config().optim.steps
+HALF = {"optim.steps": STEPS // 2}  # half the default's schedule: enough to tell settings apart
 ROWS = {  # name: what it shows, settings, whether all seeds are worth their time
     "default": ("**the default**", {}, True),
-    "twin": ("**plain twin: no Shapley task**", {"shapley_weight": 0}, True),
+    "baseline": ("**baseline model: no Shapley task**", {"shapley.weight": 0}, True),
     "half": ("half the steps; so all below", HALF, False),
-    "weight4": ("weight 4", HALF | {"shapley_weight": 4}, False),
-    "weight8": ("weight 8", HALF | {"shapley_weight": 8}, False),
-    "weight32": ("weight 32", HALF | {"shapley_weight": 32}, False),
-    "game": ("gradient of the Shapley task through v(S) - v(S^c) too", HALF | {"shapley_gradient": "game"}, False),
-    "full": ("gradient of the Shapley task through everything", HALF | {"shapley_gradient": "full"}, False),
-    "raw4": ("Shapley task in squared logits, weight 4", HALF | {"shapley_scale": "none", "shapley_weight": 4}, False),
-    "mean": ("votes times 1/N", HALF | {"model.head_scale": "mean"}, False),
-    "head-default": ("head not zero at the start", HALF | {"model.head_init": "default"}, False),
-    "uncentered": ("votes not centered over classes", HALF | {"model.center_votes": False}, False),
-    "unmasked": ("coalitions not classified", HALF | {"masked_weight": 0}, False),
-    "plain": ("neither task: an ordinary classifier", HALF | {"masked_weight": 0, "shapley_weight": 0}, False),
-    "smoothing": ("label smoothing 0.1", HALF | {"label_smoothing": 0.1}, False),
-    "pairs2": ("2 pairs an image, 2/3 of the steps", {"steps": 2000, "num_pairs": 2}, False),
-    "no-ema": ("no moving average of the parameters", HALF | {"ema_decay": 0}, False),
+    "weight4": ("weight 4", HALF | {"shapley.weight": 4}, False),
+    "weight8": ("weight 8", HALF | {"shapley.weight": 8}, False),
+    "weight32": ("weight 32", HALF | {"shapley.weight": 32}, False),
+    "game": ("gradient of the Shapley task through v(S) - v(S^c) too", HALF | {"shapley.gradient": "game"}, False),
+    "full": ("gradient of the Shapley task through everything", HALF | {"shapley.gradient": "full"}, False),
+    "mean": ("patch logits times 1/N", HALF | {"loaded.head_scale": "mean"}, False),
+    "uncentered": ("patch logits not centered over classes", HALF | {"loaded.center": False}, False),
+    "unmasked": ("coalitions not classified", HALF | {"shapley.masked_weight": 0}, False),
+    "plain": ("neither task: an ordinary classifier", HALF | {"shapley.num_pairs": 0}, False),
+    "pairs2": ("2 pairs an image, 2/3 of the steps", {"optim.steps": STEPS // 3, "shapley.num_pairs": 2}, False),
+    "no-ema": ("no moving average of the parameters", HALF | {"optim.ema_decay": 0}, False),
 }
 
 _OUTPUT = flags.DEFINE_string("output", "runs/ablation", "Directory of the runs.")
@@ -51,13 +51,13 @@ def main(_: Sequence[str]) -> None:
         accuracy = " ".join(f"{100 * r['accuracy_top1']:.1f}" for r in results)
         entropy = " ".join(f"{r['cross_entropy']:.3f}" for r in results)
         r2 = " ".join(f"{r['shapley_error']['r2']:.3f}" for r in results)
-        shares = " ".join(f"{r['shapley_error']['r2_allocation']:.3f}" for r in results)
+        shares = " ".join(f"{r['shapley_error']['r2_shares']:.3f}" for r in results)
         lines.append(f"| {title} | {accuracy} | {entropy} | {r2} | {shares} |")
         print("\n".join(lines), flush=True)
 
 
 def _evaluated(row: str, settings: dict, seed: int) -> dict:
-    """The figures of a run, which is trained and evaluated if it is not yet."""
+    """Returns the metrics of a run, which is trained and evaluated if it is not yet."""
     workdir = pathlib.Path(_OUTPUT.value) / f"{row}-{seed}"
     if not (workdir / "eval.json").exists():
         overrides = [f"--config.{key}={value}" for key, value in (settings | {"seed": seed}).items()]

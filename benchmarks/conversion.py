@@ -1,12 +1,12 @@
-"""What becomes of a classifier that read its CLS token, when its patches shall vote: ways to take its weights over.
+"""Compares ways to start joint training from a classifier that was trained on its CLS token.
 
   pip install -r requirements-dev.txt
   python -m benchmarks.conversion --output runs/conversion [--steps 1500]
 
 A ViT of Hugging Face's transformers (in PyTorch) learns MNIST-5k by its CLS token and is saved as safetensors. Joint
-training then starts from it in several ways, for a quarter of the default's steps; "scratch" has no weights to start
-from. Accuracy before that is measured where a head was kept. Runs lie in OUTPUT and are skipped if they are evaluated
-already. Takes about 8 minutes on 2 cores.
+training then starts from it, with its head and with a new one, or from scratch, for a quarter of the default's steps.
+Where the head is kept, the accuracy before training is measured too. Runs are written to OUTPUT; those that have been
+evaluated are skipped. Takes about 8 minutes on 2 cores.
 """
 
 import json
@@ -27,15 +27,15 @@ from shapjax.models import preprocessing
 from shapjax.pretrained import loading, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
-ROWS = {  # name: what it shows, settings beside --config.pretrained
+ROWS = {  # name: title of the row, settings beside --config.pretrained
     "own": ("its head on the patches", {}),
-    "new": ("a new head, zero", {"new_head": True, "model.head_scale": "sqrt"}),
+    "new": ("a new head, zero", {"new_head": True}),
     "scratch": ("no weights: from scratch", None),
 }
 
 _OUTPUT = flags.DEFINE_string("output", "runs/conversion", "Directory of the runs.")
-_STEPS = flags.DEFINE_integer("steps", 1500, "Of the joint training.", lower_bound=1)
-_TORCH_EPOCHS = flags.DEFINE_integer("torch_epochs", 30, "Of the training in PyTorch.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 1500, "Steps of the joint training.", lower_bound=1)
+_TORCH_EPOCHS = flags.DEFINE_integer("torch_epochs", 30, "Epochs of the training in PyTorch.", lower_bound=1)
 
 
 def main(_: Sequence[str]) -> None:
@@ -48,21 +48,21 @@ def main(_: Sequence[str]) -> None:
     print(f"| the CLS classifier itself | {100 * _torch_accuracy(weights):.1f} | | | |")
     for row, (title, changes) in ROWS.items():
         before = f"{100 * _accuracy_before(weights):.1f}" if row == "own" else ""
-        figures = _evaluated(output / row, weights, changes)
-        error = figures["shapley_error"]
-        print(f"| {title} | {before} | {100 * figures['accuracy_top1']:.1f} | {error['r2']:.3f} "
-              f"| {error['r2_allocation']:.3f} |", flush=True)
+        metrics = _evaluated(output / row, weights, changes)
+        error = metrics["shapley_error"]
+        print(f"| {title} | {before} | {100 * metrics['accuracy_top1']:.1f} | {error['r2']:.3f} "
+              f"| {error['r2_shares']:.3f} |", flush=True)
 
 
 def _pixels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized images [n, 1, 28, 28] and labels [n]."""
+    """Returns normalized images [n, 1, 28, 28] and labels [n]."""
     images, labels = mnist5k.load(split)
     images = np.moveaxis((images / 255 - np.float32(mnist5k.MEAN)) / np.float32(mnist5k.STD), -1, 1)
     return torch.tensor(images.astype(np.float32)), torch.tensor(labels.astype(np.int64))
 
 
 def _train_in_torch(directory: pathlib.Path) -> None:
-    """The network of the default config, but reading the CLS token; its settings are Hugging Face's own."""
+    """Trains a network of the default config's size that reads its CLS token, and saves it."""
     torch.manual_seed(0)
     network = transformers.ViTForImageClassification(transformers.ViTConfig(
         hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, image_size=28, patch_size=7,
@@ -87,6 +87,7 @@ def _train_in_torch(directory: pathlib.Path) -> None:
 
 
 def _torch_accuracy(directory: pathlib.Path) -> float:
+    """Returns the test accuracy of the classifier itself."""
     network = transformers.ViTForImageClassification.from_pretrained(directory)
     images, labels = _pixels("test")
     with torch.inference_mode():
@@ -94,12 +95,12 @@ def _torch_accuracy(directory: pathlib.Path) -> float:
 
 
 def _accuracy_before(directory: pathlib.Path) -> float:
-    """Of soft voting with the head as it is, without any training."""
+    """Returns the test accuracy of the sums of the patch logits with the classifier's own head, before training."""
     c = config.default_config()
     c.pretrained = str(directory)
-    c = config.resolve(settings.complete(c, directory / "none"))
+    c = settings.complete(c, directory / "none")
     images, labels = mnist5k.load("test")
-    module = models.build(c.model, image_shape=images.shape[1:], num_classes=10, mean=mnist5k.MEAN, std=mnist5k.STD)
+    module = models.build(config.model_settings(c), image_shape=images.shape[1:], num_classes=10)
     params, _ = loading.load(c.pretrained, module, image_shape=images.shape[1:], num_classes=10, new_head=False)
     images = preprocessing.normalize(images, mnist5k.MEAN, mnist5k.STD)
     patch_logits_BNK = jax.jit(module.apply)({"params": params}, images)
@@ -107,9 +108,9 @@ def _accuracy_before(directory: pathlib.Path) -> float:
 
 
 def _evaluated(workdir: pathlib.Path, weights: pathlib.Path, changes: dict | None) -> dict:
-    """The figures of a run, which is trained and evaluated if it is not yet."""
+    """Returns the metrics of a run, which is trained and evaluated unless it has been already."""
     if not (workdir / "eval.json").exists():
-        changes = {"steps": _STEPS.value} | ({} if changes is None else {"pretrained": weights} | changes)
+        changes = {"optim.steps": _STEPS.value} | ({} if changes is None else {"pretrained": weights} | changes)
         overrides = [f"--config.{key}={value}" for key, value in changes.items()]
         for script in (["train.py", "--config", "configs/mnist5k.py", "--workdir", workdir, *overrides],
                        ["eval.py", "--checkpoint", workdir, "--images", 16, "--methods", "none"]):

@@ -1,4 +1,4 @@
-"""Images a second that the input pipeline delivers: from memory, from array_record, from JPEG files.
+"""Measures the images a second of the input pipeline: from memory, from array_record, from JPEG files.
 
   python -m benchmarks.input_pipeline [--data_dir D] [--photos DIR] [--tf_python .venv-tf/bin/python]
 
@@ -9,8 +9,8 @@
    the same files if there is a Python with TensorFlow. The files are --photos resized, or else noise with the spectrum
    of photographs, saved to about the size of ImageNet's.
 
-Start-up is not counted. Variants take turns, so that a drift of the machine's speed hits all of them; the median
-counts.
+Start-up is not counted. Variants take turns, so that a drift of the machine's speed affects all of them; the median is
+printed.
 """
 
 import argparse
@@ -30,9 +30,8 @@ from PIL import Image
 
 from shapjax.config import default_config
 from shapjax.data import augmentation, pipeline, sources
-from shapjax.evaluation import over_images as parallel
-from shapjax.training import sharding as layouts
-from shapjax.training import step as training
+from shapjax.training import distributed, sharding
+from shapjax.training.step import example_keys
 
 BAR = 20_000  # images/s, from memory, on 2 cores
 CROP_AREA = 0.3
@@ -40,7 +39,7 @@ TF_DATA = pathlib.Path(__file__).with_name("tf_data_input.py")
 
 
 def rate(batches: Iterator, batch_size: int, *, seconds: float) -> float:
-    """Images/s of an iterator, after some batches to start up and to use up what was read ahead meanwhile."""
+    """Measures images/s of an iterator, after some batches for start-up and to use up those read ahead meanwhile."""
     for batch in itertools.islice(batches, 8):
         jax.block_until_ready(batch)
     begun, count = time.perf_counter(), 0
@@ -51,7 +50,7 @@ def rate(batches: Iterator, batch_size: int, *, seconds: float) -> float:
 
 
 def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The median of what each variant gives."""
+    """Runs the variants in turns and returns the median of the results of each."""
     rates = {name: [] for name in variants}
     for _ in range(rounds):
         for name, measure in variants.items():
@@ -60,7 +59,7 @@ def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def read_only(source: sources.Source, *, batch_size: int, seconds: float, **options) -> float:
-    """Images/s of `train_iterator` alone."""
+    """Measures images/s of `train_iterator` alone."""
     batches = pipeline.train_iterator(source, batch_size=batch_size, seed=0, **options)
     try:
         return rate(batches, batch_size, seconds=seconds)
@@ -69,15 +68,15 @@ def read_only(source: sources.Source, *, batch_size: int, seconds: float, **opti
 
 
 def to_augmented(source: sources.Source, *, batch_size: int, seconds: float) -> float:
-    """Images/s through the whole chain: read, placed ahead, shifted and flipped on the devices."""
+    """Measures images/s of the whole chain: read, placed ahead, shifted and flipped on the devices."""
     settings = augmentation.AugmentSettings(max_shift=4, flip=True)
 
     def augmented(batch):
-        keys = training.example_keys(0, batch["index"][0], batch["index"])
+        keys = example_keys(0, batch["index"][0], batch["index"])
         return augmentation.augment(batch["image"], batch["label"], keys, num_classes=10, settings=settings)
 
     batches = pipeline.to_device(pipeline.train_iterator(source, batch_size=batch_size, seed=0),
-                                 layouts.Replicated().batch)
+                                 sharding.Replicated().batch)
     try:
         return rate(map(jax.pmap(augmented), batches), batch_size, seconds=seconds)
     finally:
@@ -85,14 +84,14 @@ def to_augmented(source: sources.Source, *, batch_size: int, seconds: float) -> 
 
 
 def cached() -> sources.ArraySource:
-    """50 000 random images in memory."""
+    """Returns 50 000 random images in memory."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 50_000, np.int32)
     return sources.ArraySource(images, labels, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
 
 
 def stored(dataset: str, **data) -> sources.Source:
-    """The training images of a dataset, decoded on every read."""
+    """Returns the training images of a dataset, decoded on every read."""
     config = default_config()
     config.dataset = dataset
     config.data.update({"cache_gib": 0.0, **data})
@@ -100,7 +99,7 @@ def stored(dataset: str, **data) -> sources.Source:
 
 
 def write_jpegs(directory: pathlib.Path, photos: str, count: int) -> float:
-    """Files of 500x375 pixels, every other one upright, in two classes; returns their mean size in kB."""
+    """Writes files of 500x375 pixels, half of them upright, in two classes; returns their mean size in kB."""
     rng = np.random.default_rng(0)
     originals = sorted(pathlib.Path(photos).glob("*.jpg")) if photos else []
     for number in range(count):
@@ -120,7 +119,7 @@ def write_jpegs(directory: pathlib.Path, photos: str, count: int) -> float:
 
 
 def _like_a_photo(rng: np.random.Generator) -> np.ndarray:
-    """Noise whose amplitude falls with the frequency as 1/f, uint8 [375, 500, 3]."""
+    """Makes noise whose amplitude falls with the frequency as 1/f, uint8 [375, 500, 3]."""
     frequency = np.hypot(np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500)[None, :])
     spectra = (np.fft.rfft2(rng.normal(size=(375, 500))) / np.maximum(frequency, 1 / 500) for _ in range(4))
     gray, *colors = (np.fft.irfft2(spectrum, (375, 500)) for spectrum in spectra)
@@ -129,14 +128,14 @@ def _like_a_photo(rng: np.random.Generator) -> np.ndarray:
 
 
 def tf_data(directory: pathlib.Path, python: str, *, threads: int, batch_size: int, seconds: float) -> float:
-    """Images/s of tf.data, in a process of its own; raises CalledProcessError without TensorFlow."""
+    """Measures images/s of tf.data, in a process of its own; raises CalledProcessError without TensorFlow."""
     command = [python, str(TF_DATA), str(directory / "train"), f"--threads={threads}", f"--seconds={seconds}",
                f"--batch={batch_size}"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def print_table(title: str, rates: dict[str, float], cores: dict[str, int]) -> None:
-    """One row a variant; the ratio is to the first one."""
+    """Prints a row for each variant; the ratio is to the first one."""
     print(f"\n{title}\n\n| variant | images/s | a core | ratio |\n|---|---|---|---|")
     first = next(iter(rates.values()))
     for name, value in rates.items():
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements a variant")
     args = parser.parse_args()
-    parallel.split_cpu(0)
+    distributed.split_cpu(0)
     available = len(os.sched_getaffinity(0))
     print(f"{available} cores, {jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
 
@@ -179,6 +178,7 @@ def main() -> None:
 
 
 def _jpeg_table(directory: pathlib.Path, args: argparse.Namespace, available: int) -> None:
+    """Measures and prints the table of JPEG files."""
     kilobytes = write_jpegs(directory, args.photos, args.files)
     source = stored(f"folder:{directory}", image_size=224)
     options = {"1 thread": {}, f"{available} threads": {"threads": available}, "1 worker process": {"workers": 1},

@@ -1,14 +1,14 @@
-"""shapjax beside the PyTorch libraries: the same network, images and cores, in one run.
+"""Times shapjax and the PyTorch libraries on the same network, images and cores, in one run.
 
     python -m benchmarks.libraries [--images 8] [--repeats 3]
 
 Two jobs. "evaluate": insertion, deletion, sensitivity-n and KernelSHAP (2 048 coalitions) of images of 49 patches, with
 Quantus for the metrics and shap, shapiq or Captum for KernelSHAP. "exact": Shapley values of 16 patches by enumeration,
-with shapiq. The network is a ViT with the same weights in both frameworks. Figures are seconds an image, compiled and
+with shapiq. The network is a ViT with the same weights in both frameworks. Times are seconds an image, compiled and
 warmed up, the median of the repeats; the programs take turns.
 
 The PyTorch libraries hide a patch by painting it black. shapjax drops it and packs a coalition with its complement in
-one pass; the line "painted" is shapjax with its hands tied, painting as they do.
+one pass; the line "painted" is shapjax painting as they do.
 """
 
 import functools
@@ -26,12 +26,11 @@ import torch
 from absl import app, flags, logging
 
 from benchmarks.torch_vit import TorchViT
-from shapjax import models
-from shapjax.attribution import shapley_values
-from shapjax.evaluation import over_images as parallel
-from shapjax.games import classifier, coalitions, removal
-from shapjax.metrics import correlation, perturbation, ranking
+from shapjax import attribution, games, metrics, models
+from shapjax.evaluation import over_images
+from shapjax.games import coalitions
 from shapjax.models import vit
+from shapjax.training import distributed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -47,8 +46,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Rows of shapjax's forward 
 
 
 def main(_: Sequence[str]) -> None:
-    """Times everything and prints two tables."""
-    parallel.split_cpu(0)
+    """Times both jobs and prints their tables."""
+    distributed.split_cpu(0)
     logging.set_verbosity(logging.ERROR)
     warnings.simplefilter("ignore")
     images = np.random.default_rng(0).random((_IMAGES.value, 28, 28, 1), np.float32)
@@ -81,8 +80,8 @@ def _evaluate(images: np.ndarray) -> None:
             x, classes, network, functools.partial(_captum, at_once=TORCH_BATCH)),
     }
     ours = {}
-    for name, model in {"shapjax": game, "shapjax, painted": classifier.painted(game, removal.Constant(0.0))}.items():
-        program = parallel.OverImages(functools.partial(_all_of_it, batch_size=_BATCH_SIZE.value), block=n)
+    for name, model in {"shapjax": game, "shapjax, painted": games.painted(game, games.Constant(0.0))}.items():
+        program = over_images.OverImages(functools.partial(_all_of_it, batch_size=_BATCH_SIZE.value), block=n)
         keys = jax.random.split(jax.random.key(0), n)
         ours[name] = functools.partial(program, model, images, classes, attributions, keys)
     seconds = _time(theirs | ours, n, {"Captum: KernelSHAP, its default of one coalition a pass": 1})
@@ -105,7 +104,7 @@ def _exact(images: np.ndarray) -> None:
     images = images[:2]
     game, network = _networks(patch_size=7, images=images)
     classes = np.asarray(game.logits(images)).argmax(axis=1).astype(np.int32)
-    program = parallel.OverImages(functools.partial(shapley_values.exact_all, batch_size=_BATCH_SIZE.value), block=1)
+    program = over_images.OverImages(functools.partial(attribution.exact_all, batch_size=_BATCH_SIZE.value), block=1)
     x = np.moveaxis(images, -1, 1)
     found = {}
 
@@ -114,7 +113,7 @@ def _exact(images: np.ndarray) -> None:
         found["theirs"] = values.get_n_order_values(1)
 
     def shapiq_exact_all(image: np.ndarray, _: int, network: TorchViT) -> None:
-        """The network runs once for all classes; each class is then a game that looks its values up."""
+        """Runs the network once for all classes; the values of each class are then looked up."""
         codes = 2 ** np.arange(16)
         table = _painted_game(image, slice(None), network, 7)((np.arange(2**16)[:, None] >> np.arange(16)) & 1)
         for target in range(table.shape[1]):
@@ -124,30 +123,30 @@ def _exact(images: np.ndarray) -> None:
     seconds = _time({one: lambda: _each(x[:1], classes, network, shapiq_exact),
                      every: lambda: _each(x[:1], classes, network, shapiq_exact_all),
                      ours: lambda: program(game, images)}, len(images), {one: 1, every: 1})
-    painted = parallel.OverImages(functools.partial(shapley_values.exact_all, batch_size=_BATCH_SIZE.value), block=1)(
-        classifier.painted(game, removal.Constant(0.0)), images[:1])[0, :, classes[0]]
+    painted = over_images.OverImages(functools.partial(attribution.exact_all, batch_size=_BATCH_SIZE.value), block=1)(
+        games.painted(game, games.Constant(0.0)), images[:1])[0, :, classes[0]]
     print("\nexact: 16 patches, 65 536 coalitions; seconds an image\n")
     for name, value in seconds.items():
         print(f"  {name:60}{value:9.4f}{value / seconds[ours]:9.1f} x shapjax")
     print(f"  largest difference of the values, both painted{'':14}{np.abs(painted - found['theirs']).max():9.1e}")
 
 
-def _networks(*, patch_size: int, images: np.ndarray) -> tuple[classifier.Classifier, TorchViT]:
-    """The same network for both sides, checked to be the same."""
-    module = vit.ViT(num_classes=10, image_size=(28, 28), patch_size=patch_size, width=64, depth=3, heads=4,
-                     head_init="default")
+def _networks(*, patch_size: int, images: np.ndarray) -> tuple[games.Classifier, TorchViT]:
+    """Returns the same network in both frameworks, after a check that it is the same."""
+    module = vit.ViT(num_classes=10, image_size=(28, 28), patch_size=patch_size, width=64, depth=3, heads=4)
     params = models.init_params(module, jax.random.key(0), image_shape=(28, 28, 1))
+    params["head"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)  # it is zero
     network = TorchViT(module, params)
 
-    def votes(params, images, sides=None):
-        return module.apply({"params": params}, images, sides)
+    def patch_logits(params, images, segment_ids=None):
+        return module.apply({"params": params}, images, segment_ids)
 
     def pair(params, images, mask):
-        values = coalitions.pair_values(functools.partial(votes, params), images, mask[:, None])
+        values = coalitions.pair_values(functools.partial(patch_logits, params), images, mask[:, None])
         return tuple(value[:, 0] for value in values)
 
-    game = classifier.wrap(lambda params, images: votes(params, images).sum(axis=1), params, grid=module.grid,
-                           pair_fn=pair, coalition_fn=lambda *args: pair(*args)[0], pair_passes=1)
+    game = games.wrap(lambda params, images: patch_logits(params, images).sum(axis=1), params, grid=module.grid,
+                      pair_fn=pair, coalition_fn=lambda *args: pair(*args)[0], pair_passes=1)
     with torch.inference_mode():
         logits = network(torch.tensor(np.moveaxis(images, -1, 1))).numpy()
     np.testing.assert_allclose(logits, game.logits(images), atol=1e-4)
@@ -155,19 +154,18 @@ def _networks(*, patch_size: int, images: np.ndarray) -> tuple[classifier.Classi
 
 
 def _all_of_it(model, images, classes, attributions, keys, *, batch_size):
-    """Insertion, deletion, sensitivity-n and KernelSHAP of every image."""
-    order = ranking.order(attributions, keys)
-    curves = perturbation.curves(model, images, order, batch_size=batch_size)
-    masks = correlation.sample_masks(jax.random.key(0), num_players=model.num_players, num_masks=SENSITIVITY_PAIRS)
-    inside, outside = classifier.pair_values(model, images, masks, batch_size=batch_size,
-                                             read=classifier.target_class(classes, "probability"))
+    """Computes insertion, deletion, sensitivity-n and KernelSHAP of every image."""
+    curves = metrics.curves(model, images, metrics.order(attributions, keys), batch_size=batch_size)
+    masks = metrics.sample_masks(jax.random.key(0), num_players=model.num_players, num_masks=SENSITIVITY_PAIRS)
+    inside, outside = games.pair_values(model, images, masks, batch_size=batch_size,
+                                        read=games.target_class(classes, "log_odds"))
     return {
-        "insertion": perturbation.insertion_auc(curves, classes),
-        "deletion": perturbation.deletion_auc(curves, classes),
-        "sensitivity_n": correlation.sensitivity_n(
+        "insertion": metrics.insertion(curves, classes),
+        "deletion": metrics.deletion(curves, classes),
+        "sensitivity_n": metrics.sensitivity_n(
             attributions, jnp.concatenate([masks, ~masks]), jnp.concatenate([inside, outside], axis=1)),
-        "kernel_shap": shapley_values.kernel_shap(model, images, classes, keys, batch_size=batch_size,
-                                                  coalitions=COALITIONS),
+        "kernel_shap": attribution.kernel_shap(model, images, classes, keys, batch_size=batch_size,
+                                               coalitions=COALITIONS),
     }
 
 
@@ -177,7 +175,7 @@ def _each(x: np.ndarray, classes: np.ndarray, network: TorchViT, explain: Callab
 
 
 def _painted_game(image: np.ndarray, target: int | slice, network: TorchViT, patch: int) -> Callable:
-    """Coalitions [M, N] -> logits of the target [M], or of several [M, K], in batches, hidden patches black."""
+    """Makes a game: coalitions [M, N] -> logits of the target [M], or of several [M, K], hidden patches black."""
     side = 28 // patch
     image = torch.tensor(image)[None]
 
@@ -207,7 +205,7 @@ def _captum(image: np.ndarray, target: int, network: TorchViT, *, at_once: int) 
 
 
 def _time(programs: dict[str, Callable], images: int, fewer: dict[str, int]) -> dict[str, float]:
-    """Median seconds an image of each program, after a run to warm up; `fewer` are those that take fewer images."""
+    """Returns median seconds an image of each program, after a run to warm up; `fewer` has those of fewer images."""
     taken = {name: [] for name in programs}
     for turn in range(1 + _REPEATS.value):
         for name, program in programs.items():

@@ -1,4 +1,4 @@
-"""What coalition packing saves: a training step's floating-point operations and seconds, with and without it.
+"""Measures what coalition packing saves: a training step's operations and seconds, with and without it.
 
   python -m benchmarks.packing [--variant S/16] [--image_size 224] [--batch 8] [--repeats 5] [--flops_only]
 
@@ -26,52 +26,53 @@ import jax.numpy as jnp
 import optax
 
 from shapjax import models
-from shapjax.games.coalitions import pair_patch_logits
+from shapjax.games import coalitions
 from shapjax.models import vit
-from shapjax.training import loss as losses
+from shapjax.training.loss import LossSettings, joint_loss
 
-SETTINGS = losses.LossSettings(num_pairs=1, masked_weight=1.0, masked_target="label", label_smoothing=0.0,
-                               shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
+SETTINGS = LossSettings(num_pairs=1, weight=1.0, masked_weight=1.0, masked_target="label", gradient="allocation")
 STEPS = ("plain", "packed", "unpacked")
+PAIR_PATCH_LOGITS = coalitions.pair_patch_logits  # while another stands in its place
 
 
 def loss(module: vit.ViT, kind: str) -> Callable[..., chex.Array]:
-    """(params, images, targets, keys) -> the loss of one of `STEPS`."""
+    """Returns (params, images, targets, keys) -> the loss of one of `STEPS`."""
 
     def plain(params, images, targets, keys):
         logits = module.apply({"params": params}, images).sum(axis=1)
         return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
     def joint(params, images, targets, keys):
-        def phi_fn(x, sides):
-            return module.apply({"params": params}, x, sides)
+        def phi_fn(x, segment_ids):
+            return module.apply({"params": params}, x, segment_ids)
 
-        return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=1.0, settings=SETTINGS)[0]
+        return joint_loss(phi_fn, images, targets, keys, settings=SETTINGS)[0]
 
     def unpacked(*args):
-        with mock.patch.object(losses.coalitions, "pair_patch_logits", _two_masked_passes):
+        with mock.patch.object(coalitions, "pair_patch_logits", _two_masked_passes):
             return joint(*args)
 
     return {"plain": plain, "packed": joint, "unpacked": unpacked}[kind]
 
 
 def gradient_step(module: vit.ViT, kind: str) -> Callable[..., chex.ArrayTree]:
-    """(params, images, targets, keys) -> gradients of `loss`."""
+    """Returns (params, images, targets, keys) -> gradients of `loss`."""
     return jax.grad(loss(module, kind))
 
 
-def _two_masked_passes(phi_fn, images: chex.Array, masks: chex.Array) -> chex.Array:
-    """`coalitions.pair_patch_logits` as others compute it: of each pass only the visible patches' votes are used."""
-    return jnp.where(masks[..., None], pair_patch_logits(phi_fn, images, masks), pair_patch_logits(phi_fn, images, ~masks))
+def _two_masked_passes(phi_fn: coalitions.PhiFn, images: chex.Array, masks: chex.Array) -> chex.Array:
+    """Computes `coalitions.pair_patch_logits` as others do: each pass gives the logits of its visible patches alone."""
+    return jnp.where(masks[..., None], PAIR_PATCH_LOGITS(phi_fn, images, masks),
+                     PAIR_PATCH_LOGITS(phi_fn, images, ~masks))
 
 
 def make_module(sizes: dict[str, int], *, image_size: int, remat: str) -> vit.ViT:
-    """The model that is counted and timed: a variant for 1000 classes."""
-    return vit.ViT(num_classes=1000, image_size=(image_size, image_size), remat=remat, head_init="default", **sizes)
+    """Returns the model that is counted and timed: a variant for 1000 classes."""
+    return vit.ViT(num_classes=1000, image_size=(image_size, image_size), remat=remat, **sizes)
 
 
 def count_flops(module: vit.ViT, kind: str, *, batch: int) -> float:
-    """Floating-point operations of a gradient step, without compiling or running it."""
+    """Counts floating-point operations of a gradient step, without compiling or running it."""
     image_shape = (*module.image_size, 3)
     params = models.param_shapes(module, image_shape=image_shape)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
@@ -82,7 +83,7 @@ def count_flops(module: vit.ViT, kind: str, *, batch: int) -> float:
 
 
 def measure_seconds(modules: dict[str, vit.ViT], *, batch: int, repeats: int) -> dict[tuple[str, str], float]:
-    """Median seconds of every step of every module, taking turns, after a first call that compiles."""
+    """Returns median seconds of every step of every module, taking turns, after a first call that compiles."""
     image_shape = (*next(iter(modules.values())).image_size, 3)
     params = models.init_params(next(iter(modules.values())), jax.random.key(0), image_shape=image_shape)
     args = (params, jax.random.normal(jax.random.key(1), (batch, *image_shape)),
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--flops_only", action="store_true", help="count, do not run")
     args = parser.parse_args()
 
-    sizes = vit.variant(args.variant)
+    sizes = vit.variant(args.variant) or parser.error(f"--variant {args.variant} is unknown; expected one such as S/16")
     modules = {remat: make_module(sizes, image_size=args.image_size, remat=remat) for remat in ("none", "full")}
     flops = {(name, kind): count_flops(module, kind, batch=args.batch)
              for name, module in modules.items() for kind in STEPS}

@@ -18,18 +18,15 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from shapjax import config as settings
 from shapjax.data import sources
-from shapjax.evaluation import over_images as parallel
-from shapjax.training import loop as experiment
-from shapjax.training import sharding as layouts
+from shapjax.training import distributed, loop, sharding
 
 VARIANTS = {
     "a device a core, recompute all": ["--config.model.remat=full"],
     "recompute all but matrix products": ["--config.model.remat=dots"],
     "recompute nothing": ["--config.model.remat=none"],
-    "one device over all cores, recompute all": ["--config.model.remat=full", "--config.cpu_devices=1"],
-    "one device, recompute nothing": ["--config.model.remat=none", "--config.cpu_devices=1"],
+    "one device over all cores, recompute all": ["--config.model.remat=full", "--config.run.cpu_devices=1"],
+    "one device, recompute nothing": ["--config.model.remat=none", "--config.run.cpu_devices=1"],
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist5k.py", "Config file of the run.")
@@ -41,7 +38,7 @@ _MEASURE = flags.DEFINE_bool("measure", False, "Measure the config in this proce
 def main(_: Sequence[str]) -> None:
     """Measures one variant, or starts the processes that do and prints the table."""
     if _MEASURE.value:
-        print(json.dumps(seconds_a_step(settings.resolve(_CONFIG.value), _STEPS.value)))
+        print(json.dumps(seconds_a_step(loop.resolve(_CONFIG.value), _STEPS.value)))
         return
     times = {name: [] for name in VARIANTS}
     for _round in range(_ROUNDS.value):
@@ -56,16 +53,16 @@ def main(_: Sequence[str]) -> None:
 
 
 def seconds_a_step(config, steps: int) -> float:
-    """Median over the steps of one process, after two steps to compile and warm up."""
-    parallel.split_cpu(config.cpu_devices)
+    """Returns the median over the steps of one process, after two steps to compile and warm up."""
+    distributed.split_cpu(config.run.cpu_devices)
     source = sources.load_source(config, "train")
-    run = experiment.setup(config, source, num_devices=jax.device_count())
-    layout = layouts.LAYOUTS[config.parallel](config.fsdp_devices)
+    run = loop.setup(config, source, num_devices=jax.device_count())
+    layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)
     step_fn, state = layout.step(run.step), layout.init(run.init_state)
     rng = np.random.default_rng(0)
     seconds = []
     for step in range(steps + 2):
-        indices = rng.integers(0, len(source), config.batch_size)
+        indices = rng.integers(0, len(source), config.optim.batch_size)
         batch = layout.batch({**source.read(indices), "index": indices.astype(np.int32)})
         begun = time.perf_counter()
         state, _ = step_fn(state, batch)

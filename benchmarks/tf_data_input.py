@@ -1,9 +1,9 @@
-"""Images a second that tf.data reads from a directory of JPEG files: what `benchmarks.input_pipeline` compares with.
+"""Measures the images a second that tf.data reads from JPEG files, for comparison in `benchmarks.input_pipeline`.
 
   python benchmarks/tf_data_input.py DIRECTORY [--threads 2] [--seconds 5] [--batch 32] [--size 224]
 
-A random-resized crop of each, decoded alone (`decode_and_crop_jpeg`), bilinear. Needs TensorFlow and nothing of
-shapjax; prints one number.
+Of each file a random-resized crop alone is decoded (`decode_and_crop_jpeg`), bilinear. Needs TensorFlow and nothing of
+shapjax; prints images/s.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
   python train.py --config configs/mnist5k.py --workdir runs/mnist5k
 
-The plain twin, to see what self-explanation costs: --config.shapley_weight=0 --workdir runs/mnist5k_twin
+Two CPU cores take about two minutes. Results: docs/results.md.
+The baseline model, to see what self-explanation costs: --config.shapley.weight=0 --workdir runs/mnist5k_baseline
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""Your own photographs: one sub-directory a class, with train/ and test/ above them if you have split them yourself.
+"""Unmeasured. Your own photographs: a sub-directory for each class, below train/ and test/ if you have split them.
 
   python train.py --config configs/own_folder.py --workdir runs/own --config.dataset=folder:PATH
 
@@ -23,8 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.flip = True
     config.augment.crop_area = 0.5
     config.augment.color_jitter = 0.2
-    config.batch_size = 32
-    config.steps = 5_000
-    config.eval_every = 250
-    config.warmup = 0.1
+    config.optim.batch_size = 32
+    config.optim.steps = 5_000
+    config.run.eval_every = 250
     return config

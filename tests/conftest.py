@@ -1,4 +1,4 @@
-"""What all tests share: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
+"""Shared by all tests: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
 
 import fractions
 import functools
@@ -31,7 +31,7 @@ PIXELS = (8, 8, 2)  # of the tiny models' images
 
 
 class Model(NamedTuple):
-    """A module, parameters and the compiled (params, images, segment_ids) -> votes."""
+    """A module, parameters and the compiled (params, images, segment_ids) -> phi."""
 
     module: vit.ViT
     params: Any

@@ -1,23 +1,27 @@
 """A model in the hand: explanations and coalition values, whatever the batch size, and mistakes told in one line."""
 
-import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy import special
 
+import shapjax
 from shapjax import config
-from shapjax import model as inference
 from shapjax.errors import UserError
-from shapjax.training import checkpoint
+from shapjax.model import SelfExplainingModel, load
+from shapjax.training.checkpoint import Meta
 
 
 @pytest.fixture(scope="module")
 def model(tiny_vit):
     tiny = tiny_vit(registers=1)
-    meta = checkpoint.Meta(config=config.default_config(), class_names=("a", "b", "c"), image_shape=(8, 8, 2),
-                           mean=(0.2, 0.5), std=(0.3, 0.4))
-    return inference.SelfExplainingModel(tiny.module, tiny.params, meta, step=7, directory=pathlib.Path("run"))
+    settings = config.default_config()
+    config.set_model(settings, {"patch_size": 4, "width": 16, "depth": 2, "heads": 2, "registers": 1, "remat": "none",
+                                "mlp_ratio": float(tiny.module.mlp_ratio)})
+    meta = Meta(config=settings, class_names=("a", "b", "c"), image_shape=(8, 8, 2), mean=(0.2, 0.5), std=(0.3, 0.4))
+    return SelfExplainingModel(tiny.module, tiny.params, meta, step=7, directory="run")
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def test_an_explanation_adds_up_to_the_prediction_it_explains(model, images):
     np.testing.assert_allclose(e.probabilities, special.softmax(e.logits, axis=1), atol=1e-6)
 
 
-def test_an_explanation_is_the_models_votes_on_the_normalized_image_in_reading_order(model, tiny_vit, images):
+def test_an_explanation_is_the_models_patch_logits_on_the_normalized_image_in_reading_order(model, tiny_vit, images):
     tiny = tiny_vit(registers=1)
     normalized = ((images / 255 - [0.2, 0.5]) / [0.3, 0.4]).astype(np.float32)
     expected = np.asarray(tiny.apply(tiny.params, normalized)).reshape(4, 2, 2, 3)
@@ -113,3 +117,32 @@ def test_masks_that_do_not_fit_are_refused_in_one_line(model, images, bad):
     with pytest.raises(UserError, match=r"expected bool \[4, M, 4\]") as e:
         model.coalition_values(images, bad)
     assert "\n" not in str(e.value)
+
+
+def test_an_export_loads_as_the_same_model(model, images, tmp_path):
+    files = model.export(tmp_path / "exported", platforms=None)
+    assert set(files) == {"model.safetensors", "README.md", "config.json"}
+    again = load(tmp_path / "exported")
+    np.testing.assert_array_equal(again.explain(images).shapley, model.explain(images).shapley)
+    assert (again.class_names, again.step) == (model.class_names, 7)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="README.md of something else"):
+        model.export(taken)
+
+
+def test_all_public_names_are_there():
+    assert set(shapjax.__all__) <= set(dir(shapjax))
+    for name in shapjax.__all__:
+        assert getattr(shapjax, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'explain'"):
+        shapjax.explain  # noqa: B018
+    assert callable(shapjax.attribution.kernel_shap) and callable(shapjax.metrics.deletion)
+    assert callable(shapjax.games.wrap) and callable(shapjax.evaluation.compare) and shapjax.load is load
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import shapjax, sys; sys.exit(' '.join({'jax', 'flax', 'orbax', 'scipy'} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not result.returncode, result.stderr

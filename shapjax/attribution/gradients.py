@@ -1,7 +1,7 @@
-"""Attributions from the gradient of the target class's logit with respect to the image.
+"""Attributions from the gradient of the target class's logit, with respect to the image or (Grad-CAM) to the features.
 
-They need nothing of a model but that its logits can be differentiated. Pixels are those that the model's function
-takes: where normalization is part of that function, gradients and baselines are in the units before it.
+Gradients and baselines are in the units of the images that the model's function takes: where normalization is part of
+that function, the units before it.
 """
 
 import functools
@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.attribution.arguments import check_arguments
-from shapjax.attribution.backward import target_sum
-from shapjax.errors import UserError
+from shapjax.games.checks import require_arguments, require_positive
 from shapjax.games.classifier import Classifier, row_keys
 from shapjax.games.passes import in_passes
 
@@ -23,22 +21,35 @@ INTEGRATION_STEPS = 50
 SMOOTHGRAD_SAMPLES = 25
 
 
+def target_sum(logits: chex.Array, targets: chex.Array) -> chex.Array:
+    """Sums the target classes' logits over the images.
+
+    Images do not influence one another, so the sum's gradient with respect to one image is that of its own logit.
+
+    Args:
+      logits: [B, K].
+      targets: int [B].
+    """
+    return jnp.sum(jnp.take_along_axis(logits, targets[:, None], axis=1))
+
+
 def patch_sums(pixels: chex.Array, grid: tuple[int, int]) -> chex.Array:
-    """Sums over the pixels and channels of every patch.
+    """Sums the pixels and channels of every patch.
 
     Args:
       pixels: float [B, H, W, C].
-      grid: (gh, gw); pixels belong to the patches that `shapjax.removal.hidden_pixels` hides them with.
+      grid: (gh, gw); pixels belong to the patches that `games.removal.hidden_pixels` hides them with.
 
     Returns:
       float [B, N], N = gh·gw.
 
     Raises:
-      UserError: if there are more patches than pixels along a side.
+      ValueError: if there are more patches than pixels along a side.
     """
     (gh, gw), (h, w) = grid, pixels.shape[1:3]
     if gh > h or gw > w:
-        raise UserError(f"a grid of {gh} x {gw} patches is finer than the image of {h} x {w} pixels; use fewer patches")
+        raise ValueError(f"a grid of {gh} x {gw} patches is finer than the image of {h} x {w} pixels: "
+                         "use fewer patches")
     in_row_HG = jax.nn.one_hot(jnp.arange(h) * gh // h, gh, dtype=pixels.dtype)
     in_column_WG = jax.nn.one_hot(jnp.arange(w) * gw // w, gw, dtype=pixels.dtype)
     return jnp.einsum("bhwc,hi,wj->bij", pixels, in_row_HG, in_column_WG, precision="highest").reshape(-1, gh * gw)
@@ -47,9 +58,9 @@ def patch_sums(pixels: chex.Array, grid: tuple[int, int]) -> chex.Array:
 @functools.partial(jax.jit, static_argnames="batch_size")
 def gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
              batch_size: int = 256) -> chex.Array:
-    """Saliency: Σ over a patch of |∂logit/∂pixel| (Simonyan, Vedaldi and Zisserman 2014, section 3).
+    """Computes saliency, Σ over a patch of |∂logit/∂pixel| (Simonyan, Vedaldi and Zisserman 2014, section 3).
 
-    The paper takes the largest channel of each pixel; here all count, as in Captum's `Saliency` summed over a patch.
+    The paper takes the largest channel of each pixel; here all channels count, as in Captum's `Saliency`.
 
     Args:
       model: any classifier.
@@ -62,9 +73,9 @@ def gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: ch
       float32 [B, N], never negative.
 
     Raises:
-      UserError: if an argument does not fit.
+      ValueError: if an argument does not fit.
     """
-    check_arguments(images, targets, batch_size=batch_size)
+    require_arguments(images, targets, batch_size=batch_size)
     return in_passes(lambda x, y: patch_sums(jnp.abs(_pixel_gradient(model, x, y)), model.grid),
                      images, targets, batch_size=batch_size)
 
@@ -72,11 +83,11 @@ def gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: ch
 @functools.partial(jax.jit, static_argnames="batch_size")
 def input_x_gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                      batch_size: int = 256) -> chex.Array:
-    """Σ over a patch of pixel · ∂logit/∂pixel (Shrikumar et al. 2016, "Not just a black box").
+    """Computes Σ over a patch of pixel · ∂logit/∂pixel (Shrikumar et al. 2016, "Not just a black box").
 
-    Args, shapes and errors as in `gradient`; signed.
+    Arguments, result and errors as in `gradient`, but the result is signed.
     """
-    check_arguments(images, targets, batch_size=batch_size)
+    require_arguments(images, targets, batch_size=batch_size)
     return in_passes(lambda x, y: patch_sums(x * _pixel_gradient(model, x, y), model.grid),
                      images, targets, batch_size=batch_size)
 
@@ -85,11 +96,11 @@ def input_x_gradient(model: Classifier, images: chex.Array, targets: chex.Array,
 def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                          batch_size: int = 256, baseline: float | tuple[float, ...] = 0.0,
                          steps: int = INTEGRATION_STEPS) -> chex.Array:
-    """Gradients along the straight line from a baseline to the image (Sundararajan, Taly and Yan 2017, equation 1).
+    """Integrates gradients from a baseline to the image (Sundararajan, Taly and Yan 2017, equation 1).
 
-    Σ over a patch of (x - x')·∫₀¹ ∂logit/∂pixel(x' + α(x - x')) dα, which sums over the patches to the logit of the
-    image less that of the baseline. The integral is taken by Gauss-Legendre quadrature, exact for polynomials of degree
-    2·steps - 1, and what Captum does unless told otherwise.
+    Σ over a patch of (x - x')·∫₀¹ ∂logit/∂pixel(x' + α(x - x')) dα. Over all patches it sums to the logit of the image
+    less that of the baseline. The integral is taken by Gauss-Legendre quadrature, exact for polynomials of degree
+    2·steps - 1 and Captum's default.
 
     Args:
       model, images, targets, key: as in `gradient`.
@@ -101,14 +112,13 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
       float32 [B, N], signed.
 
     Raises:
-      UserError: if steps is below 1, or the baseline has neither one number nor one a channel.
+      ValueError: if steps is below 1, or the baseline has neither one number nor one a channel.
     """
-    check_arguments(images, targets, batch_size=batch_size)
-    if steps < 1:
-        raise UserError(f"steps is {steps}, expected at least 1")
+    require_arguments(images, targets, batch_size=batch_size)
+    require_positive(steps=steps)
     if np.shape(baseline) not in ((), (1,), images.shape[-1:]):
-        raise UserError(f"the baseline has {np.size(baseline)} numbers, expected one, or one for each of the images' "
-                        f"{images.shape[-1]} channels")
+        raise ValueError(f"the baseline has {np.size(baseline)} numbers, expected one, or one for each of the images' "
+                         f"{images.shape[-1]} channels")
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]; both halved below, for [0, 1]
     start = jnp.asarray(baseline, images.dtype)
 
@@ -122,10 +132,10 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
 @functools.partial(jax.jit, static_argnames=("batch_size", "samples", "noise"))
 def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                batch_size: int = 256, samples: int = SMOOTHGRAD_SAMPLES, noise: float = 0.15) -> chex.Array:
-    """`gradient` of which the noise is averaged out (Smilkov et al. 2017).
+    """Averages gradients over noisy copies of the image (Smilkov et al. 2017).
 
-    The signed gradients at images with Gaussian noise are averaged first, as in the paper, and then Σ over a patch of
-    the absolute value of that mean is taken. (Averaging absolute values would add up the noise instead.)
+    The signed gradients are averaged first, as in the paper; then the absolute values of the mean are summed over each
+    patch. (A mean of absolute values would add up the noise.)
 
     Args:
       model, images, targets: as in `gradient`.
@@ -138,11 +148,12 @@ def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: 
       float32 [B, N], never negative.
 
     Raises:
-      UserError: if samples is below 1 or noise negative.
+      ValueError: if samples is below 1 or noise negative.
     """
-    check_arguments(images, targets, key=key, batch_size=batch_size)
-    if samples < 1 or noise < 0:
-        raise UserError(f"{samples} samples with noise {noise}, expected at least 1 sample and noise of at least 0")
+    require_arguments(images, targets, key=key, batch_size=batch_size)
+    require_positive(samples=samples)
+    if noise < 0:
+        raise ValueError(f"noise is {noise}, expected at least 0")
 
     def point(step: chex.Array, image_HWC: chex.Array, key: chex.PRNGKey) -> chex.Array:
         sigma = noise * (jnp.max(image_HWC) - jnp.min(image_HWC))
@@ -153,17 +164,54 @@ def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: 
     return patch_sums(jnp.abs(mean), model.grid)
 
 
+@functools.partial(jax.jit, static_argnames="batch_size")
+def gradcam(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
+            batch_size: int = 256) -> chex.Array:
+    """Computes Grad-CAM on the grid of patches (Selvaraju et al. 2017, equations 1 and 2).
+
+    ReLU(Σ_d α_d F_d), with F the features of `Classifier.features` and α_d the mean over the positions of ∂logit/∂F_d.
+    A map of another size than the grid is resized bilinearly, with antialiasing where it is larger.
+
+    Args:
+      model: a classifier with `features_fn`.
+      images: float [B, H, W, C].
+      targets: int [B].
+      key: ignored.
+      batch_size: images a forward and backward pass; bounds the memory.
+
+    Returns:
+      float32 [B, N], never negative.
+
+    Raises:
+      ValueError: if the model has no spatial features.
+    """
+    require_arguments(images, targets, batch_size=batch_size)
+
+    def some_images(x: chex.Array, y: chex.Array) -> chex.Array:
+        def target(delta: chex.Array) -> tuple[chex.Array, chex.Array]:
+            logits, features = model.features(x, delta)
+            return target_sum(logits, y), features
+
+        delta_BHWD = jax.tree.map(jnp.zeros_like, jax.eval_shape(model.features, x)[1])
+        gradient_BHWD, features_BHWD = jax.grad(target, has_aux=True)(delta_BHWD)
+        weight_BD = jnp.mean(gradient_BHWD, axis=(1, 2))
+        map_BHW = jax.nn.relu(jnp.einsum("bhwd,bd->bhw", features_BHWD, weight_BD))
+        return jax.image.resize(map_BHW, (x.shape[0], *model.grid), "bilinear").reshape(-1, model.num_players)
+
+    return in_passes(some_images, images, targets, batch_size=batch_size)
+
+
 def _pixel_gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"images are {images.dtype}, which nothing can be differentiated by; make them float")
+        raise ValueError(f"images are {images.dtype}, which have no gradient: make them float")
     return jax.grad(lambda x: target_sum(model.logits(x), targets))(images)
 
 
 def _gradients_at(point: Callable, weights: np.ndarray, model: Classifier, targets: chex.Array, images: chex.Array,
                   *keys: chex.PRNGKey, batch_size: int) -> chex.Array:
-    """[B, H, W, C]: Σ_s weights_s · ∂logit/∂pixel at point(s, image, key), at most `batch_size` points at a time.
+    """Computes Σ_s weights_s · ∂logit/∂pixel at point(s, image, key), [B, H, W, C].
 
-    A pass takes all the points of some images, or where they are too many, some of the points of one image.
+    A pass takes at most `batch_size` points: all points of some images or, where they are too many, some of one image.
     """
     loops = math.ceil(len(weights) / batch_size)
     chunk = math.ceil(len(weights) / loops)  # loops of equal length, the last filled up with points of no weight

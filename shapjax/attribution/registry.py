@@ -1,7 +1,6 @@
-"""Every attribution method by its name, with its source and what it needs of a model.
+"""The attribution methods by name, with their sources and what they need of a model.
 
-    from shapjax.attribution import registry
-    registry.METHODS["rise"].fn(model, images, targets, key)
+    shapjax.attribution.METHODS["rise"].fn(model, images, targets, key)
 """
 
 import dataclasses
@@ -12,18 +11,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.attribution import attention, baseline, gradcam, gradients, lime, occlusion, rise, shapley_values
-from shapjax.errors import UserError, near_names
-from shapjax.games import shapley
+from shapjax.attribution import attention_maps, gradients, perturbation, reference, shapley_values
+from shapjax.errors import near_names
+from shapjax.games import cost, shapley
 from shapjax.games.classifier import Classifier
-from shapjax.metrics import cost
 
 MAX_UNASKED_EXACT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions take seconds; each further patch doubles that
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """An attribution method and what a reader wants to know of it.
+    """An attribution method with its description.
 
     Attributes:
       key: its name on the command line.
@@ -45,35 +43,35 @@ class Method:
 
 
 _ALL = (
-    Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", baseline.phi, "phi_fn"),
+    Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", reference.phi, "phi_fn"),
     Method("exact", "exact Shapley values", "shapley", "Shapley 1953", shapley_values.exact),
     Method("kernel_shap", "KernelSHAP", "shapley", "Lundberg & Lee 2017; Covert & Lee 2021", shapley_values.kernel_shap,
            sampled=True),
     Method("permutation", "permutation sampling", "shapley", "Mitchell et al. 2022", shapley_values.permutation,
            sampled=True),
-    Method("rise", "RISE", "coalition", "Petsiuk et al. 2018", rise.rise, sampled=True),
-    Method("lime", "LIME", "coalition", "Ribeiro et al. 2016", lime.lime, sampled=True),
-    Method("leave_one_out", "leave one out", "coalition", "Zeiler & Fergus 2014", occlusion.leave_one_out),
-    Method("include_one", "include one", "coalition", "Covert et al. 2021", occlusion.include_one),
-    Method("relevance", "relevance propagation", "attention", "Chefer et al. 2021 (CVPR)", attention.relevance,
+    Method("rise", "RISE", "coalition", "Petsiuk et al. 2018", perturbation.rise, sampled=True),
+    Method("lime", "LIME", "coalition", "Ribeiro et al. 2016", perturbation.lime, sampled=True),
+    Method("leave_one_out", "leave one out", "coalition", "Zeiler & Fergus 2014", perturbation.leave_one_out),
+    Method("include_one", "include one", "coalition", "Covert et al. 2021", perturbation.include_one),
+    Method("relevance", "relevance propagation", "attention", "Chefer et al. 2021 (CVPR)", attention_maps.relevance,
            "relevance_fn"),
     Method("gradient_rollout", "gradient-weighted rollout", "attention", "Chefer et al. 2021 (ICCV)",
-           attention.gradient_rollout, "attention_fn"),
-    Method("rollout", "attention rollout", "attention", "Abnar & Zuidema 2020", attention.rollout, "attention_fn"),
-    Method("attention", "raw attention", "attention", "Vaswani et al. 2017", attention.attention, "attention_fn"),
-    Method("gradcam", "Grad-CAM", "gradient", "Selvaraju et al. 2017", gradcam.gradcam, "features_fn"),
+           attention_maps.gradient_rollout, "attention_fn"),
+    Method("rollout", "attention rollout", "attention", "Abnar & Zuidema 2020", attention_maps.rollout, "attention_fn"),
+    Method("attention", "raw attention", "attention", "Vaswani et al. 2017", attention_maps.attention, "attention_fn"),
+    Method("gradcam", "Grad-CAM", "gradient", "Selvaraju et al. 2017", gradients.gradcam, "features_fn"),
     Method("integrated_gradients", "integrated gradients", "gradient", "Sundararajan et al. 2017",
            gradients.integrated_gradients),
     Method("smoothgrad", "SmoothGrad", "gradient", "Smilkov et al. 2017", gradients.smoothgrad),
     Method("input_x_gradient", "input × gradient", "gradient", "Shrikumar et al. 2016", gradients.input_x_gradient),
     Method("gradient", "gradient", "gradient", "Simonyan et al. 2014", gradients.gradient),
-    Method("random", "random", "baseline", "", baseline.random),
+    Method("random", "random", "baseline", "", reference.random),
 )
 METHODS: dict[str, Method] = {method.key: method for method in _ALL}
 
 
 def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: int) -> float:
-    """Forward passes that one explanation costs: its operations over those of a forward pass (`metrics.cost`).
+    """Returns the forward passes that one explanation costs: its operations over those of a forward pass.
 
     Counted in the traced program; nothing is run.
 
@@ -90,25 +88,25 @@ def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: 
 
 
 def applicable(model: Classifier) -> list[Method]:
-    """The methods that a model can be asked for, without those that would take very long."""
+    """Returns the methods that the model has what they need for, without enumeration of many patches."""
     return [method for method in METHODS.values()
             if (method.needs is None or getattr(model, method.needs) is not None)
             and (method.key != "exact" or model.num_players <= MAX_UNASKED_EXACT_PLAYERS)]
 
 
 def select(names: Sequence[str], model: Classifier) -> list[Method]:
-    """The methods of these names, in this order, each once.
+    """Returns the methods of these names, in this order, each once.
 
     Raises:
-      UserError: on a name that does not exist (with the near ones), a method that needs what the model does not have,
+      ValueError: on a name that does not exist (with the near ones), a method that needs what the model does not have,
         or enumeration of too many patches.
     """
     for name in names:
         if name not in METHODS:
-            raise UserError(f"there is no attribution method {name!r}; {near_names(name, METHODS)}")
+            raise ValueError(f"there is no attribution method {name!r}; {near_names(name, METHODS)}")
         if (needs := METHODS[name].needs) and getattr(model, needs) is None:
             possible = ", ".join(method.key for method in applicable(model))
-            raise UserError(f"method {name!r} needs {needs}, which this model does not have; choose among {possible}")
+            raise ValueError(f"method {name!r} needs {needs}, which this model does not have: choose among {possible}")
     if "exact" in names:
         shapley.require_enumerable(model.num_players)
     return [METHODS[name] for name in dict.fromkeys(names)]

@@ -1,7 +1,7 @@
 """Shapley values of any classifier: exact by enumeration, or estimated with standard errors.
 
-`exact`, `kernel_shap` and `permutation` explain the target class; `exact_all`, `kernel_shap_all` and `permutation_all`
-every class: the ground truth of a game, enumerated up to 16 patches or so and estimated beyond.
+`exact`, `kernel_shap` and `permutation` explain the target class. `exact_all`, `kernel_shap_all` and `permutation_all`
+explain every class; they give the ground truth of a game.
 """
 
 import functools
@@ -11,39 +11,42 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.attribution.arguments import check_arguments
 from shapjax.games import estimators, shapley
+from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
 from shapjax.games.estimators import Estimate
 
-MIN_PERMUTATIONS = 16  # a round; the spread of fewer says little of the standard error
+MIN_PERMUTATIONS = 16  # in a round; the spread of fewer is a poor estimate of the standard error
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output"))
 def exact_all(model: Classifier, images: chex.Array, *, batch_size: int = 256, output: str = "logit") -> chex.Array:
-    """Exact Shapley values for every class: 2^(N-1) coalition pairs an image, summed up on the device.
+    """Computes exact Shapley values for every class from 2^(N-1) coalition pairs an image, summed on the device.
 
     Args:
       model: the game.
       images: [B, H, W, C].
-      batch_size: pairs a forward pass; bounds the memory, which beyond a pass is that of the result.
+      batch_size: pairs a forward pass; bounds the memory.
       output: a key of `classifier.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N, K].
 
     Raises:
-      UserError: if N is above `shapley.MAX_EXACT_PLAYERS`, or an argument does not fit.
+      ValueError: if N is above `shapley.MAX_EXACT_PLAYERS`, or an argument does not fit.
     """
-    check_arguments(images, batch_size=batch_size, output=output)
+    require_arguments(images, batch_size=batch_size)
     return _enumerate(model, images, all_classes(output), batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output"))
 def exact(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
           batch_size: int = 256, output: str = "logit") -> chex.Array:
-    """As `exact_all`, of the target class int [B] alone: float32 [B, N]; key is ignored."""
-    check_arguments(images, targets, batch_size=batch_size, output=output)
+    """Computes exact Shapley values of the target class: float32 [B, N].
+
+    Arguments and errors as in `exact_all`, and targets int [B]; key is ignored.
+    """
+    require_arguments(images, targets, batch_size=batch_size)
     return _enumerate(model, images, target_class(targets, output), batch_size)[..., 0]
 
 
@@ -51,26 +54,27 @@ def exact(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.
 def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
                     output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
                     round_coalitions: int = 1024) -> Estimate:
-    """Paired KernelSHAP for every class (`estimators.kernel_shap_solve`), until an image's values are precise enough.
+    """Estimates Shapley values for every class by paired KernelSHAP, until an image's values are precise enough.
+
+    The estimator is `estimators.kernel_shap_solve`.
 
     Args:
       model: the game.
-      images: [B, H, W, C]; taken one at a time, so that none waits for another's rounds.
+      images: [B, H, W, C]; worked on one at a time, so that none waits for the rounds of another.
       key: one, or [B].
-      batch_size: pairs a forward pass; bounds its memory. Beyond it, about 8 · max_coalitions · (N + K) bytes are used.
+      batch_size: pairs a forward pass; bounds its memory. A further 8 · max_coalitions · (N + K) bytes or so are used.
       output: a key of `classifier.OUTPUTS`, the units of the result.
       tolerance: an image is done when its largest standard error is within this fraction of the spread of its values.
       max_coalitions: an image at most, in whole rounds.
-      round_coalitions: coalitions between two looks at the standard errors; both numbers are even.
+      round_coalitions: coalitions of a round, after which the standard errors are checked; both numbers are even.
 
     Returns:
       Estimate; values float32 [B, N, K].
 
     Raises:
-      UserError: if an argument does not fit, or N < 2.
+      ValueError: if an argument does not fit, or N < 2.
     """
-    check_arguments(images, key=key, batch_size=batch_size, output=output,
-                    coalitions=(max_coalitions, round_coalitions))
+    require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
     size = min(round_coalitions, max_coalitions)
     return _kernel_shap(model, images, None, key, batch_size, output, tolerance, max_coalitions // size, size // 2)
 
@@ -78,9 +82,24 @@ def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
 def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                 batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
-    """As `kernel_shap_all`, of the target class int [B] alone and from a fixed, even number of coalitions, besides the
-    full and the empty one: float32 [B, N]."""
-    check_arguments(images, targets, key=key, batch_size=batch_size, output=output, coalitions=(coalitions,))
+    """Estimates Shapley values of the target class by paired KernelSHAP from a fixed number of coalitions.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      targets: int [B].
+      key: one, or [B].
+      batch_size: pairs a forward pass.
+      coalitions: number of them besides the full and the empty one, even.
+      output: a key of `classifier.OUTPUTS`, the units of the result.
+
+    Returns:
+      float32 [B, N].
+
+    Raises:
+      ValueError: if an argument does not fit, or N < 2.
+    """
+    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
     return _kernel_shap(model, images, targets, key, batch_size, output, 0.0, 1, coalitions // 2).values[..., 0]
 
 
@@ -88,14 +107,13 @@ def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key:
 def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
                     output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
                     round_coalitions: int = 1024) -> Estimate:
-    """Antithetic permutation sampling for every class (`estimators.antithetic_contributions`), until precise enough.
+    """Estimates Shapley values for every class by antithetic permutation sampling, until precise enough.
 
-    Unbiased, unlike KernelSHAP. A permutation and its reverse take 2(N-1) coalitions; a round has as many of them as
-    round_coalitions pays for, but at least `MIN_PERMUTATIONS`, and there is at least one round. Arguments, result and
-    errors as those of `kernel_shap_all`; only one round is kept.
+    The estimator is `estimators.antithetic_contributions`; unlike KernelSHAP it is unbiased. A permutation and its
+    reverse take 2(N-1) coalitions. A round has as many of them as round_coalitions pays for, but at least
+    `MIN_PERMUTATIONS`; there is at least one round. Arguments, result and errors as in `kernel_shap_all`.
     """
-    check_arguments(images, key=key, batch_size=batch_size, output=output,
-                    coalitions=(max_coalitions, round_coalitions))
+    require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
     size = max(MIN_PERMUTATIONS, permutation_pairs(model.num_players, min(round_coalitions, max_coalitions)))
     rounds = max(1, permutation_pairs(model.num_players, max_coalitions) // size)
     return _permutation(model, images, None, key, batch_size, output, tolerance, rounds, size)
@@ -104,25 +122,27 @@ def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
 def permutation(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                 batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
-    """As `permutation_all`, of the target class int [B] alone and from a fixed number of coalitions
-    (`permutation_pairs`), besides the full and the empty one: float32 [B, N]."""
-    check_arguments(images, targets, key=key, batch_size=batch_size, output=output, coalitions=(coalitions,))
+    """Estimates Shapley values of the target class by antithetic permutation sampling: float32 [B, N].
+
+    Arguments and errors as in `kernel_shap`; there are `permutation_pairs` permutations.
+    """
+    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
     size = permutation_pairs(model.num_players, coalitions)
     return _permutation(model, images, targets, key, batch_size, output, 0.0, 1, size).values[..., 0]
 
 
 def permutation_pairs(num_players: int, coalitions: int) -> int:
-    """How many permutations, each with its reverse, so many coalitions pay for: 2(N-1) for each, and at least one."""
+    """Returns how many permutations, each with its reverse, the coalitions pay for: 2(N-1) each, and at least one."""
     return max(1, coalitions // (2 * max(1, num_players - 1)))
 
 
 def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: int) -> chex.Array:
-    """[B, N, K], or [B, N, 1] where `read` takes one class."""
+    """Sums weighted differences of all pairs: [B, N, K], or [B, N, 1] where `read` takes one class."""
     n, b = model.num_players, images.shape[0]
     shapley.require_enumerable(n)
     num_pairs = 2 ** (n - 1)
     pairs = min(batch_size, num_pairs)
-    rows = min(b, batch_size // pairs)  # images a pass: several where the pairs of one do not fill it
+    rows = min(b, batch_size // pairs)  # images a pass: several, if one's pairs do not fill it
 
     def group(first: chex.Array) -> chex.Array:
         image = jnp.repeat(jnp.minimum(first + jnp.arange(rows), b - 1), pairs)  # the last group repeats the last image
@@ -136,7 +156,7 @@ def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: 
             differences = (read(v, image) - read(complement, image)).reshape(rows, pairs, -1)
             return jnp.einsum("pn,rpk->rnk", weights, differences, precision="highest")
 
-        def add(carry, start):  # Kahan's sum: what rounding takes from the total is carried to the next term
+        def add(carry, start):  # Kahan's sum carries the rounding error to the next term
             total, error = carry
             term = terms(start) - error
             new_total = total + term
@@ -189,9 +209,9 @@ def _permutation(model, images, targets, key, batch_size, output, tolerance, max
 
 def _each_image(one_image: Callable, model: Classifier, images: chex.Array, targets: chex.Array | None,
                 key: chex.PRNGKey, batch_size: int, output: str, tolerance: chex.Array, pairs: int) -> Estimate:
-    """`one_image(key, differences, totals [K])` of every image, for its target or, without targets, for every class.
+    """Runs `one_image(key, differences, totals [K])` for every image: its target, or without targets every class.
 
-    `differences` takes masks bool [M, N] to v(S) - v(S^c) [M, K]; `pairs` is what a round evaluates.
+    `differences` maps masks bool [M, N] to v(S) - v(S^c) [M, K]; `pairs` is the number that a round evaluates.
     """
     def run(row: tuple) -> tuple:
         image, target, key = row

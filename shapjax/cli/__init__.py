@@ -1,4 +1,4 @@
-"""The commands: flags, config, calls into the library, what is printed. Each has a `run()`."""
+"""The commands: flags, config, calls into the library, printed results. Each module has a `run()`."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
 
 
 def _unraisable(what) -> None:
-    """As Python's own, but for what tensorstore's callbacks say to orbax's event loop when a write has failed."""
+    """Does as Python's own hook, but leaves out what tensorstore tells orbax's event loop after a failed write."""
     if "Event loop is closed" not in str(what.exc_value):
         sys.__unraisablehook__(what)
 
@@ -60,11 +60,13 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         path = following if argument == "--config" else argument.partition("--config=")[2]
         if path and not pathlib.Path(path.partition(":")[0]).is_file():
             raise UserError(f"--config {path}: no such config file; see configs/")
-    known = dict(shapjax.config.flatten(shapjax.config.default_config()))
+    known = shapjax.config.flatten(shapjax.config.default_config())
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         if argument.startswith("--config.") and key not in known:
             raise UserError(f"{argument}: there is no setting {key!r}; {near_names(key, known)}")
+        if key.startswith("loaded.") and argument.startswith("--config."):
+            raise UserError(f"{argument}: loaded weights and variants set this, not a person; leave it out")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
@@ -72,8 +74,10 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
 
 
 def keep_compiled() -> None:
-    """Lets JAX keep what it compiles for an accelerator, for the next command: in $XDG_CACHE_HOME/shapjax, by default
-    ~/.cache/shapjax. For use once the devices are settled: it asks JAX which they are.
+    """Lets JAX keep the programs that it compiles for an accelerator, for the next command.
+
+    They lie in $XDG_CACHE_HOME/shapjax, by default ~/.cache/shapjax. Call it once the devices are settled: it asks JAX
+    for them.
 
     JAX_COMPILATION_CACHE_DIR names another directory, for programs of CPUs too; set but empty, nothing is kept. By
     default those are not kept: on many CPUs XLA refuses, with errors on stderr, what it has itself written for the

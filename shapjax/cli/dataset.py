@@ -1,9 +1,11 @@
-"""Flags that say where the dataset of a trained model lies now; a checkpoint knows where it lay in training."""
+"""The dataset of a trained model, where flags say that it lies now; a checkpoint knows where it lay in training."""
+
+from collections.abc import Mapping
 
 from absl import flags
 
 from shapjax.data import sources
-from shapjax.evaluation import evaluate as evaluation
+from shapjax.errors import UserError
 from shapjax.model import SelfExplainingModel
 
 
@@ -14,7 +16,33 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie, if not where they did in training.")
 
 
-def load_test_source(model: SelfExplainingModel) -> sources.Source:
-    """The test images of the dataset that a model was trained on, where the flags say; raises as `evaluation`'s."""
-    where = {"dataset": flags.FLAGS.dataset, "data.data_dir": flags.FLAGS.data_dir}
-    return evaluation.load_test_source(model, {key: value for key, value in where.items() if value is not None})
+def moved() -> dict[str, str]:
+    """Returns the settings that the flags change, by their dotted keys."""
+    settings = {"dataset": flags.FLAGS.dataset, "data.data_dir": flags.FLAGS.data_dir}
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def load_test_source(model: SelfExplainingModel, moved: Mapping[str, str]) -> sources.Source:
+    """Loads the test split of the dataset that a model was trained on.
+
+    Args:
+      model: from `shapjax.load`.
+      moved: settings that say where the dataset lies now, by their dotted keys.
+
+    Raises:
+      UserError: if it cannot be loaded, or is not what it was then: of other classes, or images of another size.
+    """
+    config = model.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(moved)
+    source = sources.load_source(config, "test")
+    for what, then, now in (("classes", tuple(model.class_names), source.class_names),
+                            ("image size", tuple(model.image_shape), source.image_shape)):
+        if then != now:
+            raise UserError(f"{model.config.dataset} has changed since {model.directory} was trained: its {what} was "
+                            f"{_brief(then)}, and is {_brief(now)}; restore it, or train again")
+    return source
+
+
+def _brief(values: tuple) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(values)})"

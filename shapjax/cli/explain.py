@@ -1,22 +1,22 @@
-"""Explains images: what the model predicts, and every patch's vote for and against it.
+"""Explains images: what the model predicts, and the Shapley values of all patches for and against it.
 
   python explain.py --checkpoint runs/mnist5k --images a.png b.jpg --output out
   python explain.py --checkpoint runs/mnist5k --examples 8
 
 Writes to OUTPUT:
-  NAME.png           for each image NAME.*, the votes for its most probable classes; test_0000.png for a test image
-  agreement.png      predicted votes against exact Shapley values, for the images whose coalitions were enumerated
+  NAME.png           for each image NAME.*, the patch Shapley values for its most probable classes; test_0000.png for a
+                     test image
+  agreement.png      predicted against exact Shapley values, for the images whose coalitions were enumerated
   explanations.json  "checkpoint", "step", "agreement" (the picture's name, or null), "r2" (mean over the enumerated
                      images, or null) and "images", a list of: "file" (as given, null for a test image), "picture",
                      "label" (null if not known), "prediction", "probability", "top" (the most probable classes, at
                      least two, each "class", "probability", "logit") and "r2" (null if not enumerated)
   explanations.npz   arrays in the order of "images": images uint8 [n,H,W,C] as the model saw them, logits and
-                     probabilities float32 [n,K], shapley float32 [n,gh,gw,K] (the votes, in logits), class_names [K],
-                     and of the first m images, if any were enumerated, exact float32 [m,gh,gw,K]
+                     probabilities float32 [n,K], shapley float32 [n,gh,gw,K] (in logits), class_names [K], and of the
+                     first m images, if any were enumerated, exact float32 [m,gh,gw,K]
 """
 
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -25,26 +25,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 from absl import flags
+from etils import epath
 
 import shapjax
-from shapjax import paths as files
+from shapjax import paths
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
 from shapjax.cli import dataset, keep_compiled, run_command
 from shapjax.data.images import read_image
-from shapjax.errors import UserError
-from shapjax.evaluation import evaluate as evaluation
-from shapjax.evaluation import over_images as parallel
+from shapjax.data.sources import Source
+from shapjax.errors import UserError, as_user_error
+from shapjax.evaluation import comparison, ground_truth
 from shapjax.games import shapley
-from shapjax.metrics.shapley_error import shapley_error
+from shapjax.metrics.shapley_agreement import shapley_error
 from shapjax.model import Explanation, SelfExplainingModel
-from shapjax.report import figures
+from shapjax.report import figures, plots
 from shapjax.report.formatting import decimal, probability_text
+from shapjax.training.distributed import split_cpu
 
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8
 MAX_EXACT_IMAGES = 16
-
-_FLAGS = flags.FLAGS
 
 
 class Subject(NamedTuple):
@@ -58,7 +58,7 @@ class Subject(NamedTuple):
 
 
 def run() -> None:
-    """Entry point of `python explain.py` and `shapjax-explain`."""
+    """Runs `python explain.py` and `shapjax explain`."""
     flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
                         required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
@@ -66,7 +66,8 @@ def run() -> None:
     flags.DEFINE_integer("examples", None, "Explain the first so many test images of the run's dataset; "
                          f"{DEFAULT_EXAMPLES} if there are no --images.", lower_bound=0)
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
-    flags.DEFINE_integer("top", 3, "Show the votes for so many classes, the most probable ones.", lower_bound=1)
+    flags.DEFINE_integer("top", 3, "Show the Shapley values for so many classes, the most probable ones.",
+                         lower_bound=1)
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
                          f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
                          "patches.")
@@ -77,34 +78,36 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Reads the flags, explains, writes and prints."""
-    parallel.split_cpu(0)
+    f, moved, files = flags.FLAGS, dataset.moved(), [*flags.FLAGS.images, *argv[1:]]
+    examples = f.examples if f.examples is not None else 0 if files else DEFAULT_EXAMPLES
+    output, top = paths.as_path(f.output), f.top
+    split_cpu(0)
     keep_compiled()
-    paths = [*_FLAGS.images, *argv[1:]]
-    examples = _FLAGS.examples if _FLAGS.examples is not None else 0 if paths else DEFAULT_EXAMPLES
-    if not paths and not examples:
+    if not files and not examples:
         raise UserError("there is nothing to explain: give --images, or --examples of at least 1")
-    model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
-    enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if _FLAGS.exact is None else _FLAGS.exact
+    model = shapjax.load(f.checkpoint, step=f.step)
+    enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if f.exact is None else f.exact
     if enumerate_all:
-        shapley.require_enumerable(model.num_players)
-    subjects = distinct([*_image_files(paths, model.image_shape), *_test_images(model, examples)])
-    output = pathlib.Path(_FLAGS.output)
-    _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], paths)
+        with as_user_error("--exact: "):
+            shapley.require_enumerable(model.num_players)
+    subjects = list(_image_files(files, model.image_shape))
+    if examples:
+        subjects += _test_images(dataset.load_test_source(model, moved), examples, model.config.dataset)
+    subjects = distinct(subjects)
+    _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 
     images = np.stack([subject.image for subject in subjects])
     explanation = model.explain(images)
     exact = None
     if enumerate_all:
-        true = evaluation.true_values(model.classifier, evaluation.pixels(images[:MAX_EXACT_IMAGES]), kind="exact")
-        exact = true.values.reshape(len(true.values), *model.grid, -1)
-    summary = summarize(model, subjects, explanation, exact, top=_FLAGS.top)
-    _write_pictures(output, model, subjects, explanation, exact, top=_FLAGS.top)
+        truth = ground_truth.compute(model.classifier, comparison.to_pixels(images[:MAX_EXACT_IMAGES]), kind="exact")
+        exact = truth.values.reshape(len(truth.values), *model.grid, -1)
+    summary = summarize(model, subjects, explanation, exact, top=top)
+    _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top)
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,
               "shapley": explanation.shapley, "class_names": np.array(model.class_names)}
-    with files.replacing(output / "explanations.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays if exact is None else arrays | {"exact": exact})
-    with files.replacing(output / "explanations.json") as part:
-        part.write_text(json.dumps(summary, indent=2) + "\n")
+    paths.write_arrays(output / "explanations.npz", arrays if exact is None else arrays | {"exact": exact})
+    paths.write_json(output / "explanations.json", summary)
 
     print(table(summary["images"]), end="\n\n")
     print(f"pictures    {output}{os.sep}, one for each image")
@@ -115,10 +118,11 @@ def main(argv: Sequence[str]) -> None:
 
 def summarize(model: SelfExplainingModel, subjects: Sequence[Subject], explanation: Explanation,
               exact: np.ndarray | None, *, top: int) -> dict[str, Any]:
-    """The content of explanations.json; exact is float64 [m, gh, gw, K] of the first m subjects, or None."""
+    """Returns the content of explanations.json; exact is float32 [m, gh, gw, K] of the first m subjects, or None."""
     error = {"r2": None, "r2_per_image": []}
     if exact is not None:
-        error = shapley_error(explanation.shapley[: len(exact)], exact)
+        m, _, _, k = exact.shape
+        error = shapley_error(explanation.shapley[:m].reshape(m, -1, k), exact.reshape(m, -1, k))
     images = []
     for subject, logits, probabilities, r2 in itertools.zip_longest(
             subjects, explanation.logits, explanation.probabilities, error["r2_per_image"]):
@@ -133,7 +137,7 @@ def summarize(model: SelfExplainingModel, subjects: Sequence[Subject], explanati
 
 
 def table(images: Sequence[dict[str, Any]]) -> str:
-    """The "images" of explanations.json for a person, a line each; columns without content are left out."""
+    """Formats the "images" of explanations.json, a line each; columns without content are left out."""
     rows = [
         [image["file"] or image["picture"], image["label"] or "", image["prediction"],
          probability_text(image["probability"]),
@@ -147,7 +151,7 @@ def table(images: Sequence[dict[str, Any]]) -> str:
 
 
 def distinct(subjects: Sequence[Subject]) -> list[Subject]:
-    """The subjects with pictures of different names, even where upper and lower case are the same: a, a_2, a_3."""
+    """Gives pictures different names (a, a_2, a_3), even where upper and lower case are the same."""
     taken, renamed = {AGREEMENT}, []
     for subject in subjects:
         path = pathlib.Path(subject.picture)
@@ -158,17 +162,15 @@ def distinct(subjects: Sequence[Subject]) -> list[Subject]:
     return renamed
 
 
-def _image_files(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[Subject]:
-    for path in paths:
-        name = os.fsencode(path).decode(errors="replace")  # one that any terminal and font can show
-        yield Subject(read_image(path, image_shape=image_shape), f"{pathlib.Path(path).stem}.png",
-                      title=pathlib.Path(name).name, file=name)
+def _image_files(files: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[Subject]:
+    for file in files:
+        name = os.fsencode(file).decode(errors="replace")  # one that any terminal and font can show
+        yield Subject(read_image(file, image_shape=image_shape), f"{pathlib.PurePath(file).stem}.png",
+                      title=pathlib.PurePath(name).name, file=name)
 
 
-def _test_images(model: SelfExplainingModel, count: int) -> list[Subject]:
-    if not count:
-        return []
-    source, name = dataset.load_test_source(model), model.config.dataset
+def _test_images(source: Source, count: int, name: str) -> list[Subject]:
+    """Reads the first images of a source; name is that of the dataset."""
     if count > len(source):
         raise UserError(f"--examples={count}: the test split of {name} has {len(source)} images")
     batch = source.read(np.arange(count))
@@ -176,34 +178,37 @@ def _test_images(model: SelfExplainingModel, count: int) -> list[Subject]:
             for i, (image, label) in enumerate(zip(batch["image"], batch["label"], strict=True))]
 
 
-def _check_output(output: pathlib.Path, names: Sequence[str], paths: Sequence[str]) -> None:
+def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str]) -> None:
     """Makes the output directory, unless no file can be written there or one would replace an image to explain."""
-    inputs = {(status.st_dev, status.st_ino): path for path in paths for status in [os.stat(path)]}
     for name in names:
-        if (output / name).exists():
-            status = os.stat(output / name)
-            if (path := inputs.get((status.st_dev, status.st_ino))) is not None:
-                raise UserError(f"the picture {output / name} would replace the image {path}; give another --output")
+        written = output / name
+        for file in inputs:
+            if os.path.exists(written) and os.path.samefile(written, file):  # however they are spelled
+                raise UserError(f"the picture {written} would replace the image {file}; give another --output")
     try:
-        files.require_writable(output / AGREEMENT)
+        paths.require_writable(output / AGREEMENT)
     except OSError as error:
-        raise UserError(f"cannot write to {output} ({error.strerror}); give another --output") from None
+        raise UserError(f"cannot write to {output} ({error.strerror or error}); give another --output") from None
 
 
-def _write_pictures(output: pathlib.Path, model: SelfExplainingModel, subjects: Sequence[Subject],
-                    explanation: Explanation, exact: np.ndarray | None, *, top: int) -> None:
-    for subject, votes, probabilities in tqdm.tqdm(
+def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Sequence[Subject],
+                    explanation: Explanation, exact: np.ndarray | None, *, r2: float | None, top: int) -> None:
+    for subject, values, probabilities in tqdm.tqdm(
             zip(subjects, explanation.shapley, explanation.probabilities, strict=True),
             total=len(subjects), desc="pictures", unit="image"):
-        figure = figures.explanation_figure(subject.image, votes, probabilities, model.class_names, top=top,
+        figure = figures.explanation_figure(subject.image, values, probabilities, model.class_names, top=top,
                                             label=subject.label, title=subject.title)
         _save(output / subject.picture, figures.figure_bytes(figure))
     if exact is not None:
         title = f"{len(exact)} {'image' if len(exact) == 1 else 'images'}, every patch and class"
-        figure = figures.agreement_figure([explanation.shapley[: len(exact)]], [exact], titles=[title])
+        figure = plots.agreement_figure([explanation.shapley[: len(exact)]], [exact], r2=[r2], titles=[title])
         _save(output / AGREEMENT, figures.figure_bytes(figure))
 
 
-def _save(path: pathlib.Path, content: bytes) -> None:
-    with files.replacing(path) as part:
+def _save(path: epath.Path, content: bytes) -> None:
+    with paths.replacing(path) as part:
         part.write_bytes(content)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,7 +1,7 @@
-"""Exports a trained model, for programs that have no shapjax, as files that hold no code of Python.
+"""Exports a trained model as files that hold no Python code, for programs that have no shapjax.
 
-  python -m shapjax.export --checkpoint runs/mnist5k --output exported/mnist5k
-  python -m shapjax.export --checkpoint runs/mnist5k --output exported/mnist5k --platforms tpu --format stablehlo
+  python -m shapjax export --checkpoint runs/mnist5k --output exported/mnist5k
+  python -m shapjax export --checkpoint runs/mnist5k --output exported/mnist5k --platforms tpu --format stablehlo
 
 Writes to OUTPUT:
   explain.stablehlo        the whole explanation, from pixels to Shapley values, as a program that jax.export loads
@@ -11,19 +11,18 @@ Writes to OUTPUT:
 eval.py, explain.py and shapjax.load take OUTPUT as they take the directory of a training run.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import jax
 from absl import flags
+from etils import epath
 
 import shapjax
-from shapjax import paths as files
 from shapjax.cli import run_command
 from shapjax.errors import UserError
-from shapjax.export import write as export
+from shapjax.export import write
 from shapjax.export.read import PROGRAM, WEIGHTS
-from shapjax.model import SelfExplainingModel
+from shapjax.paths import as_path, require_writable
 
 FORMATS = {"all": (PROGRAM, WEIGHTS), "stablehlo": (PROGRAM,), "safetensors": (WEIGHTS,)}
 
@@ -31,38 +30,39 @@ _FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    """Entry point of `python -m shapjax.export` and `shapjax-export`."""
+    """Runs `python -m shapjax export`."""
     flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
                         required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; made if it is not there.", required=True)
     flags.DEFINE_enum("format", "all", list(FORMATS), "What to write: the program, the parameters, or both.")
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "What the program shall run on, separated by commas: "
-                      f"{', '.join(export.PLATFORMS)}. This machine needs none of them.")
+                      f"{', '.join(write.PLATFORMS)}. This machine needs none of them.")
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags, exports, checks the program, prints what there is then."""
-    output, chosen = pathlib.Path(_FLAGS.output), FORMATS[_FLAGS.format]
+    output, chosen, platforms = as_path(_FLAGS.output), FORMATS[_FLAGS.format], _FLAGS.platforms
     # All that can be wrong is found before the work.
-    export.require_platforms(_FLAGS.platforms)
-    export.require_free(output)
+    write.require_platforms(platforms)
+    write.require_free(output)
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     try:
-        files.require_writable(output / PROGRAM)
+        require_writable(output / PROGRAM)
     except OSError as error:
-        raise UserError(f"cannot write to {output} ({error.strerror}); give another --output") from None
-    program = export.stablehlo(model, platforms=_FLAGS.platforms) if PROGRAM in chosen else None
-    written = export.write(model, output, program=program, weights=WEIGHTS in chosen)
-    print(summary(model, output, written, _FLAGS.platforms))
+        raise UserError(f"cannot write to {output} ({error.strerror or error}); give another --output") from None
+    program = write.stablehlo(model, platforms=platforms) if PROGRAM in chosen else None
+    written = write.write(model, output, program=program, weights=WEIGHTS in chosen)
+    print(summary(model, output, written, platforms))
     if program is not None:
         print(f"checked     {_check(model, program)}")
     print(f"to load     {output / 'README.md'} has the lines for each")
 
 
-def summary(model: SelfExplainingModel, output: pathlib.Path, written: Sequence[str], platforms: Sequence[str]) -> str:
-    """What was exported: files, sizes, shapes, platforms."""
+def summary(model: shapjax.SelfExplainingModel, output: epath.Path, written: Sequence[str], platforms: Sequence[str]
+            ) -> str:
+    """Returns lines that say what was exported: files, sizes, shapes, platforms."""
     (h, w, c), (gh, gw), k = model.image_shape, model.grid, len(model.class_names)
     leaves = jax.tree.leaves(model.params)
     about = {PROGRAM: [f"uint8 images [b, {h}, {w}, {c}] -> logits [b, {k}], shapley [b, {gh}, {gw}, {k}], "
@@ -70,18 +70,14 @@ def summary(model: SelfExplainingModel, output: pathlib.Path, written: Sequence[
              WEIGHTS: [f"{sum(x.size for x in leaves):,} parameters in {len(leaves)} arrays, float32"]}
     rows = [f"exported    {model.directory}, step {model.step}, to {output}"]
     for name in written:
-        size = f"{(output / name).stat().st_size / 2**20:,.2f} MiB"
+        size = f"{(output / name).stat().length / 2**20:,.2f} MiB"
         first, *more = about.get(name, [""])
         rows += [f"  {name:<18}{size:>13}   {first}".rstrip(), *(" " * 36 + line for line in more)]
     return "\n".join(rows)
 
 
-def _check(model: SelfExplainingModel, program: bytes) -> str:
-    difference = export.largest_difference(model, program)
+def _check(model: shapjax.SelfExplainingModel, program: bytes) -> str:
+    difference = write.largest_difference(model, program)
     if difference is None:
         return "the program was not run, it is not for this machine's devices"
     return f"on two random images the program differs from the model by {difference:.1g} of the largest value"
-
-
-if __name__ == "__main__":
-    run()

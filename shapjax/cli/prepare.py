@@ -1,7 +1,7 @@
 """Downloads a dataset of TensorFlow Datasets and writes it as array_record, which training and evaluation read.
 
-  python -m shapjax.data.prepare cifar10
-  python -m shapjax.data.prepare imagenette/320px-v2 --data_dir /data/tfds
+  python -m shapjax prepare cifar10
+  python -m shapjax prepare imagenette/320px-v2 --data_dir /data/tfds
 
 Only this command needs TensorFlow (pip install tensorflow-cpu). Names: https://www.tensorflow.org/datasets/catalog.
 What is prepared already is left as it is.
@@ -22,7 +22,7 @@ _FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    """Entry point of `python -m shapjax.data.prepare`."""
+    """Runs `python -m shapjax prepare`."""
     flags.DEFINE_string("data_dir", "", "Directory to prepare in; if not given, TFDS_DATA_DIR or "
                         "~/tensorflow_datasets.")
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the name
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """Downloads and prepares a dataset as array_record, with TFDS's progress bars; it is there or not, never half.
+    """Downloads and prepares a dataset as array_record, with TFDS's progress bars: all of it or nothing.
 
     Raises:
       UserError: if it has to be downloaded by hand, or cannot be downloaded.
@@ -58,7 +58,7 @@ def prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def summary(builder: tfds.core.DatasetBuilder, data_dir: str) -> str:
-    """What was prepared, and what to do with it."""
+    """Returns lines that say what was prepared and how to train on it."""
     name = builder.info.full_name.rpartition("/")[0]
     rows = [f"{builder.info.full_name} in {builder.data_dir}"]
     rows += [f"  {split:12}{info.num_examples:>12,} examples{info.num_bytes / 2**20:>12,.1f} MiB"
@@ -68,7 +68,3 @@ def summary(builder: tfds.core.DatasetBuilder, data_dir: str) -> str:
     settings = [f"--config.dataset=tfds:{name}", f"--config.data.data_dir={data_dir}" if data_dir else "",
                 f"--config.data.test_split={test}" if test != "test" else ""]
     return "\n".join([*rows, f"next        python train.py {' '.join(filter(None, settings))} --config … --workdir …"])
-
-
-if __name__ == "__main__":
-    run()

@@ -1,1 +1,1 @@
-"""Where images come from: sources, the training and evaluation pipelines, single image files."""
+"""Images: sources of them, the training and evaluation pipelines, augmentation, single image files."""

@@ -1,7 +1,11 @@
-"""Training images changed at random, on the device: shift, flip, crop, RandAugment, color, erasing, MixUp, CutMix.
+"""Random changes of training images, on the device: shift, flip, crop, RandAugment, color, erasing, MixUp, CutMix.
 
-What happens to an example depends on its own key alone, so a run does not depend on how a batch is split over devices.
-MixUp and CutMix pair the neighbors 2i and 2i + 1 of a batch; they ask for an even share of it on every device.
+An example's changes depend on its own key alone, so a run does not depend on how a batch is split over devices. MixUp
+and CutMix pair the neighbors 2i and 2i + 1 of a batch, and need an even number of images on every device.
+
+Of all this dm-pix 0.4 has only the flip and the cut of the shift, at the same cost, each one line here too. It has no
+resized crop, erasing, RandAugment or mixing; its brightness is added, its contrast about each channel's mean, its
+saturation that of HSV.
 """
 
 from collections.abc import Mapping
@@ -15,13 +19,13 @@ import numpy as np
 from shapjax.data.rand_augment import luminance, rand_augment
 from shapjax.errors import UserError
 
-# Added to an operation's number before it is folded into the key of an example, so that the draws differ from those of
-# others that split or fold the same key; and a new operation does not change the draws of the old ones.
+# Added to the number of an operation, which is folded into an example's key: the draws differ from those of others that
+# fold the same key, and a new operation does not change the draws of the old ones.
 _TAG = 0x41554700
 
 
 class AugmentSettings(NamedTuple):
-    """What is done to the images, in this order. The defaults, which are all "off", cost nothing.
+    """The changes of the images, in this order. The defaults, which are all "off", cost nothing.
 
     Attributes:
       crop_area: random-resized crop of between this share and all of the area; 1: off.
@@ -32,7 +36,7 @@ class AugmentSettings(NamedTuple):
       color_jitter: factors of brightness, contrast and saturation lie in 1 ± this, at most 1.
       erase: probability of erasing a rectangle.
       mixup: parameter of MixUp's Beta distribution.
-      cutmix: of CutMix's; with both, a pair of images meets one or the other, half of the time each.
+      cutmix: parameter of CutMix's; with both, each pair of images gets one of the two, with equal chances.
     """
 
     crop_area: float = 1.0
@@ -48,13 +52,16 @@ class AugmentSettings(NamedTuple):
 
 def settings(config: Mapping[str, Any], *, crops_on_read: bool, image_shape: tuple[int, int, int],
              device_batch: int) -> AugmentSettings:
-    """The settings of a config's `augment` section, checked.
+    """Checks the settings of a config's `augment` group.
 
     Args:
       config: its keys are the fields of `AugmentSettings`.
-      crops_on_read: the source cuts the random crops as it decodes; there is nothing left to crop here.
+      crops_on_read: the source cuts the random crops when it decodes, so none are cut here.
       image_shape: (H, W, C).
       device_batch: images a device and step.
+
+    Returns:
+      the settings for `augment`.
 
     Raises:
       UserError: on a value out of range, or an odd number of images a device where they are mixed in pairs.
@@ -75,24 +82,24 @@ def settings(config: Mapping[str, Any], *, crops_on_read: bool, image_shape: tup
 
 def augment(images: chex.Array, labels: chex.Array, keys: chex.Array, *, num_classes: int, settings: AugmentSettings
             ) -> tuple[chex.Array, chex.Array]:
-    """Random changes of a batch.
+    """Changes a batch at random.
 
     Args:
       images: uint8 [B, H, W, C]; C = 3 is RGB.
       labels: int32 [B].
       keys: PRNG keys [B], one an example.
       num_classes: K.
-      settings: what to do.
+      settings: the changes.
 
     Returns:
-      images [B, H, W, C], as `preprocessing.normalize` takes them: uint8, or float32 in [0, 1] where `color_jitter` or
-      `mixup` make values in between; and targets float32 [B, K], which sum to 1: the shares of the classes.
+      images [B, H, W, C] for `preprocessing.normalize`: uint8, or with `color_jitter` or `mixup` float32 in [0, 1]; and
+      targets float32 [B, K], the probabilities of the classes.
 
     Raises:
-      ValueError: an odd B where images are mixed in pairs.
+      ValueError: if images are mixed in pairs and B is odd.
     """
     s = settings
-    on_image = [  # numbers never change: they are part of the draws
+    on_image = [  # the numbers must not change: the draws depend on them
         (s.crop_area < 1, 0, lambda image, key: random_crop(image, key, min_area=s.crop_area)),
         (s.max_shift > 0, 1, lambda image, key: random_shift(image, key, max_shift=s.max_shift)),
         (s.flip, 2, random_flip),
@@ -114,13 +121,15 @@ def _fold(keys: chex.Array, number: int) -> chex.Array:
 
 
 def random_crop(image: chex.Array, key: chex.PRNGKey, *, min_area: float) -> chex.Array:
-    """A random part of the image at the size of the whole (Szegedy et al. 2015), bilinear.
+    """Cuts out a random part of an image and resizes it to the whole (Szegedy et al. 2015), bilinear.
 
     Its area is uniform between `min_area` of the image and all of it, its aspect log-uniform in [3/4, 4/3] times the
     image's; a side that would be too long is cut to the image.
 
     Args:
       image: uint8 [H, W, C].
+      key: PRNG key.
+      min_area: share of the image's area.
 
     Returns:
       uint8 [H, W, C].
@@ -136,21 +145,29 @@ def random_crop(image: chex.Array, key: chex.PRNGKey, *, min_area: float) -> che
 
 
 def random_shift(image: chex.Array, key: chex.PRNGKey, *, max_shift: int) -> chex.Array:
-    """The image moved by a uniform integer vector in [-max_shift, max_shift]^2 pixels; black (0) moves in."""
+    """Moves an image [H, W, C] by a uniform integer vector in [-max_shift, max_shift]^2 pixels; black (0) moves in."""
     moved = jnp.pad(image, ((max_shift, max_shift), (max_shift, max_shift), (0, 0)))
     y, x = jax.random.randint(key, (2,), 0, 2 * max_shift + 1)
     return jax.lax.dynamic_slice(moved, (y, x, 0), image.shape)
 
 
 def random_flip(image: chex.Array, key: chex.PRNGKey) -> chex.Array:
-    """The image, or half of the time its mirror image, left for right."""
+    """Mirrors an image [H, W, C] left for right, half of the time."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def color_jitter(image: chex.Array, key: chex.PRNGKey, *, strength: float) -> chex.Array:
-    """Brightness, then contrast, then saturation times a uniform factor in 1 ± strength.
+    """Multiplies brightness, then contrast, then saturation by a uniform factor in 1 ± strength.
 
-    uint8 [H, W, C] to float32 in [0, 1].
+    The blends are those of torchvision's ColorJitter: with black, with the mean luminance, with each pixel's luminance.
+
+    Args:
+      image: uint8 [H, W, C]; C = 3 is RGB.
+      key: PRNG key.
+      strength: at most 1.
+
+    Returns:
+      float32 [H, W, C] in [0, 1].
     """
     pixels = image.astype(jnp.float32)
     brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
@@ -162,10 +179,18 @@ def color_jitter(image: chex.Array, key: chex.PRNGKey, *, strength: float) -> ch
 
 
 def random_erase(image: chex.Array, key: chex.PRNGKey, *, probability: float) -> chex.Array:
-    """With some probability a rectangle of the image becomes noise (Zhong et al. 2020, arXiv 1708.04896).
+    """Turns a rectangle of the image into noise, with some probability (Zhong et al. 2020, arXiv 1708.04896).
 
     Its area is uniform in 2 to 40 % of the image, its aspect log-uniform in [0.3, 1/0.3]; a side that would be too long
-    is cut to the image. uint8 [H, W, C] or float32 in [0, 1]; returns the same type.
+    is cut to the image.
+
+    Args:
+      image: uint8 [H, W, C], or float32 in [0, 1].
+      key: PRNG key.
+      probability: of a rectangle.
+
+    Returns:
+      as `image`.
     """
     chance_key, area_key, aspect_key, place_key, noise_key = jax.random.split(key, 5)
     area = jax.random.uniform(area_key, minval=0.02, maxval=0.4)
@@ -182,19 +207,19 @@ def random_erase(image: chex.Array, key: chex.PRNGKey, *, probability: float) ->
 
 def mix(images: chex.Array, targets: chex.Array, keys: chex.Array, *, mixup: float, cutmix: float
         ) -> tuple[chex.Array, chex.Array]:
-    """MixUp (Zhang et al. 2018, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) of neighbors.
+    """Applies MixUp (Zhang et al. 2018, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) to neighbors.
 
-    The images 2i and 2i + 1 swap the share 1 - λ of themselves, and of their targets: MixUp of every pixel, CutMix all
-    of the pixels of one rectangle, whose area decides. λ comes from Beta(a, a) and the key of image 2i.
+    MixUp makes λ·own + (1 - λ)·other of the images 2i and 2i + 1 and of their targets. CutMix swaps a rectangle, whose
+    area is the share 1 - λ, and mixes the targets like MixUp. λ is drawn from Beta(a, a) with the key of image 2i.
 
     Args:
       images: uint8 [B, H, W, C], or float32 in [0, 1].
       targets: float32 [B, K].
       keys: PRNG keys [B].
-      mixup, cutmix: a of each; 0: off; at least one is on.
+      mixup, cutmix: a of each; 0: off; at least one of them is on.
 
     Returns:
-      images, float32 in [0, 1] unless MixUp is off, and targets.
+      images, float32 in [0, 1] with MixUp and else as given; targets float32 [B, K].
 
     Raises:
       ValueError: if B is odd.
@@ -228,7 +253,7 @@ def mix(images: chex.Array, targets: chex.Array, keys: chex.Array, *, mixup: flo
 
 
 def _cutmix_rectangle(key: chex.PRNGKey, concentration: float, size: tuple[int, int]) -> chex.Array:
-    """bool [H, W]: sides √(1 - λ) of the image's, the middle anywhere, cut off at the border."""
+    """Draws a rectangle, bool [H, W]: its sides √(1 - λ) of the image's, its middle anywhere, cut off at the border."""
     lam_key, middle_key = jax.random.split(key)
     half = jnp.sqrt(1 - jax.random.beta(lam_key, concentration, concentration)) / 2
     middle = jax.random.uniform(middle_key, (2,))
@@ -236,6 +261,6 @@ def _cutmix_rectangle(key: chex.PRNGKey, concentration: float, size: tuple[int, 
 
 
 def _rectangle(start: chex.Array, end: chex.Array, size: tuple[int, int]) -> chex.Array:
-    """bool [H, W]: the pixels whose middle lies within [start, end), given as shares (y, x) of the image."""
+    """Returns bool [H, W]: the pixels whose middle lies within [start, end), (y, x) in units of the image's sides."""
     (y, x) = ((jnp.arange(n) + 0.5) / n for n in size)
     return ((y >= start[0]) & (y < end[0]))[:, None] & ((x >= start[1]) & (x < end[1]))[None, :]

@@ -1,4 +1,4 @@
-"""A Source whose images are files (or records) that are decoded when they are read."""
+"""A source whose images are files or records that are decoded when they are read."""
 
 import dataclasses
 import functools
@@ -14,21 +14,21 @@ CENTRAL_SHARE = 0.875  # of the shorter side is seen in evaluation, where images
 
 
 class Example(NamedTuple):
-    """One labeled image as it is stored; files are paths or open."""
+    """One labeled image as it is stored; its files are paths or open files."""
 
     image: str | BinaryIO
     label: int
-    mask: BinaryIO | None = None
+    object_mask: BinaryIO | None = None
 
 
 class Records(Protocol):
-    """The stored examples of a split. Threads may share it; pickled, it holds no open file.
+    """The stored examples of a split. Threads may share it, and its pickle holds no open file.
 
     Attributes:
       class_names: the K classes.
-      stored_shape: (H, W, C) of every image; H and W are None where images have sizes of their own.
-      upright: images are shown as their EXIF orientation says.
-      mask_background: the class number in masks that is not the object; None: there are no masks.
+      stored_shape: (H, W, C) of every image; H and W are None where images differ in size.
+      upright: EXIF orientation is applied.
+      mask_background: the value of the background in segmentation masks; None: there are no masks.
     """
 
     class_names: tuple[str, ...]
@@ -39,24 +39,24 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a person knows the example by: a path, or a number in a split."""
+        """Returns what a person knows the example by: a path, or a number in a split."""
         ...
 
     def examples(self, indices: Sequence[int] | np.ndarray) -> list[Example]:
-        """The examples at these positions."""
+        """Returns the examples at these positions."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedSource:
-    """A Source that decodes on every read. Threads may share it; it can be pickled.
+    """A `sources.Source` that decodes on every read. Threads may share it; it can be pickled.
 
     Attributes:
-      records: what is read.
-      kept: int [n], the positions in `records` of the images that are there.
-      image_shape: (H, W, C) of what `read` gives.
-      crops_on_read: stored images are not of this size; `read` takes random-resized crops of them, and without crops
-        gives the central 87.5 %.
+      records: the stored examples.
+      kept: int [n], the positions in `records` of the source's images.
+      image_shape: (H, W, C) of the images that `read` returns.
+      crops_on_read: stored images are not of this size; `read` cuts random-resized crops out of them, and without crops
+        the central 87.5 %.
       mean, std: per channel, of the training pixels in [0, 1] units.
     """
 
@@ -72,25 +72,25 @@ class EncodedSource:
         return self.records.class_names
 
     @property
-    def has_masks(self) -> bool:
+    def has_object_masks(self) -> bool:
         return self.records.mask_background is not None
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def read(self, indices: np.ndarray, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """See `sources.Source.read`. JPEG files are decoded at a reduced size where that is enough.
+        """Reads a batch, see `sources.Source.read`; JPEG files are decoded at a reduced size where that is enough.
 
         Raises:
           UserError: on an image that cannot be read, or a label that is no class; names it.
         """
         if crops is not None and not self.crops_on_read:
-            raise ValueError("crops are only taken of images that have sizes of their own (crops_on_read)")
+            raise ValueError("crops were given, but the images of this source are not cropped on read (crops_on_read)")
         positions = self.kept[np.asarray(indices)]
         shape = (len(positions), *self.image_shape)
         batch = {"image": np.empty(shape, np.uint8), "label": np.empty(len(positions), np.int32)}
-        if self.has_masks:
-            batch["mask"] = np.empty(shape[:3], bool)
+        if self.has_object_masks:
+            batch["object_mask"] = np.empty(shape[:3], bool)
         for i, (position, example) in enumerate(zip(positions, self.records.examples(positions), strict=True)):
             box_of = self._box_of(None if crops is None else crops[i])
             if not 0 <= example.label < len(self.class_names):
@@ -99,16 +99,17 @@ class EncodedSource:
             try:
                 batch["image"][i] = images.decode(example.image, box_of, image_shape=self.image_shape,
                                                   upright=self.records.upright, fast=crops is not None)
-                if self.has_masks:
-                    batch["mask"][i] = images.decode_mask(example.mask, box_of, shape=self.image_shape[:2],
-                                                          background=self.records.mask_background)
+                if self.has_object_masks:
+                    batch["object_mask"][i] = images.decode_mask(
+                        example.object_mask, box_of, shape=self.image_shape[:2],
+                        background=self.records.mask_background)
             except Exception as error:  # on damaged files decoders raise nearly anything
                 raise images.unreadable(self.records.name(position), error) from error
             batch["label"][i] = example.label
         return batch
 
     def _box_of(self, crop: np.ndarray | None) -> Callable[[int, int], boxes.Box]:
+        """Returns the function (width, height) -> box of a crop, or without one of the part that evaluation sees."""
         if crop is not None:
             return functools.partial(boxes.crop_box, crop=crop)
-        return functools.partial(boxes.central_box, shape=self.image_shape[:2],
-                                 share=CENTRAL_SHARE if self.crops_on_read else 1.0)
+        return functools.partial(boxes.central_box, shape=self.image_shape[:2], share=CENTRAL_SHARE)

@@ -1,4 +1,4 @@
-"""Images in directories, one a class."""
+"""Images in directories, one directory a class."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ _SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")  # the part of 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderRecords:
-    """`encoded.Records` of image files; labels are int [n]."""
+    """`encoded.Records` of image files; labels: int [n]."""
 
     files: Sequence[str]
     labels: np.ndarray
@@ -40,23 +40,25 @@ class FolderRecords:
 
 
 def open_records(path: str, split: str) -> FolderRecords:
-    """The image files of a split of PATH/CLASS/… or PATH/SPLIT/CLASS/…, listed, not opened.
+    """Lists, without opening them, the image files of a split of PATH/CLASS/… or PATH/SPLIT/CLASS/….
 
-    Classes are the directories, in the order of their names. Files are what Pillow reads, by their suffix, at any
-    depth; hidden files and directories are left out. Images are in the order of a hash of CLASS/FILE: fixed, and
-    mixed, so that a slice of a split is a sample of it. Where there are no directories for splits, "test" is the first
-    20 % of each class in that order (rounded, at least one image of two), and "train" the rest.
+    Classes are the directories, in the order of their names. Their images are the files, at any depth, whose suffix is
+    one that Pillow reads; hidden files and directories are left out. Images are in the order of a hash of CLASS/FILE,
+    which is fixed and mixes the classes, so that a slice of a split is a sample of it. Where there are no directories
+    for splits, "test" is the first 20 % of each class in that order (rounded, at least one image of two), and "train"
+    the rest.
 
     Args:
-      path: the directory.
+      path: the directory; a leading ~ is the home directory.
       split: "train", "test", the name of a directory, or a slice of one of these, such as "train[:90%]" or
         "test[:1000]". "test" is also looked for as "val" and "validation".
 
     Raises:
       UserError: on a directory or split that is not there, fewer than two classes, or a class without images.
     """
+    path = os.path.expanduser(path)
     if not os.path.isdir(path):
-        raise UserError(f"folder:{path}: there is no such directory; give the one that the classes are in")
+        raise UserError(f"folder:{path}: there is no such directory; give the one that holds those of the classes")
     if not (parsed := _SPLIT.fullmatch(split)):
         raise UserError(f"folder:{path}: the split {split!r} is not understood; expected a name such as train, or a "
                         "slice such as train[:90%]")
@@ -81,7 +83,7 @@ def open_records(path: str, split: str) -> FolderRecords:
 
 
 def _split_directories(path: str, name: str) -> list[str]:
-    """The directories of splits, if there are any: those with classes inside. A class may be called "train", too."""
+    """Returns the directories of splits, which have classes inside; none where the directories are the classes."""
     visible = _directories(path)
     if set(visible) <= set(_SPLIT_NAMES) and not any(_directories(os.path.join(path, d)) for d in visible):
         if visible:
@@ -93,7 +95,7 @@ def _split_directories(path: str, name: str) -> list[str]:
 
 
 def _classes(directory: str) -> dict[str, list[tuple[bytes, str]]]:
-    """Class names, sorted, to the (hash, path) of their images, sorted by hash."""
+    """Returns {class name: (hash, path) of each of its images}; classes sorted by name, images by hash."""
     names = _directories(directory)
     if len(names) < 2:
         found = f"only one, {names[0]}" if names else "none"
@@ -106,6 +108,7 @@ def _classes(directory: str) -> dict[str, list[tuple[bytes, str]]]:
 
 
 def _image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
+    """Returns the (hash, path) of the images of a class, sorted."""
     found = []
     for parent, directories, files in os.walk(os.path.join(directory, class_name)):
         directories[:] = [d for d in directories if not d.startswith(".")]
@@ -118,6 +121,7 @@ def _image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
 
 
 def _part(files: list[tuple[bytes, str]], *, test: bool) -> list[tuple[bytes, str]]:
+    """Returns the test images of a class, or the others."""
     count = max(round(TEST_SHARE * len(files)), min(1, len(files) - 1))
     return files[:count] if test else files[count:]
 
@@ -128,7 +132,7 @@ def _directories(path: str) -> list[str]:
 
 
 def _position(text: str | None, count: int, default: int) -> int:
-    """A bound of a slice: "10%", "-10%", "1000"; rounded like TFDS's."""
+    """Returns the position that a bound of a slice means: "10%", "-10%", "1000"; rounded as TFDS does."""
     if text is None:
         return default
     position = round(int(text[:-1]) / 100 * count) if text.endswith("%") else int(text)

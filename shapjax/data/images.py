@@ -1,4 +1,4 @@
-"""Encoded images of nearly any kind to the arrays that a model takes."""
+"""Reads encoded images of nearly any kind as the arrays that a model takes."""
 
 import functools
 import math
@@ -13,59 +13,69 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shapjax.data.boxes import Box, central_box
 from shapjax.errors import UserError
+from shapjax.paths import as_path
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The image at `path` as uint8 [H,W,C], image_shape = (H, W, C).
+    """Reads an image as uint8 [H,W,C], image_shape = (H, W, C).
 
-    The largest centered area with the aspect H:W is resized to (H, W), and EXIF orientation applied: see `decode`.
+    EXIF orientation is applied, and the largest centered area of the aspect H:W resized to (H, W): see `decode`.
+
+    Args:
+      path: of the file; a leading ~ is the home directory.
+      image_shape: (H, W, C), C 1 or 3.
 
     Raises:
-      UserError: C is not 1 or 3; or the file is missing, not a file, empty, damaged, not an image, of more
-        pixels than Pillow's guard against decompression bombs lets pass, or of pixels without a defined white
-        (float).
+      UserError: if C is neither; or if the file is missing, not a file, empty, damaged, not an image, of more pixels
+        than Pillow's guard against decompression bombs lets pass, or of floats, whose white is not defined.
     """
     height, width, channels = image_shape
     if channels not in MODES:
         raise UserError(f"images are read with 1 (gray) or 3 (RGB) channels, not {channels}; "
                         f"the model wants {height}x{width}x{channels}")
-    if not os.path.exists(path):
+    path = as_path(path)
+    if not path.exists():
         raise UserError(f"there is no image file {path}; check the path")
-    if not os.path.isfile(path):
-        kind = "a directory" if os.path.isdir(path) else "not a regular file"
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "not a regular file"
         raise UserError(f"{path} is {kind}; give the path of one image file")
-    if os.path.getsize(path) == 0:
+    if path.stat().length == 0:
         raise UserError(f"the image file {path} is empty (0 bytes); give another file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses where Pillow warns
-            return decode(os.fspath(path), functools.partial(central_box, shape=image_shape[:2]),
-                          image_shape=image_shape, upright=True)
+            with path.open("rb") as file:
+                return decode(file, functools.partial(central_box, shape=image_shape[:2]), image_shape=image_shape,
+                              upright=True)
     except Exception as error:  # on damaged files decoders raise nearly anything
         raise unreadable(str(path), error) from error
 
 
 def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_shape: tuple[int, int, int],
            upright: bool, fast: bool = False) -> np.ndarray:
-    """A part of an image, resized to image_shape = (H, W, C), C 1 or 3: uint8 [H,W,C].
+    """Decodes a part of an image and resizes it.
 
     C = 1 gives luminance (ITU-R 601), C = 3 RGB. Transparency is composited on white, 16-bit gray scaled to 8 bits
     (32-bit integers count as 16-bit ones); of an animation the first frame is taken. Resizing is antialiased; a part
     that has the size (H, W) and lies on whole pixels keeps its pixels. JPEG files are decoded at a reduced size where
-    the part still has at least twice (H, W) pixels.
+    each side of the part still has at least twice the pixels of (H, W).
 
     Args:
       file: a path, or an open file.
       box_of: (width, height) of the upright image -> the part, in its pixels.
+      image_shape: (H, W, C) of the result, C 1 or 3.
       upright: apply EXIF orientation.
       fast: for training, where each image is seen many times: bilinear, not bicubic; JPEG decoded at a reduced size
         where the part still has (H, W) pixels.
 
+    Returns:
+      uint8 [H,W,C].
+
     Raises:
-      nearly anything; `unreadable` makes it an error for people.
+      Exception: of nearly any type, on damaged files; `unreadable` makes an error for people of it.
     """
     height, width, channels = image_shape
     with Image.open(file) as image:
@@ -89,24 +99,34 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
 
 def decode_mask(file: BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
                 ) -> np.ndarray:
-    """The same part of a segmentation mask, resized to (H, W) by nearest neighbor: bool [H,W], True on the object.
+    """Decodes the part of a segmentation mask that `decode` would give of its image, and resizes it to nearest pixels.
 
     Args:
       file: a one-channel image of class numbers.
-      box_of, shape: as `decode`.
+      box_of: as in `decode`.
+      shape: (H, W) of the result.
       background: the class number that is not the object.
+
+    Returns:
+      bool [H,W], True on the object.
     """
     with Image.open(file) as image:
         return np.asarray(image.resize(shape[::-1], Image.Resampling.NEAREST, box=box_of(*image.size))) != background
 
 
 def check(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int]:
-    """(width, height) of an upright image that can be read; raises nearly anything for one that cannot.
+    """Checks that an image can be read.
 
     Args:
       file: a path, or an open file.
       thorough: decode it in any case. Otherwise a JPEG file that has a header and an end passes: few are damaged
         between the two, and this is much faster.
+
+    Returns:
+      its (width, height), upright.
+
+    Raises:
+      Exception: of nearly any type, if it cannot be read; `unreadable` makes an error for people of it.
     """
     with Image.open(file) as image:
         _require_size(image)
@@ -119,13 +139,13 @@ def check(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) after EXIF orientation."""
+    """Returns (width, height) after EXIF orientation."""
     width, height = image.size
     return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 def unreadable(name: str, error: Exception) -> UserError:
-    """The error for people of an image that cannot be decoded."""
+    """Returns the error for people that an error of decoding stands for; name: of the image."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -138,11 +158,13 @@ def unreadable(name: str, error: Exception) -> UserError:
 
 
 def _require_size(image: Image.Image) -> None:
-    if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # where Pillow warns
+    """Raises DecompressionBombError from that size on from which Pillow only warns."""
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
 
 
 def _has_end_marker(file: BinaryIO) -> bool:
+    """Returns whether a JPEG file ends as it should."""
     position = file.tell()
     file.seek(-2, os.SEEK_END)
     marker = file.read(2)
@@ -151,7 +173,11 @@ def _has_end_marker(file: BinaryIO) -> bool:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The image without transparency and with 8 bits a channel, ready for conversion to gray or RGB."""
+    """Returns the image on white and with 8 bits a channel, ready for conversion to gray or RGB.
+
+    Raises:
+      ValueError: on pixels that are floats, or go beyond 16 bits.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose white is not defined; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -166,23 +192,29 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def read_masks(path: str | os.PathLike, *, shape: tuple[int, int, int]) -> np.ndarray:
-    """Segmentation masks of images: positive on the object, 0 on the background, negative where not labeled.
+    """Reads object masks of images.
 
     Args:
       path: an .npy with an array [n, H, W] of bools or integers, or an .npz that holds one as "masks".
       shape: (n, H, W) to expect; of more masks, the first n are taken.
 
+    Returns:
+      bools or integers [n, H, W]: positive on the object, 0 on the background, negative where not labeled.
+
     Raises:
       UserError: if the file is missing, holds no such array, or one of another type or size.
     """
+    path = as_path(path)
     wanted = f"expected bools or integers [{', '.join(map(str, shape))}]"
     try:
-        stored = np.load(path, allow_pickle=False)
-        masks = stored if isinstance(stored, np.ndarray) else stored["masks"]
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            masks = stored if isinstance(stored, np.ndarray) else stored["masks"]
     except FileNotFoundError:
-        raise UserError(f"there is no file of masks {path}; check the path") from None
+        raise UserError(f"there is no file of object masks {path}; check the path") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path} is not an .npy of masks, nor an .npz with an array \"masks\"; {wanted}") from None
+        raise UserError(f"{path} is neither an .npy of object masks nor an .npz with an array \"masks\"; {wanted}"
+                        ) from None
     if masks.ndim != 3 or len(masks) < shape[0] or masks.shape[1:] != tuple(shape[1:]) or masks.dtype.kind not in "biu":
-        raise UserError(f"the masks of {path} are {masks.dtype} {list(masks.shape)}; {wanted}")
+        raise UserError(f"the object masks of {path} are {masks.dtype} {list(masks.shape)}; {wanted}")
     return masks[: shape[0]]

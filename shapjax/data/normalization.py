@@ -1,5 +1,9 @@
-"""Mean and standard deviation of training pixels, per channel."""
+"""Mean and standard deviation of pixels, per channel: known, measured, or given by the user."""
 
+import math
+from collections.abc import Sequence
+
+import ml_collections
 import numpy as np
 
 from shapjax.data.encoded import EncodedSource
@@ -22,8 +26,37 @@ KNOWN = {
 }
 
 
+def check(config: ml_collections.ConfigDict, channels: int) -> None:
+    """Checks the normalization that a config gives, `data.mean` and `data.std`, against the images.
+
+    Args:
+      config: of a run, completed with what its pretrained weights say.
+      channels: of the dataset's images.
+
+    Raises:
+      UserError: if the two have other lengths than 0, C and 3, or values out of range.
+    """
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    if len(mean) != len(std) or len(mean) not in (0, channels, 3):
+        if config.pretrained:
+            raise UserError(f"--config.pretrained={config.pretrained} normalizes images of {len(mean)} channels, those "
+                            f"of the dataset have {channels}; use weights for such images")
+        raise UserError(f"--config.data.mean={mean} and --config.data.std={std}: expected a number for each of the "
+                        f"{channels} channels, or nothing")
+    if not all(0 <= x <= 1 for x in mean) or not all(0 < x < math.inf for x in std):
+        raise UserError(f"--config.data.mean={mean} and --config.data.std={std}: expected means in [0, 1] and standard "
+                        "deviations above 0, in units of [0, 1]")
+
+
+def per_channel(given: Sequence[float], own: tuple[float, ...]) -> tuple[float, ...]:
+    """Returns what a config gives for the channels, or else the dataset's own; for gray images three are averaged."""
+    if not given:
+        return own
+    return tuple(given) if len(given) == len(own) else (sum(given) / len(given),)
+
+
 def measure(source: EncodedSource, *, corrupt: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) in [0, 1] units of at most `SAMPLE` evenly spaced images of a source, as evaluation sees them.
+    """Measures (mean, std), in [0, 1] units, of at most `SAMPLE` evenly spaced images, as evaluation sees them.
 
     Args:
       source: of the training images.
@@ -35,7 +68,7 @@ def measure(source: EncodedSource, *, corrupt: str) -> tuple[tuple[float, ...], 
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).round().astype(np.int64))
 
     def sums(block: np.ndarray) -> np.ndarray:
-        """int64 [3, C]: pixels, their sum, the sum of their squares; whole numbers, so the order does not matter."""
+        """Returns int64 [3, C]: pixels, their sum, their squares' sum; being integers, they add up in any order."""
         total = np.zeros((3, source.image_shape[2]), np.int64)
         for index in chosen[block]:
             try:
@@ -52,5 +85,5 @@ def measure(source: EncodedSource, *, corrupt: str) -> tuple[tuple[float, ...], 
         raise UserError(f"none of {len(chosen)} training images can be read")
     mean = total / count
     variance = squares / count - mean**2
-    # A channel that never changes carries nothing; its spread is taken as one gray level, to divide by.
+    # The standard deviation of a channel that never changes is taken as one gray level: it is divided by.
     return tuple((mean / 255).tolist()), tuple((np.sqrt(np.maximum(variance, 1)) / 255).tolist())

@@ -1,8 +1,8 @@
 """Batches for training (endless, shuffled, resumable) and for evaluation (every image once), read ahead of their use.
 
-Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into
-batches that may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the
-processes' batches in process order) is the same array whether 1 process makes it or 100.
+Training draws from one global stream: epoch after epoch, each a fresh permutation of the source, cut into batches that
+may straddle two epochs. Processes take the batches in turn, so that a step's global batch (the processes' batches in
+process order) is the same array whether 1 process makes it or 100.
 """
 
 import collections
@@ -23,9 +23,9 @@ _READ_AHEAD = 4  # batches; more where more threads read
 
 
 class TrainIterator:
-    """An endless iterator of training batches; made by `train_iterator`, which says what is in them.
+    """An endless iterator of training batches, made by `train_iterator`.
 
-    The stream is fixed, so a place in it is all the state there is, whatever threads and processes read it.
+    The stream is fixed, so its state is a position alone, whichever threads and processes read it.
     """
 
     def __init__(self, read_batch: Callable[[int], dict[str, np.ndarray]], conditions: dict[str, int], *, threads: int,
@@ -42,41 +42,43 @@ class TrainIterator:
             self._batches = self._start()
         batch = next(self._batches)
         self._step += 1
-        return {key: np.asarray(array) for key, array in batch.items()}  # of processes' shared memory, a plain view
+        return {key: np.asarray(array) for key, array in batch.items()}  # a plain view of what is in shared memory
 
     def _start(self) -> grain.DatasetIterator:
+        """Starts reading ahead, from the current position on."""
         first = self._step * self._process_count + self._process_index
         numbers = grain.MapDataset.range(_ENDLESS)[first :: self._process_count]
         batches = numbers.map(self._read_batch).to_iter_dataset(_read_options(self._threads))
         if self._workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain's processes ask for flags of its own, also where nobody uses absl
+                flags.FLAGS.mark_as_parsed()  # grain's processes read flags, also where absl has not parsed any
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
         return iter(batches)
 
     def get_state(self) -> dict[str, int]:
-        """Where the stream is (steps done) and what decides it; JSON-able."""
+        """Returns the position in the stream (steps done) and what defines the stream; JSON-able."""
         return {"step": self._step, **self._conditions}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on after the step at which `get_state()` gave `state`.
+        """Continues after the step at which `get_state()` gave `state`.
 
         Raises:
-          UserError: if it is the state of another stream; says in what they differ.
+          UserError: if it is the state of another stream; names the differences.
         """
         if state.keys() != self.get_state().keys():
-            raise UserError(f"the checkpoint's place in the data has the fields {', '.join(sorted(state))}, expected "
-                            f"{', '.join(sorted(self.get_state()))}: another version of shapjax wrote it; train anew")
+            raise UserError(f"the checkpoint's position in the data has the fields {', '.join(sorted(state))}, "
+                            f"expected {', '.join(sorted(self.get_state()))}: another version of shapjax wrote it; "
+                            "train anew")
         differing = [f"{key}: {state[key]} -> {value}" for key, value in self._conditions.items()
                      if state[key] != value]
         if differing:
-            raise UserError(f"the checkpoint's place in the data is that of other batches ({'; '.join(differing)}; "
+            raise UserError(f"the checkpoint's position in the data is in other batches ({'; '.join(differing)}; "
                             "global_batch_size is batch_size x processes); resume with the same, or train anew")
         self.close()
         self._step = state["step"]
 
     def close(self) -> None:
-        """Ends the threads and processes that read ahead; the next batch starts them again."""
+        """Stops the threads and processes that read ahead; the next batch starts them again."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
@@ -84,32 +86,31 @@ class TrainIterator:
 
 def train_iterator(source: Source, *, batch_size: int, seed: int, crop_area: float = 1.0, threads: int = 1,
                    workers: int = 0, process_index: int = 0, process_count: int = 1) -> TrainIterator:
-    """An endless iterator of training batches, read ahead by threads or processes.
+    """Returns an endless iterator of training batches, read ahead by threads or processes.
 
-    Yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is
-    the image's position in the source. Every epoch shows each image exactly once over all processes together,
-    whether or not their number divides the source: what is left of an epoch is dealt out along with the first
-    images of the next one, nothing is dropped. Order and crops are fixed by (seed, epoch), whatever reads them.
+    It yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is the
+    image's position in the source. In every epoch all processes together yield each image exactly once, whether or not
+    their number divides the source: the last images of an epoch share a batch with the first of the next one, and none
+    is dropped. Order and crops depend on (seed, epoch) alone.
 
-    `get_state()` is a small JSON-able dict; `set_state()` continues with the very next batch. A state carries
-    over to other threads and workers, and to another number of processes as long as batch_size * process_count
-    stays the same.
+    `get_state()` returns a small JSON-able dict; `set_state()` continues with the very next batch. A state stays valid
+    with other threads and workers, and with another number of processes if batch_size * process_count is the same.
 
     Args:
-      source: what to read. One in memory is read by one thread, whatever is asked: more would only contend for
-        the interpreter lock, and a worker process would need a copy. Workers need a source that can be pickled.
+      source: of the training images. One in memory is read by one thread, whatever is asked: more would only contend
+        for the interpreter lock, and a worker process would need a copy. Workers need a source that can be pickled.
       batch_size: images a batch and process.
       seed: non-negative.
-      crop_area: of sources with `crops_on_read`: each image is read as a random crop of between this share of
-        its area and all of it, aspect ratio log-uniform in [3/4, 4/3] (Szegedy et al. 2015); 1: no crops. Other
-        sources' images are cropped on the device (`shapjax.augmentation`).
-      threads: that read and decode, each a batch of its own; of each worker process where there are any.
+      crop_area: for sources with `crops_on_read`: each image is read as a random crop of between this share of its area
+        and all of it, aspect ratio log-uniform in [3/4, 4/3] (Szegedy et al. 2015); 1: no crops. The images of other
+        sources are cropped on the device (`shapjax.data.augmentation`).
+      threads: that read and decode, each a batch of its own; in each worker process if there are any.
       workers: processes that read and decode; 0: the threads of this one.
-      process_index, process_count: which part of each step's global batch is this process's.
+      process_index, process_count: the part of each step's global batch that this process reads.
 
     Raises:
-      UserError: batch_size < 1 or a global batch larger than the source; a negative seed; crop_area not in
-        (0, 1]; less than 1 thread or 0 workers.
+      UserError: on batch_size < 1, a global batch larger than the source, a negative seed, crop_area not in (0, 1],
+        threads < 1, workers < 0.
     """
     n = len(source)
     _check_shares(batch_size, process_index, process_count)
@@ -137,7 +138,7 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, crop_area: flo
 
 @dataclasses.dataclass(frozen=True)
 class _ReadBatch:
-    """The batch with a number in the global stream; travels to worker processes."""
+    """Reads the batch of a given number in the global stream; it is pickled for worker processes."""
 
     source: Source
     batch_size: int
@@ -154,15 +155,16 @@ class _ReadBatch:
         return {"image": batch["image"], "label": batch["label"], "index": order.astype(np.int32)}
 
     def _draws(self, epoch: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a part of the order and crops of an epoch."""
         order, crops = _draw_epoch(len(self.source), self.seed, epoch, self.crop_area)
         return order[start : start + count], crops[start : start + count]
 
 
-# grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs are
-# drawn instead. A batch touches two epochs at most.
+# grain's own shuffle maps one index at a time, which costs more than all the rest of a batch; whole epochs are drawn
+# instead. A batch touches two epochs at most.
 @functools.lru_cache(maxsize=2)
 def _draw_epoch(n: int, seed: int, epoch: int, crop_area: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of an epoch's images: their order, int [n], and crops, float32 [n, 4]: area share, aspect, y, x."""
+    """Draws the order of an epoch's images, int [n], and crops, float32 [n, 4]: share of the area, aspect, y, x."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(n)
     if crop_area == 1:
@@ -175,18 +177,18 @@ def _draw_epoch(n: int, seed: int, epoch: int, crop_area: float) -> tuple[np.nda
 
 def to_device(iterator: TrainIterator, place: Callable[[dict[str, np.ndarray]], Any], *, depth: int = 2
               ) -> "PlacedIterator":
-    """The batches as device arrays, with `depth` of them placed ahead of their use.
+    """Returns an iterator of the batches as device arrays, which places `depth` of them ahead of their use.
 
     Args:
-      iterator: endless, of host batches; used by nobody else from now on.
-      place: host batch -> device arrays, without waiting for the transfer (as `jax.device_put` does).
+      iterator: of host batches; it must not be used elsewhere from now on.
+      place: host batch -> device arrays, without waiting for the transfer, like `jax.device_put`.
       depth: batches that wait on the device.
     """
     return PlacedIterator(iterator, place, depth)
 
 
 class PlacedIterator:
-    """Device batches; made by `to_device`. Its state is that of the last batch handed out, not of the last one read."""
+    """Device batches, made by `to_device`; the state is that of the last batch handed out, not of the last one read."""
 
     def __init__(self, iterator: TrainIterator, place: Callable[[dict[str, np.ndarray]], Any], depth: int):
         self._iterator, self._place, self._depth = iterator, place, depth
@@ -203,39 +205,39 @@ class PlacedIterator:
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """See `TrainIterator.get_state`."""
+        """Returns the state, see `TrainIterator.get_state`."""
         return self._state
 
     def set_state(self, state: dict[str, int]) -> None:
-        """See `TrainIterator.set_state`."""
+        """Continues from a state, see `TrainIterator.set_state`."""
         self._iterator.set_state(state)
         self._state = state
         self._ahead.clear()
 
     def close(self) -> None:
-        """See `TrainIterator.close`; what was placed ahead is dropped."""
+        """Stops reading ahead, see `TrainIterator.close`, and drops the batches that were placed ahead."""
         self.set_state(self._state)
 
 
 def evaluation_batches(source: Source, *, batch_size: int, indices: Sequence[int] | np.ndarray | None = None,
                        threads: int = 1, process_index: int = 0, process_count: int = 1
                        ) -> Iterator[dict[str, np.ndarray]]:
-    """Every image of the source once, in order, or those at `indices` (int [n]), in the order given.
+    """Yields every image of a source once, in order, or those at `indices`, in the order given.
 
-    Yields what the source reads (image uint8 [b,H,W,C], label int32 [b], for some a mask) and {"index": int32 [b],
-    "valid": bool [b]} with b = batch_size. The last batches are filled up with copies of the last image, which are
-    not `valid`: so all batches have one shape, all processes have as many, and the filling is a real image, on
-    which no model yields NaN.
+    A batch is what the source reads (image uint8 [b,H,W,C], label int32 [b], for some sources object_mask) and
+    {"index": int32 [b], "valid": bool [b]} with b = batch_size. The last batches are filled up with copies of the last
+    image, which are not `valid`: all batches have one shape, all processes have equally many, and no model gives NaN on
+    the copies, as it might on zeros.
 
     Args:
-      source: what to read.
+      source: of the images.
       batch_size: images a batch and process.
-      indices: positions in the source.
+      indices: int [n], positions in the source; None: all.
       threads: that read and decode ahead, each a batch of its own.
-      process_index, process_count: each process has its share of every global batch, in process order.
+      process_index, process_count: the part of every global batch that this process reads, in process order.
 
     Raises:
-      UserError: batch_size < 1, or an index outside the source.
+      UserError: on batch_size < 1, or an index outside the source.
     """
     _check_shares(batch_size, process_index, process_count)
     indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
@@ -260,6 +262,7 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 
 def _check_shares(batch_size: int, process_index: int, process_count: int) -> None:
+    """Raises on a batch or a process that cannot be."""
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is not positive; use 1 or more")
     if not 0 <= process_index < process_count:

@@ -1,7 +1,7 @@
 """RandAugment on the device (Cubuk, Zoph, Shlens, Le 2020, arXiv 1909.13719): its 14 operations as Pillow does them.
 
-An operation is drawn for each image, so under `vmap` every image pays for every branch. There are three instead of 14:
-a table of pixel values, a blend with another image and a warp, each of which does nothing where it is not its turn.
+An operation is drawn for each image, so under `vmap` every image pays for every branch. There are three branches
+instead of 14: a table of pixel values, a blend with another image and a warp; those not drawn change nothing.
 """
 
 import chex
@@ -14,13 +14,13 @@ OPERATIONS = ("identity", "autocontrast", "equalize", "solarize", "posterize", "
 
 
 def rand_augment(image: chex.Array, key: chex.PRNGKey, *, operations: int, magnitude: float) -> chex.Array:
-    """Operations drawn uniformly with replacement, one after the other, each in a random direction.
+    """Applies operations drawn uniformly with replacement, one after the other, each in a random direction.
 
     Args:
       image: uint8 [H, W, C].
       key: PRNG key.
-      operations: how many.
-      magnitude: of all of them, from 0 (those that have a strength do nothing) to 10.
+      operations: their number.
+      magnitude: of all of them, from 0 (operations that have a strength do nothing) to 10.
 
     Returns:
       uint8 [H, W, C].
@@ -36,7 +36,7 @@ def rand_augment(image: chex.Array, key: chex.PRNGKey, *, operations: int, magni
 
 
 def apply(image: chex.Array, operation: chex.Array, level: chex.Array) -> chex.Array:
-    """One operation with its strength; pixels from outside are black, warps take the nearest pixel.
+    """Applies one operation; warps take the nearest pixel, and black from outside of the image.
 
     At level 1: rotate by 30 degrees, shear by 0.3 about the upper left corner, translate by 150/331 of the side, blend
     with factor 1.9 (at -1 with 0.1), posterize to 4 bits, solarize everything; the last two ignore the sign.
@@ -50,14 +50,14 @@ def apply(image: chex.Array, operation: chex.Array, level: chex.Array) -> chex.A
       uint8 [H, W, C].
     """
     turn = {name: operation == position for position, name in enumerate(OPERATIONS)}
-    # In this order XLA recomputes least of one inside the next; they commute, as two of them do nothing.
+    # The order does not matter to the result, as two of the three do nothing; in this one XLA recomputes least.
     return _warp(_blend(_look_up(image, turn, level), turn, level), turn, level)
 
 
 def _look_up(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) -> chex.Array:
-    """Autocontrast, equalize, solarize, posterize: a new value for each of the 256 values of each channel."""
+    """Applies autocontrast, equalize, solarize, posterize: a new value for each of the 256 values of each channel."""
     channels, values = image.shape[-1], jnp.arange(256)
-    cell = image.astype(jnp.int32) + 256 * jnp.arange(channels)  # in the table of all channels
+    cell = image.astype(jnp.int32) + 256 * jnp.arange(channels)  # position in the table of all channels
     counts = jnp.zeros(channels * 256, jnp.int32).at[cell.reshape(-1)].add(1, mode="clip").reshape(channels, 256)
 
     low = jnp.argmax(counts > 0, axis=1)[:, None]
@@ -80,7 +80,10 @@ def _look_up(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) 
 
 
 def _blend(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) -> chex.Array:
-    """Color, contrast, brightness, sharpness: 1 + 0.9·level of the image, the rest gray, mean gray, black, smoothed."""
+    """Applies color, contrast, brightness, sharpness: blends with gray, mean gray, black, a smoothed image.
+
+    The image has the weight 1 + 0.9·level, the other -0.9·level.
+    """
     pixels = image.astype(jnp.float32)
     gray = jnp.floor(luminance(pixels) + 0.5)
     padded = jnp.pad(pixels, ((1, 1), (1, 1), (0, 0)))
@@ -95,7 +98,7 @@ def _blend(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) ->
 
 
 def _warp(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) -> chex.Array:
-    """Rotate, shear, translate: output pixel (x, y) is the input pixel in which a·x + b·y + c, d·x + e·y + f lies."""
+    """Rotates, shears or translates: output pixel (x, y) is the input pixel at (a·x + b·y + c, d·x + e·y + f)."""
     height, width, channels = image.shape
     shift = level * (150 / 331)
     angle = jnp.where(turn["rotate"], -level * np.radians(30), 0.0)
@@ -114,9 +117,13 @@ def _warp(image: chex.Array, turn: dict[str, chex.Array], level: chex.Array) -> 
 
 
 def luminance(pixels: chex.Array) -> chex.Array:
-    """ITU-R 601 luminance of RGB, with Pillow's weights; of images with other channels their mean.
+    """Returns the ITU-R 601 luminance of RGB, with Pillow's weights, or the mean of other channels.
 
-    pixels: float [..., C]; returns float [..., 1].
+    Args:
+      pixels: float [..., C].
+
+    Returns:
+      float [..., 1].
     """
     if pixels.shape[-1] != 3:
         return pixels.mean(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Datasets with random access, under one interface and by name."""
+"""Labeled image datasets with random access, and how to get them by name."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ SPLITS = ("train", "test")
 
 
 class Source(Protocol):
-    """A labeled image dataset of which any batch can be read by position. Threads may share it; it can be pickled.
+    """A labeled image dataset from which any batch is read by position. Threads may share it; it can be pickled.
 
     Attributes:
       class_names: the K classes; label k is class_names[k].
       image_shape: (H, W, C) of every image.
       mean, std: per channel, of the training pixels in [0, 1] units.
-      crops_on_read: images are decoded and resized on every read, and crops can be taken before.
-      has_masks: what is read includes segmentation masks.
+      crops_on_read: images are decoded and resized on every read; crops can be cut out of them before.
+      has_object_masks: batches include object masks.
     """
 
     class_names: tuple[str, ...]
@@ -32,32 +32,33 @@ class Source(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crops_on_read: bool
-    has_masks: bool
+    has_object_masks: bool
 
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """A batch, in fresh arrays.
+        """Reads a batch into fresh arrays.
 
         Args:
           indices: int [b], positions in [0, len).
-          crops: float [b, 4], only if `crops_on_read`: of each image the part that is resized to (H, W), see
-            `boxes.crop_box`. If not given, what evaluation sees.
+          crops: float [b, 4], only if `crops_on_read`: the part of each image that is resized to (H, W), see
+            `boxes.crop_box`; None: the part that evaluation sees.
 
         Returns:
-          {"image": uint8 [b,H,W,C], "label": int32 [b]}, and if `has_masks` "mask": bool [b,H,W], True on the object.
+          {"image": uint8 [b,H,W,C], "label": int32 [b]}, and if `has_object_masks` "object_mask": bool [b,H,W], True on
+          the object.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A Source held in memory.
+    """A `Source` held in memory.
 
     Attributes:
       images: uint8 [n,H,W,C].
-      labels: int32 [n], checked against class_names.
-      masks: bool [n,H,W], or None.
+      labels: int32 [n], positions in class_names; others raise UserError.
+      object_masks: bool [n,H,W], or None.
     """
 
     images: np.ndarray
@@ -65,7 +66,7 @@ class ArraySource:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    masks: np.ndarray | None = None
+    object_masks: np.ndarray | None = None
 
     def __post_init__(self):
         check_labels(self.labels, len(self.class_names))
@@ -75,8 +76,8 @@ class ArraySource:
         return self.images.shape[1:]
 
     @property
-    def has_masks(self) -> bool:
-        return self.masks is not None
+    def has_object_masks(self) -> bool:
+        return self.object_masks is not None
 
     @property
     def crops_on_read(self) -> bool:
@@ -86,10 +87,11 @@ class ArraySource:
         return len(self.images)
 
     def read(self, indices: np.ndarray, crops: None = None) -> dict[str, np.ndarray]:
+        """Reads a batch, see `Source.read`."""
         if crops is not None:
-            raise ValueError("crops are only taken of images that have sizes of their own (crops_on_read)")
+            raise ValueError("crops were given, but the images of this source are not cropped on read (crops_on_read)")
         batch = {"image": self.images[indices], "label": self.labels[indices]}
-        return batch if self.masks is None else batch | {"mask": self.masks[indices]}
+        return batch if self.object_masks is None else batch | {"object_mask": self.object_masks[indices]}
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
@@ -102,13 +104,13 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
-    """The training or test images of a run's dataset.
+    """Returns the training or test images of a run's dataset.
 
-    Images are decoded once and kept in memory if they fit into `data.cache_gib`. Larger sets, and training images of
-    which random crops are cut at full resolution, are decoded on every read.
+    Images are decoded once and kept in memory if they fit into `data.cache_gib`. Larger sets, and training images that
+    are cropped at random at full resolution, are decoded on every read.
 
     Args:
-      config: resolved; `dataset`, `data` and `augment.crop_area` are read. "mnist5k" has nothing to set.
+      config: of a run; `dataset`, `data` and `augment.crop_area` are read. "mnist5k" has nothing to set.
       split: "train" or "test"; `data.train_split` and `data.test_split` name what that is.
 
     Raises:
@@ -118,24 +120,25 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     dataset, data = config.dataset, config.data
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} of {dataset}; use {' or '.join(SPLITS)}")
+    loading.check_settings(data)
     if dataset == "mnist5k":
         return _mnist5k(data, split)
     kind, _, name = dataset.partition(":")
     if kind not in ("tfds", "folder") or not name:
         raise UserError(f"unknown dataset {dataset!r}; {_hint(dataset)}")
     source = loading.load(dataset, data, split)
-    values = len(source) * math.prod(source.image_shape) * (1 + source.has_masks / source.image_shape[2])
-    fits = values <= data.cache_gib * 2**30
+    bytes_an_image = math.prod(source.image_shape) + source.has_object_masks * math.prod(source.image_shape[:2])
+    fits = len(source) * bytes_an_image <= data.cache_gib * 2**30
     crops = split == "train" and source.crops_on_read and config.augment.crop_area < 1
     return in_memory(source) if fits and not crops else source
 
 
 def in_memory(source: EncodedSource) -> ArraySource:
-    """All images of a source, decoded by several threads, with a progress bar."""
+    """Decodes all images of a source into memory, by one thread a core, with a progress bar."""
     n, shape = len(source), source.image_shape
     arrays = {"image": np.empty((n, *shape), np.uint8), "label": np.empty(n, np.int32)}
-    if source.has_masks:
-        arrays["mask"] = np.empty((n, *shape[:2]), bool)
+    if source.has_object_masks:
+        arrays["object_mask"] = np.empty((n, *shape[:2]), bool)
 
     def fill(indices: np.ndarray) -> None:
         for key, values in source.read(indices).items():
@@ -146,19 +149,21 @@ def in_memory(source: EncodedSource) -> ArraySource:
     for array in arrays.values():
         array.setflags(write=False)
     return ArraySource(arrays["image"], arrays["label"], source.class_names, source.mean, source.std,
-                       arrays.get("mask"))
+                       arrays.get("object_mask"))
 
 
 def _mnist5k(data: ml_collections.ConfigDict, split: str) -> Source:
+    """Returns a split of MNIST-5k; raises UserError on settings that it does not have."""
     for key, default in {"train_split": "train", "test_split": "test", "image_size": 0}.items():
         if data[key] != default:
-            raise UserError(f"--config.data.{key}={data[key]}: mnist5k is as it is; leave this setting out")
+            raise UserError(f"--config.data.{key}={data[key]}: mnist5k has one size and its own splits; leave this "
+                            "setting out")
     images, labels = mnist5k.load(split)
     return ArraySource(images, labels, mnist5k.CLASS_NAMES, mnist5k.MEAN, mnist5k.STD)
 
 
 def _hint(dataset: str) -> str:
-    """What could have been meant, for people who left out the kind or mistyped."""
+    """Returns what a name of no dataset may have meant, or which names there are."""
     if dataset in ("tfds:", "folder:"):
         return "expected mnist5k, tfds:NAME or folder:PATH"
     if os.path.isdir(os.path.expanduser(dataset)):

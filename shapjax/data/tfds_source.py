@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import os
 import re
 from collections.abc import Sequence
 
@@ -11,19 +12,20 @@ import tensorflow_datasets as tfds
 
 from shapjax.data.encoded import Example
 from shapjax.errors import UserError, near_names
+from shapjax.paths import as_path
 
 MASK = "segmentation_mask"
-# What masks call the background, where it is not 0. Pets: 1 is the animal, 2 the background, 3 the border between,
-# which counts as the animal, as nearly everyone has it who makes two classes of the three: it is mostly fur.
+# The class of the background in segmentation masks, where it is not 0. Pets: 1 is the animal, 2 the background, 3 the
+# border between the two, which is mostly fur and counts as the animal, as in nearly all work with two classes.
 _BACKGROUND = {"oxford_iiit_pet": 2}
 
 
 @dataclasses.dataclass(eq=False)
 class TfdsRecords:
-    """`encoded.Records` of a TFDS split. Files are opened by the first read, in every process anew.
+    """`encoded.Records` of a TFDS split. Each process opens the files itself, at its first read.
 
     Attributes:
-      title, split: as the user names them.
+      title, split: as the user names them, for messages.
       directory: of the prepared version.
       image, label: names of the features.
     """
@@ -36,7 +38,7 @@ class TfdsRecords:
     class_names: tuple[str, ...]
     stored_shape: tuple[int | None, int | None, int]
     mask_background: int | None
-    upright: bool = False  # the decoders of TFDS do not look at EXIF, and what is known of its datasets comes from them
+    upright: bool = False  # as TFDS decodes images, without a look at EXIF
 
     @functools.cached_property
     def _stored(self):
@@ -61,18 +63,18 @@ class TfdsRecords:
 
 
 def open_records(name: str, split: str, data_dir: str) -> TfdsRecords:
-    """The records of a prepared dataset.
+    """Returns the records of a prepared dataset.
 
     Args:
       name: TFDS's, NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
       split: in TFDS's syntax, such as "train[:90%]".
-      data_dir: where prepared datasets lie; empty: TFDS's default.
+      data_dir: where prepared datasets lie; a leading ~ is the home directory; empty: TFDS's default.
 
     Raises:
       UserError: on a dataset or a split that is not there, one that is not prepared or not in a format with random
         access, or one without labeled 8-bit or 16-bit images.
     """
-    title = f"tfds:{name}"
+    title, data_dir = f"tfds:{name}", os.fspath(as_path(data_dir)) if data_dir else ""
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
     except (tfds.core.DatasetNotFoundError, ValueError):
@@ -97,31 +99,34 @@ def open_records(name: str, split: str, data_dir: str) -> TfdsRecords:
 
 
 def not_prepared(name: str, data_dir: str) -> UserError:
-    """The error for a dataset that is not on disk: it is unknown to TFDS, or has to be prepared."""
+    """Returns the error for a dataset that is not on disk: it is unknown to TFDS, or has to be prepared."""
     known = known_names()
     base = re.split("[/:]", name)[0]
     if base not in known:
-        return UserError(f"tfds:{name} is no dataset that TFDS knows or that is prepared in "
+        return UserError(f"tfds:{name} is neither a dataset that TFDS knows nor prepared in "
                          f"{data_dir or tfds.core.constants.DATA_DIR}; {_near(base, known)}")
     return UserError(f"tfds:{name} is not prepared in {data_dir or tfds.core.constants.DATA_DIR}; "
                      f"{_how_to_prepare(name, data_dir)}")
 
 
 def known_names() -> list[str]:
-    """The datasets that the installed TFDS can prepare."""
+    """Returns the datasets that the installed TFDS can prepare."""
     return tfds.list_builders(with_community_datasets=False)
 
 
 def _near(name: str, known: Sequence[str]) -> str:
+    """Returns which names are near, or where all are listed."""
     hint = near_names(name.lower(), known)
     return hint if hint.startswith("did you mean") else "see https://www.tensorflow.org/datasets/catalog"
 
 
 def _how_to_prepare(name: str, data_dir: str) -> str:
-    return f"run `python -m shapjax.data.prepare {name}{f' --data_dir {data_dir}' if data_dir else ''}`"
+    """Returns what to do about a dataset that is not prepared."""
+    return f"run `python -m shapjax prepare {name}{f' --data_dir {data_dir}' if data_dir else ''}`"
 
 
 def _require_split(title: str, split: str, splits: tfds.core.splits.SplitDict) -> None:
+    """Raises UserError unless a split, or every part of one, exists and has images."""
     for part in split.split("+"):
         base = part.strip().partition("[")[0]
         if base not in [*splits, "all"]:
@@ -137,7 +142,10 @@ def _require_split(title: str, split: str, splits: tfds.core.splits.SplitDict) -
 
 
 def _image_and_label(title: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """The features that are an image and its class: the supervised pair, or those called "image" and "label"."""
+    """Returns the names of the features that are an image and its class.
+
+    They are the dataset's supervised pair, or else "image" and "label"; raises UserError if neither is there.
+    """
     features = info.features
     for pair in (info.supervised_keys, ("image", "label")):
         if pair and len(pair) == 2 and all(isinstance(key, str) and key in features for key in pair):

@@ -3,7 +3,7 @@
 import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import tqdm
@@ -12,7 +12,7 @@ from shapjax.data import images
 from shapjax.data.encoded import Records
 from shapjax.errors import UserError
 
-CORRUPT = ("fail", "skip")  # what an image that cannot be read does
+CORRUPT = ("fail", "skip")  # on an image that cannot be read: end the run, or leave the image out
 _BLOCK = 64  # images that a thread takes at a time
 _SHOWN = 3  # unreadable images that are named
 
@@ -24,8 +24,8 @@ def readable(records: Records, *, corrupt: str) -> tuple[np.ndarray, np.ndarray]
 
     Args:
       records: of images.
-      corrupt: "skip" leaves out what cannot be read, and prints how many and the first names; everything is decoded
-        for it, so that nothing can turn up later. "fail" raises instead, after a quicker look (`images.check`).
+      corrupt: "skip" decodes every image, so that none fails later, leaves out those that cannot be read, and prints
+        their number and the first names. "fail" raises instead, after a quicker look (`images.check`).
 
     Returns:
       the positions of readable images, int64 [n], ascending, and their upright (width, height), int [n, 2].
@@ -50,7 +50,8 @@ def readable(records: Records, *, corrupt: str) -> tuple[np.ndarray, np.ndarray]
     return kept, np.array([found[i] for i in kept])
 
 
-def _size_or_error(file, *, thorough: bool) -> tuple[int, int] | Exception:
+def _size_or_error(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int] | Exception:
+    """Returns the (width, height) of an image, or the error that reading it raises."""
     try:
         return images.check(file, thorough=thorough)
     except Exception as error:  # on damaged files decoders raise nearly anything
@@ -58,7 +59,7 @@ def _size_or_error(file, *, thorough: bool) -> tuple[int, int] | Exception:
 
 
 def in_threads(fn: Callable[[np.ndarray], T], count: int, *, desc: str) -> Iterator[T]:
-    """fn(positions) of blocks of 0 … count-1, in order, from one thread a core; a progress bar if it takes long."""
+    """Yields fn(positions) of blocks of 0 … count-1, in order, from one thread a core; shows a bar if it takes long."""
     blocks = np.split(np.arange(count), np.arange(_BLOCK, count, _BLOCK))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, \
             tqdm.tqdm(total=count, desc=desc, unit="image", delay=1, mininterval=0.5) as bar:

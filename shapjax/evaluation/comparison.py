@@ -1,304 +1,200 @@
-"""Attribution methods beside each other: the same model, images, targets and coalitions, one run.
+"""Compares attribution methods on images: the whole comparison as one function."""
 
-`Comparison` explains the images with one method after the other and scores each with every metric, image by image
-(`comparison_table` makes the table). What does not depend on the method (the model's values of random coalitions, the
-true Shapley values) is computed once.
-"""
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import dataclasses
-import functools
-import time
-from collections.abc import Callable
-from typing import Any
-
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
+import tqdm
 
-from shapjax.attribution import registry
+from shapjax.attribution import registry as methods_registry
 from shapjax.attribution.registry import Method
-from shapjax.evaluation.over_images import OverImages
-from shapjax.games import checks, classifier
+from shapjax.evaluation import ground_truth as truths
+from shapjax.evaluation import table
+from shapjax.evaluation.files import FORMAT, Cache
+from shapjax.evaluation.ground_truth import GroundTruth
+from shapjax.evaluation.measurement import Measurement, Settings, Subjects
+from shapjax.evaluation.over_images import OverImages, default_batch_size
+from shapjax.evaluation.sample_efficiency import budget_to_reach
+from shapjax.games import classifier
 from shapjax.games.classifier import Classifier
-from shapjax.metrics import (
-    correlation,
-    infidelity,
-    localization,
-    monotonicity,
-    perturbation,
-    pixel_perturbation,
-    ranking,
-    road,
-    shapley_error,
-    sparseness,
-)
+from shapjax.games.removal import Removal
+from shapjax.metrics import registry as metrics_registry
+from shapjax.metrics.registry import Metric
+from shapjax.version import __version__
 
-RANDOM_PAIRS = 128  # pairs of coalitions an image for each of the three kinds of sizes
-BRIEF = 0.5  # seconds
-SCORING_PASSES = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
+BLOCK = 16  # images on the devices at a time: a step of the progress bar
+CONFIDENCE = 0.95
+TARGETS = ("predicted", "label")
 
 
-@dataclasses.dataclass(frozen=True)
-class Subjects:
-    """The images that are compared on.
+class Result(NamedTuple):
+    """A comparison; `files.write_comparison` writes it.
 
     Attributes:
-      images: float32 [n, H, W, C] in [0, 1].
-      labels: int32 [n], true classes.
-      predicted: int32 [n], ŷ.
-      targets: int32 [n], the classes that are explained: `predicted` or `labels`.
-      probabilities: float32 [n, K] of whole images.
-      masks: bool or int [n, H, W], see `metrics.localization`; None if there are none.
-      truth: float [n, N, K], true Shapley values; None if not computed.
+      summary: the table and what it rests on, JSON-able: the content of methods.json.
+      arrays: maps of a few images to look at: the content of methods.npz.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    predicted: np.ndarray
-    targets: np.ndarray
-    probabilities: np.ndarray
-    masks: np.ndarray | None = None
-    truth: np.ndarray | None = None
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How it is computed.
+def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str | Sequence[str] = "all",
+            metrics: str | Sequence[str] = "all", target: str = "predicted", object_masks: np.ndarray | None = None,
+            ground_truth: str | GroundTruth = "auto", removal: Removal | None = None, coalitions: int = 2048,
+            batch_size: int | None = None, seed: int = 0, explorer_images: int = 8,
+            directory: str | os.PathLike | None = None, fresh: bool = False, progress: bool = True) -> Result:
+    """Explains images with several methods and scores each with several metrics, over images with intervals.
 
-    Attributes:
-      coalitions: of the methods that sample them, an image.
-      batch_size: rows a forward pass.
-      block: images that are on the devices at a time.
-      seed: of all that is random.
-      explorer_images, explorer_classes: how many images (the first ones) are explained for how many classes, for
-        looking at.
-    """
-
-    coalitions: int = 2048
-    batch_size: int = 256
-    block: int = 32
-    seed: int = 0
-    explorer_images: int = 8
-    explorer_classes: int = 5
-
-
-class Comparison:
-    """Methods on the same images. See the module; `measure` does the work for one method."""
-
-    def __init__(self, model: Classifier, subjects: Subjects, settings: Settings, *,
-                 exact_seconds: float | None = None):
-        """exact_seconds: what an image's true values took, if they are exact: "exact" is then not computed again.
-
-        Raises UserError if a target or label is no class.
-        """
-        self.model, self.subjects, self.settings, self._exact_seconds = model, subjects, settings, exact_seconds
-        for classes in (subjects.targets, subjects.labels):
-            checks.require_targets(classes, subjects.probabilities.shape[1])
-        explored = min(settings.explorer_images, len(subjects.images))
-        self.classes = explorer_classes(subjects.probabilities[:explored], subjects.labels[:explored],
-                                        subjects.targets[:explored], settings.explorer_classes)
-        self._keys = classifier.row_keys(jax.random.key(settings.seed), len(subjects.images))
-        self._explaining = functools.cache(lambda method: registry.passes(  # traces the method
-            method, model, subjects.images[0], coalitions=settings.coalitions))
-        self._score = OverImages(_score_fn(settings.batch_size), block=settings.block)
-        self._deleted = OverImages(_deleted_fn(settings.batch_size), block=settings.block)
-        self._values: dict[str, np.ndarray] | None = None
-
-    @property
-    def rows(self) -> int:
-        """Explanations that a method makes: of all images, and of the explorer's images and classes."""
-        return len(self.subjects.images) + self.classes.size
-
-    def passes(self, method: Method) -> float:
-        """Forward passes that `measure` takes, roughly."""
-        return (SCORING_PASSES + (0 if self._is_known(method) else self._explaining(method))) * self.rows
-
-    def _is_known(self, method: Method) -> bool:
-        return method.key == "exact" and self._exact_seconds is not None
-
-    def measure(self, method: Method, *, done: Callable[[float], Any] = lambda passes: None) -> dict[str, np.ndarray]:
-        """Explains and scores all images with one method.
-
-        Args:
-          method: from the registry; the model has what it needs.
-          done: called as the work goes on, with the passes done since.
-
-        Returns:
-          arrays: "attributions" float32 [n, N]; "metric/KEY" [n, ...], each image's share in a metric (those of
-          segmentations are counts), and with masks "correct" bool [n]; "curve/NAME" float32 [n, points];
-          "explorer/attributions" [e, C, N], "explorer/deleted" [e, C, N+1], "explorer/order" [e, C, N] int32;
-          "cost/passes", "cost/seconds", "cost/peak_bytes" (NaN if unknown), an explanation's.
-
-        Raises:
-          UserError: if attributions are not finite.
-        """
-        s, share = self.subjects, self.passes(method) / self.rows
-        image, class_ = np.repeat(np.arange(len(self.classes)), self.classes.shape[1]), self.classes.ravel()
-
-        def tick(rows: int) -> None:
-            done(rows * share)
-
-        if self._is_known(method):
-            shown, attributions = s.truth[image, :, class_], np.take_along_axis(
-                s.truth, s.targets[:, None, None], axis=2)[..., 0]
-            seconds, peak = self._exact_seconds, np.nan
-            tick(self.rows)
-        else:
-            options = {"coalitions": self.settings.coalitions} if method.sampled else {}
-            explain = OverImages(
-                lambda model, images, targets, keys: method.fn(
-                    model, images, targets, keys, batch_size=self.settings.batch_size, **options),
-                block=self.settings.block)
-            # The explorer's first: it compiles and warms up what is then timed.
-            shown = explain(self.model, s.images[image], class_, self._keys[image], done=tick)
-            begun = time.perf_counter()
-            attributions = explain(self.model, s.images, s.targets, self._keys, done=tick)
-            taken = [time.perf_counter() - begun]
-            while taken[0] < BRIEF and len(taken) < 5:  # too brief to be timed once
-                begun = time.perf_counter()
-                explain(self.model, s.images, s.targets, self._keys)
-                taken.append(time.perf_counter() - begun)
-            seconds, peak = float(np.median(taken)) / len(s.images), explain.peak_bytes
-        for values in (attributions, shown):
-            checks.require_finite(values, method.key)
-        scores = self._score(self.model, s.images, s.targets, s.labels, s.predicted, attributions, self._keys,
-                             self._random_values())
-        scores |= self._on_host(attributions)
-        order, deleted = self._deleted(self.model, s.images[image], class_, shown, self._keys[image])
-        shape, n = self.classes.shape, self.model.num_players
-        return scores | {
-            "attributions": np.asarray(attributions, np.float32),
-            "explorer/attributions": np.asarray(shown, np.float32).reshape(*shape, n),
-            "explorer/deleted": deleted.reshape(*shape, n + 1),
-            "explorer/order": order.reshape(*shape, n),
-            "cost/passes": np.float64(self._explaining(method)),
-            "cost/seconds": np.float64(seconds),
-            "cost/peak_bytes": np.float64(peak),
-        }
-
-    def _random_values(self) -> dict[str, np.ndarray]:
-        """The model's values of random coalitions, the same for every method."""
-        if self._values is None:
-            fn = OverImages(_random_values_fn(self.settings.batch_size), block=self.settings.block)
-            masks_key = jax.random.fold_in(jax.random.key(self.settings.seed), 2**31)
-            keys = classifier.row_keys(masks_key, len(self.subjects.images))
-            self._values = fn(self.model, self.subjects.images, self.subjects.targets, keys)
-        return self._values
-
-    def _on_host(self, attributions: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics against the true values and against masks."""
-        s, out = self.subjects, {}
-        if s.truth is not None:
-            truth = np.take_along_axis(s.truth, s.targets[:, None, None], axis=2)
-            agreement = shapley_error.agreement(attributions[..., None], truth)
-            out |= {f"metric/shapley_{name}": agreement[name] for name in ("pearson", "spearman")}
-        if s.masks is not None:
-            where = {"grid": self.model.grid, "image_size": s.images.shape[1:3]}
-            counts = localization.segmentation_counts(attributions, s.masks, **where)
-            precision = np.asarray(localization.segmentation_average_precision(attributions, s.masks, **where))
-            segmentation = np.concatenate([np.asarray(count, np.float64).reshape(len(precision), -1)
-                                           for count in counts], axis=1)
-            out |= {
-                "metric/pixel_accuracy": segmentation, "metric/miou": segmentation, "metric/map": precision,
-                "metric/pointing": np.asarray(localization.pointing_game(
-                    attributions, s.masks, self._keys, grid=self.model.grid)),
-                "correct": s.predicted == s.labels,
-            }
-        return out
-
-
-def explorer_classes(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
-    """Classes on offer for each image, most probable first, always with the label and the target.
+        model = shapjax.load("runs/mnist5k")
+        summary, arrays = shapjax.evaluation.compare(model, images, labels, methods=["phi", "kernel_shap", "gradcam"])
 
     Args:
-      probabilities: float [e, K].
-      labels, targets: int [e].
-      count: classes an image, at least 2; all K if there are no more.
+      model: from `shapjax.load`, or any `games.Classifier`.
+      images: uint8 [n, H, W, C], which the model gets as floats in [0, 1], or floats as the model takes them.
+      labels: int [n], true classes.
+      methods: names of `attribution.METHODS`, or "all" that the model can be asked for.
+      metrics: names of `metrics.registry.METRICS`, or "all" that can be measured.
+      target: the class that is explained and scored, "predicted" or "label".
+      object_masks: bool or int [n, H, W], positive on the object, negative where unlabeled; for localization.
+      ground_truth: "exact", "kernel_shap" (until precise), "none", "auto" (see `ground_truth.resolve`), or the values.
+      removal: paints hidden patches, in place of the model's own way to hide them.
+      coalitions: that sampling methods take for an image; even.
+      batch_size: images, or coalition pairs, a forward pass on a device; None: 64 on a CPU, 512 on an accelerator.
+      seed: of random coalitions, ties and resampling.
+      explorer_images: images in `arrays`.
+      directory: where to leave ground truth and what each method has measured; an interrupted comparison goes on from
+        these. None leaves nothing.
+      fresh: measure again what an earlier comparison has left there.
+      progress: show progress bars, and each method's means as it ends.
 
-    Returns:
-      int32 [e, min(count, K)].
+    Raises:
+      ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that needs what is not
+        there.
     """
-    ranked = probabilities.copy()
-    rows = np.arange(len(ranked))
-    ranked[rows, labels], ranked[rows, targets] = 3, 2  # ahead of all others; the rest by probability
-    chosen = np.argsort(-ranked, axis=1, kind="stable")[:, :count]
-    by_probability = np.argsort(-np.take_along_axis(probabilities, chosen, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(chosen, by_probability, axis=1).astype(np.int32)
+    game: Classifier = getattr(model, "classifier", model)
+    images, labels = np.asarray(images), np.asarray(labels)
+    _require_arrays(images, labels, object_masks)
+    if target not in TARGETS:
+        raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+    kind = truths.resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
+    methods = choose_methods(methods, game)
+    metrics = choose_metrics(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
+    settings = Settings(coalitions=coalitions, batch_size=batch_size or default_batch_size(), block=BLOCK, seed=seed,
+                        explorer_images=explorer_images)
+
+    if removal is not None:
+        game = classifier.painted(game, removal)
+    pixels = to_pixels(images)
+    cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
+    if isinstance(ground_truth, GroundTruth):
+        truth = ground_truth
+    elif kind == "none":
+        truth = None
+    else:
+        name = "ground_truth" if removal is None else f"ground_truth_{type(removal).__name__.lower()}"
+        truth = truths.remembered(cache, name, game, pixels, kind=kind, batch_size=settings.batch_size, seed=seed,
+                                  progress=progress)
+    logits = OverImages(lambda model, images: model.logits(images), block=settings.batch_size)(game, pixels)
+    predicted, labels = logits.argmax(axis=1).astype(np.int32), labels.astype(np.int32)
+    subjects = Subjects(
+        images=pixels, labels=labels, predicted=predicted, targets=predicted if target == "predicted" else labels,
+        probabilities=np.asarray(jax.nn.softmax(logits)), object_masks=object_masks,
+        ground_truth=None if truth is None else truth.values)
+    work = Measurement(game, subjects, settings, exact_seconds=truth.seconds if kind == "exact" else None)
+    measured = _measure(work, methods, metrics, cache, removal, progress)
+
+    names = getattr(model, "class_names", None) or range(logits.shape[1])
+    summary = {
+        "format": FORMAT, "images": len(labels), "target": target,
+        "removal": "own" if removal is None else repr(removal), "ground_truth": None if truth is None else kind,
+        "seed": seed, "players": game.num_players, "grid": list(game.grid),
+        "class_names": [str(name) for name in names], "confidence": CONFIDENCE,
+        "device": f"{jax.default_backend()} x {jax.device_count()}",
+        "versions": {"shapjax": __version__, "jax": jax.__version__},
+        "metrics": [{"key": m.key, "title": m.title, "better": m.better, "hint": m.hint, "digits": m.digits}
+                    for m in metrics],
+        "methods": table.summarize(measured, methods, metrics, coalitions=coalitions, seed=seed, confidence=CONFIDENCE),
+    }
+    if kind == "exact":
+        summary["sample_efficiency"] = budget_to_reach(
+            game, pixels, truth.values, batch_size=settings.batch_size, seed=seed)
+    e = len(work.classes)
+    return Result(summary, {
+        "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
+        "classes": work.classes, "methods": np.array([method.key for method in methods]),
+        **{name: np.stack([measured[method.key][f"explorer/{name}"] for method in methods])
+           for name in ("attributions", "deleted", "order")}})
 
 
-def _random_values_fn(batch_size: int) -> Callable:
-    """p_target of random coalitions, of every size, of a quarter of the patches and of half, with their complements."""
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, keys: chex.Array) -> dict[str, chex.Array]:
-        n = model.num_players
-        read = classifier.target_class(targets, "probability")
-        out = {}
-        for i, (name, size) in enumerate({"any": None, "quarter": max(1, n // 4), "half": max(1, n // 2)}.items()):
-            masks = jax.vmap(lambda key, i=i, size=size: correlation.sample_masks(
-                jax.random.fold_in(key, i), num_players=n, num_masks=RANDOM_PAIRS, size=size))(keys)
-            inside, outside = classifier.pair_values(model, images, masks, read=read, batch_size=batch_size)
-            out |= {f"{name}/masks": masks, f"{name}/inside": inside, f"{name}/outside": outside}
-        return out
+def choose_methods(names: str | Sequence[str], model: Classifier) -> list[Method]:
+    """Returns the methods of these names, or "all" that the model can be asked for.
 
-    return fn
+    Raises:
+      ValueError: as `attribution.registry.select`, or if there is none.
+    """
+    if names == "all":
+        return methods_registry.applicable(model)
+    return methods_registry.select(_some(names, "method"), model)
 
 
-def _score_fn(batch_size: int) -> Callable:
-    """Every metric that the model or its random values are needed for, image by image."""
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, labels: chex.Array, predicted: chex.Array,
-           attributions: chex.Array, keys: chex.Array, values: dict[str, chex.Array]) -> dict[str, chex.Array]:
-        order = ranking.order(attributions, keys)
-        curves = perturbation.curves(model, images, order, batch_size=batch_size)
-        p = jax.tree.map(jnp.exp, perturbation.target_log_probability(curves, targets))
-        counts = perturbation.removed_counts(model.num_players)
-        full = perturbation.full_probability(curves, targets)
-        any_size = (jnp.concatenate([values["any/masks"], ~values["any/masks"]], axis=1),
-                    jnp.concatenate([values["any/inside"], values["any/outside"]], axis=1))
-        fixed = [correlation.sensitivity_n(attributions, masks, inside) for masks, inside in (
-            (values["quarter/masks"], values["quarter/inside"]),
-            (values["half/masks"], values["half/inside"]),
-            (~values["quarter/masks"], values["quarter/outside"]))]
-        pixels = (images, attributions, predicted, keys)
-        road_curve = road.road(model, images, order, targets, batch_size=batch_size)
-        return {
-            "metric/deletion": perturbation.deletion_auc(curves, targets),
-            "metric/insertion": perturbation.insertion_auc(curves, targets),
-            "metric/aopc": perturbation.aopc(curves, targets),
-            "metric/aopc_absolute": perturbation.aopc_absolute(curves, targets),
-            "metric/lodds": perturbation.lodds(curves, targets),
-            "metric/positive": perturbation.positive_perturbation_auc(curves),
-            "metric/negative": perturbation.negative_perturbation_auc(curves),
-            "metric/positive_label": perturbation.positive_perturbation_auc(curves, labels),
-            "metric/negative_label": perturbation.negative_perturbation_auc(curves, labels),
-            "metric/positive_pixels": pixel_perturbation.positive_perturbation_pixels(
-                model, *pixels, batch_size=batch_size),
-            "metric/negative_pixels": pixel_perturbation.negative_perturbation_pixels(
-                model, *pixels, batch_size=batch_size),
-            "metric/sensitivity_n": correlation.sensitivity_n(attributions, *any_size),
-            "metric/sensitivity_n_fixed": jnp.mean(jnp.stack(fixed), axis=0),
-            "metric/faithfulness": correlation.faithfulness_correlation(
-                attributions, values["quarter/masks"], full, values["quarter/outside"]),
-            "metric/infidelity": infidelity.infidelity(
-                attributions, ~any_size[0], full, any_size[1], normalize=True),
-            "metric/monotonicity": monotonicity.monotonicity(curves, targets),
-            "metric/road": jnp.mean(road_curve[:, 1:], axis=1),
-            "metric/sparseness": sparseness.gini(attributions),
-            "curve/insertion": p.inserted,
-            "curve/deletion": p.deleted,
-            "curve/positive": perturbation.correct(curves.deleted[:, counts], predicted).astype(jnp.float32),
-            "curve/negative": perturbation.correct(
-                curves.inserted[:, model.num_players - counts], predicted).astype(jnp.float32),
-        }
+def choose_metrics(names: str | Sequence[str], *, ground_truth: bool, object_masks: bool) -> list[Metric]:
+    """Returns the metrics of these names, or "all" that can be measured with or without ground truth and object masks.
 
-    return fn
+    Raises:
+      ValueError: as `metrics.registry.select`, or if there is none.
+    """
+    if names == "all":
+        return metrics_registry.applicable(ground_truth=ground_truth, object_masks=object_masks)
+    return metrics_registry.select(_some(names, "metric"), ground_truth=ground_truth, object_masks=object_masks)
 
 
-def _deleted_fn(batch_size: int) -> Callable:
-    """The order of removal, and p_target along it."""
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, attributions: chex.Array, keys: chex.Array
-           ) -> tuple[chex.Array, chex.Array]:
-        order = ranking.order(attributions, keys)
-        curves = perturbation.curves(model, images, order, batch_size=batch_size)
-        return order, jnp.exp(perturbation.target_log_probability(curves, targets).deleted)
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images uint8 as float32 in [0, 1], and floats as float32."""
+    return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
 
-    return fn
+
+def _some(names: str | Sequence[str], what: str) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    if not any(names):
+        raise ValueError(f"there is no {what} to compare: name some, or say all")
+    return names
+
+
+def _require_arrays(images: np.ndarray, labels: np.ndarray, object_masks: np.ndarray | None) -> None:
+    n = len(labels)
+    if images.ndim != 4 or not n or len(images) != n or labels.ndim != 1:
+        raise ValueError(f"images are {list(images.shape)}, labels {list(labels.shape)}: expected [n, H, W, C] and "
+                         "[n], n of at least 1")
+    if object_masks is not None and object_masks.shape != images.shape[:3]:
+        raise ValueError(f"object masks are {list(object_masks.shape)}, expected {list(images.shape[:3])}")
+
+
+def _measure(work: Measurement, methods: Sequence[Method], metrics: Sequence[Metric], cache: Cache | None,
+             removal: Removal | None, progress: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Measures method after method, but for those in the cache, and leaves each there as it ends; results by key."""
+    s, settings, measured = work.subjects, work.settings, {}
+    if cache is not None:
+        mark = cache.mark(
+            {"format": FORMAT, "removal": repr(removal), "coalitions": settings.coalitions, "seed": settings.seed,
+             "explorer": work.classes.tolist()},
+            s.images, s.targets, s.labels, *(x for x in (s.object_masks, s.ground_truth) if x is not None))
+        measured = {method.key: found for method in methods if (found := cache.load(method.key, mark)) is not None}
+        if measured and progress:
+            print(f"\ngoing on: {', '.join(measured)} already measured")
+    todo = [method for method in methods if method.key not in measured]
+    total = math.ceil(sum(map(work.passes, todo)) + 1)  # its parts are rounded when they are added up
+    with tqdm.tqdm(total=total, unit="pass", unit_scale=True, disable=not (todo and progress)) as bar:
+        for method in todo:
+            bar.set_description(method.key)
+            measured[method.key] = found = work.measure(method, done=bar.update)
+            if cache is not None:
+                cache.save(method.key, mark, found)
+            if progress:
+                shown = [metric for metric in metrics if metric.key in table.SHOWN]
+                bar.write(table.line(table.summarize({method.key: found}, [method], shown,
+                                                     coalitions=settings.coalitions, seed=settings.seed)[0]))
+    return measured

@@ -2,19 +2,26 @@
 
 import csv
 import hashlib
+import io
 import json
-import pathlib
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from shapjax import paths as files
+from shapjax import paths
+from shapjax.games.classifier import Classifier
+from shapjax.version import __version__
+
+FORMAT = 2  # of eval.json and methods.json; a reader refuses what it does not know
 
 
 def fingerprint(settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
-    """A digest of all that a method's results depend on: JSON-able settings, and the arrays' contents."""
+    """Returns a digest of all that results depend on: JSON-able settings, and the arrays' contents."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for array in arrays:
         array = np.ascontiguousarray(array)
@@ -23,41 +30,70 @@ def fingerprint(settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def save_method(path: pathlib.Path, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes results, such as a method's (`Comparison.measure`), under the mark of their run (`fingerprint`)."""
-    with files.replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, fingerprint=np.array(mark), **arrays)
+class Cache:
+    """Results of earlier evaluations of one model, an .npz file each, with which a broken evaluation goes on.
+
+    A result is read back only under the mark that it was written under. The mark holds the parameters. A model's
+    functions have no digest; values of one coalition pair, written beside each result, must be those of the model.
+    """
+
+    def __init__(self, directory: str | os.PathLike, model: Classifier, images: np.ndarray, *, fresh: bool = False):
+        """Args:
+          directory: of the files; made when the first is written.
+          model: the game that the results are of.
+          images: float32 [n, H, W, C], as the model takes them; the first one is used.
+          fresh: read nothing that is there.
+        """
+        self._directory, self._fresh = paths.as_path(directory), fresh
+        mask_1N = np.arange(model.num_players)[None] % 2 == 0
+        self._pair = np.concatenate(jax.jit(Classifier.pair_logits)(model, images[:1], mask_1N))
+        self._params = fingerprint({"version": __version__, "grid": list(model.grid)},
+                                   *map(np.asarray, jax.tree.leaves(model.params)))
+
+    def mark(self, settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
+        """Returns the mark of results of this model, these settings and these arrays."""
+        return fingerprint({"params": self._params} | settings, *arrays)
+
+    def save(self, name: str, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a result."""
+        paths.write_arrays(self._directory / f"{name}.npz", {
+            "fingerprint": np.array(mark), "coalition_pair": self._pair, **arrays})
+
+    def load(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
+        """Reads a result; returns None if there is none, or it is broken, or of another mark or model."""
+        if self._fresh:
+            return None
+        try:
+            content = io.BytesIO((self._directory / f"{name}.npz").read_bytes())
+            with np.load(content, allow_pickle=False) as archive:
+                pair = archive["coalition_pair"]
+                if str(archive["fingerprint"]) != mark or pair.shape != self._pair.shape:
+                    return None
+                if not np.allclose(pair, self._pair, rtol=0, atol=1e-3 * max(1, np.abs(self._pair).max())):
+                    return None
+                return {key: archive[key] for key in archive.files if key not in ("fingerprint", "coalition_pair")}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None  # it is measured again
 
 
-def load_method(path: pathlib.Path, mark: str) -> dict[str, np.ndarray] | None:
-    """What `save_method` wrote; None if there is no such file, or it is broken, or of another run."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if str(archive["fingerprint"]) == mark:
-                return {name: archive[name] for name in archive.files if name != "fingerprint"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # measured again
-    return None
-
-
-def write_comparison(directory: pathlib.Path, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def write_comparison(directory: str | os.PathLike, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+                     ) -> None:
     """Writes methods.json (the table and what it rests on), methods.csv (the means) and methods.npz (maps to look at).
 
     Args:
       directory: to write to.
-      summary: with "methods" (`comparison_table.summarize`) and "metrics".
-      arrays: of methods.npz.
+      summary, arrays: from `comparison.compare`.
     """
-    with files.replacing(directory / "methods.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    with files.replacing(directory / "methods.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(_lines(summary["methods"], [metric["key"] for metric in summary["metrics"]]))
-    with files.replacing(directory / "methods.json") as part:
-        part.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    directory = paths.as_path(directory)
+    paths.write_arrays(directory / "methods.npz", arrays)
+    with io.StringIO(newline="") as text:
+        csv.writer(text).writerows(_lines(summary["methods"], [metric["key"] for metric in summary["metrics"]]))
+        paths.write_text(directory / "methods.csv", text.getvalue())
+    paths.write_json(directory / "methods.json", summary)
 
 
 def _lines(methods: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[list[Any]]:
-    """A heading, and a line for each method: means with the ends of their intervals, then its cost."""
+    """Returns a heading, and a line for each method: means with the ends of their intervals, then its cost."""
     ends = ("mean", "low", "high")
     heading = ["method", *(name if end == "mean" else f"{name}_{end}" for name in metrics for end in ends),
                "passes", "seconds", "peak_bytes"]

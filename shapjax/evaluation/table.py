@@ -11,22 +11,27 @@ from shapjax.metrics.registry import Metric
 
 CORRECT = "_correct"  # ends the names of metrics of correctly classified images
 CURVES = ("insertion", "deletion", "positive", "negative")
+SHOWN = ("deletion", "insertion", "aopc", "lodds", "sensitivity_n", "shapley_pearson", "map", "pointing")  # printed
 
 
 def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[Method], metrics: Sequence[Metric], *,
               coalitions: int, seed: int = 0, confidence: float = 0.95) -> list[dict[str, Any]]:
-    """The rows of the table: means over images with intervals, and which methods are not worse than the best.
+    """Computes the rows of the table.
+
+    A method is not significantly worse than the best if the interval of the paired difference, signed so that larger is
+    better, has an upper end of at least 0.
 
     Args:
-      results: by method, from `Comparison.measure`.
+      results: by method, from `Measurement.measure`.
       methods, metrics: rows and columns.
-      coalitions: that sampling methods took an image.
+      coalitions: that sampling methods took for an image.
       seed: of the resampling.
       confidence: of intervals and differences (bootstrap over images, the same resamples for all).
 
     Returns:
       a JSON-able dict for each method: key, title, family, citation, options, cost, values by metric (mean, low, high,
-      images, best, not_worse, difference to the best; None if undefined) and curves (means over images).
+      images, best, not_worse, difference to the best as the metric has it; None if undefined) and curves (means over
+      images).
     """
     columns = {metric.key: _column(metric, [results[m.key] for m in methods], seed, confidence)
                for metric in metrics}
@@ -46,9 +51,15 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
     return rows
 
 
+def line(row: Mapping[str, Any]) -> str:
+    """Returns a method's means and time in one line, from its row of `summarize`."""
+    means = "  ".join(f"{key} {value['mean']:.2f}" if value else f"{key} –" for key, value in row["values"].items())
+    return f"{row['key']:22}{means}  {row['cost']['seconds']:.2g} s an image"
+
+
 def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: int, confidence: float
             ) -> list[dict[str, Any] | None]:
-    """One metric of all methods."""
+    """Returns one metric of all methods."""
     base = metric.key.removesuffix(CORRECT)
     rows = np.stack([np.asarray(result[f"metric/{base}"], np.float64) for result in results], axis=1)
     where = np.asarray(results[0]["correct"]) if base != metric.key else np.ones(len(rows), bool)
@@ -83,12 +94,12 @@ def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: i
         if np.isnan(difference.mean):
             continue
         entry["difference"] = {name: float(getattr(difference, name)) for name in ("mean", "low", "high")}
-        entry["not_worse"] = bool(difference.low <= 0 <= difference.high)
+        entry["not_worse"] = bool((difference.high if sign > 0 else -difference.low) >= 0)
     return column
 
 
 def _counts(total: np.ndarray) -> localization.SegmentationCounts:
-    """Summed counts [..., 6], as `Comparison` lays them side by side."""
+    """Returns summed counts [..., 6], as `scoring.localization_scores` lays them side by side, by name."""
     return localization.SegmentationCounts(total[..., 0], total[..., 1], total[..., 2:4], total[..., 4:6])
 
 

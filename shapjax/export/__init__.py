@@ -1,1 +1,1 @@
-"""TODO"""
+"""Writes and reads exported models: plain files for other programs, and for `shapjax.load`."""

@@ -1,17 +1,17 @@
-"""An exported model: a directory of plain files, for other programs and for `shapjax.load`.
+"""Reads a trained model: from an export, a directory of plain files, or from a training run.
 
     model.safetensors   the parameters that inference uses, float32, named by their places: "blocks/mlp_in/kernel"
     config.json         all else: settings, class names, image shape, normalization, step, checksums of the others
     explain.stablehlo   the whole explanation as a program, from pixels to Shapley values
     README.md           how to load them
 
-`shapjax.export` writes it; here it is read.
+`shapjax.export.write` writes an export. Any of the two larger files may be left out.
 """
 
 import contextlib
 import hashlib
 import json
-import pathlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,40 +20,69 @@ import flax.traverse_util
 import jax
 import numpy as np
 import safetensors
+import safetensors.numpy
+from etils import epath
+from flax import linen as nn
 
+from shapjax import config, models
 from shapjax.errors import UserError, few
+from shapjax.paths import as_path
+from shapjax.training import checkpoint
 from shapjax.training.checkpoint import Meta
 
 WEIGHTS, CONFIG, PROGRAM, README = "model.safetensors", "config.json", "explain.stablehlo", "README.md"
 FORMAT_KEY = "shapjax_export"  # of config.json: the mark of such a directory
-FORMAT = 1  # its value; a reader refuses what it does not know
+FORMAT = 2  # its value; a reader refuses what it does not know
 
 
-def is_exported(directory: str | pathlib.Path) -> bool:
-    """Whether a directory holds an exported model, good or bad, rather than a training run."""
-    directory = pathlib.Path(directory)
+def is_exported(directory: str | os.PathLike) -> bool:
+    """Returns whether a directory holds an exported model, good or bad, rather than a training run."""
+    directory = as_path(directory)
     return not (directory / "checkpoints").exists() and any(
         (directory / name).exists() for name in (CONFIG, WEIGHTS, PROGRAM))
 
 
-def is_marked(path: pathlib.Path) -> bool:
-    """Whether a path is a directory whose config.json says that it holds an exported model of ours."""
+def is_marked(path: str | os.PathLike) -> bool:
+    """Returns whether a path is a directory whose config.json says that it holds an export of ours."""
     try:
-        return FORMAT_KEY in json.loads((path / CONFIG).read_text("utf-8"))
+        return FORMAT_KEY in json.loads((as_path(path) / CONFIG).read_text("utf-8"))
     except (OSError, ValueError, TypeError):  # none, not JSON, or JSON of another kind
         return False
 
 
-def read_meta(directory: pathlib.Path) -> Meta:
-    """The meta data of an exported model; raises UserError if it is damaged or foreign."""
+def build(meta: Meta) -> nn.Module:
+    """Returns the module of a model with this meta data."""
+    return models.build(config.model_settings(meta.config), image_shape=meta.image_shape,
+                        num_classes=len(meta.class_names))
+
+
+def read_model(directory: str | os.PathLike, *, step: int | None = None) -> tuple[chex.ArrayTree, Meta, int]:
+    """Reads the parameters of a training run or of an exported model, with what belongs to them.
+
+    Args:
+      directory: the --workdir of a training run, or an exported model.
+      step: of the checkpoint; None = the newest. An export has one step only.
+
+    Returns:
+      parameters (host arrays), meta data, step.
+
+    Raises:
+      UserError: if there is no usable model.
+    """
+    reader = read if is_exported(directory) else checkpoint.load_params
+    return reader(directory, lambda meta: models.param_shapes(build(meta), image_shape=meta.image_shape), step=step)
+
+
+def read_meta(directory: str | os.PathLike) -> Meta:
+    """Returns the meta data of an exported model; raises UserError if it is damaged or foreign."""
     values = read_config(directory)
-    with _describing_a_model(directory / CONFIG):
+    with _describing_a_model(as_path(directory) / CONFIG):
         return Meta.from_dict(values)
 
 
-def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
+def read(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
          ) -> tuple[chex.ArrayTree, Meta, int]:
-    """The parameters of an exported model, with what belongs to them; as `checkpoint.load_params` of a run.
+    """Reads the parameters of an exported model, as `checkpoint.load_params` does those of a run.
 
     Args:
       directory: of the exported model.
@@ -66,7 +95,7 @@ def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.Array
     Raises:
       UserError: if it is of another step, lacks a file, or is damaged or foreign.
     """
-    directory = pathlib.Path(directory)
+    directory = as_path(directory)
     values = read_config(directory)
     path, files = directory / CONFIG, values.get("files")
     if type(values.get("step")) is not int or not isinstance(files, dict):
@@ -82,61 +111,62 @@ def read(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.Array
     return flax.traverse_util.unflatten_dict(arrays, sep="/"), meta, values["step"]
 
 
-def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """The config.json of an exported model; raises UserError unless it is one of this format."""
-    path = directory / CONFIG
+def read_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """Returns the config.json of an exported model; raises UserError unless it is one of this format."""
+    path = as_path(directory) / CONFIG
     try:
         values = json.loads(path.read_text("utf-8"))
     except OSError as e:
-        raise UserError(f"{directory} has no {CONFIG} that can be read ({e.strerror}), so it is not a model that "
-                        "python -m shapjax.export has written") from e
+        raise UserError(f"{directory} has no {CONFIG} that can be read ({e.strerror or e}), so it is not a model that "
+                        "python -m shapjax export has written") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged: it is not JSON ({str(e)[:100]}); export the model again") from e
     if not isinstance(values, dict) or FORMAT_KEY not in values:
         raise UserError(f"{path} is not of an exported model; give the --workdir of a training run, or a directory "
-                        "that python -m shapjax.export has written")
-    if values[FORMAT_KEY] != FORMAT:
-        raise UserError(f"{directory} is of format {str(values[FORMAT_KEY])[:20]}, this version of shapjax reads "
-                        f"{FORMAT}; export the model again, or use shapjax {str(values.get('shapjax'))[:20]}")
+                        "that python -m shapjax export has written")
+    found = values[FORMAT_KEY]
+    if found != FORMAT:
+        which = "an older" if found in range(1, FORMAT) else "another"
+        raise UserError(f"{directory} is an export of {which} version of shapjax (format {str(found)[:20]}; this "
+                        f"version reads {FORMAT}); use that version, or train and export the model again")
     return values
 
 
 @contextlib.contextmanager
-def _describing_a_model(path: pathlib.Path) -> Iterator[None]:
-    """Whatever the modules make of settings that no run had becomes one line."""
+def _describing_a_model(path: epath.Path) -> Iterator[None]:
+    """Turns whatever the modules raise on settings that no run had into one line."""
     try:
         yield
     except Exception as e:
-        kind = "" if isinstance(e, UserError) else f"{type(e).__name__}: "
+        kind = "" if isinstance(e, ValueError) else f"{type(e).__name__}: "
         raise UserError(f"{path} does not describe a model: {kind}{' '.join(str(e).split())[:200]}; export the model "
                         "again") from e
 
 
-def checksum(path: pathlib.Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def checksum(content: bytes) -> str:
+    """Returns the SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
 
 
-def _read_weights(path: pathlib.Path, shapes: dict[str, jax.ShapeDtypeStruct], expected: str) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, once their names and shapes and the checksum have been found right."""
+def _read_weights(path: epath.Path, shapes: dict[str, jax.ShapeDtypeStruct], expected: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file, once their names, shapes and the checksum have been found right."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            stored = {name: f"{x.get_dtype()} {x.get_shape()}" for name, x in slices.items()}
-            _require_same(path, stored, {name: f"F32 {list(x.shape)}" for name, x in shapes.items()})
-            if checksum(path) != expected:
-                raise UserError(f"{path} is damaged, or of another export than the {CONFIG} beside it (its checksum is "
-                                "not the one noted there); export the model again")
-            return {name: file.get_tensor(name) for name in shapes}
+        content = path.read_bytes()  # whole, as buckets give it
+        arrays = safetensors.numpy.load(content)
     except OSError as e:
-        raise UserError(f"{path} cannot be read ({e}); export the model again") from e
-    except safetensors.SafetensorError as e:
+        raise UserError(f"{path} cannot be read ({e.strerror or e}); export the model again") from e
+    except (safetensors.SafetensorError, KeyError) as e:  # KeyError: a type that numpy has not
         raise UserError(f"{path} is damaged or no safetensors file ({str(e)[:100]}); export the model again") from e
+    _require_same(path, {name: f"{x.dtype} {list(x.shape)}" for name, x in arrays.items()},
+                  {name: f"float32 {list(x.shape)}" for name, x in shapes.items()})
+    if checksum(content) != expected:
+        raise UserError(f"{path} is damaged, or of another export than the {CONFIG} beside it (its checksum is "
+                        "not the one noted there); export the model again")
+    return arrays
 
 
-def _require_same(path: pathlib.Path, stored: dict[str, str], expected: dict[str, str]) -> None:
-    """UserError unless there are the tensors expected, each of the type and shape expected."""
+def _require_same(path: epath.Path, stored: dict[str, str], expected: dict[str, str]) -> None:
+    """Raises UserError unless the stored tensors are those expected, each of the type and shape expected."""
     for names, what in ((expected.keys() - stored.keys(), "lacks"), (stored.keys() - expected.keys(), "also holds")):
         if names:
             raise UserError(f"{path} is of another model: it {what} {few(sorted(names))}; {CONFIG} beside it describes "

@@ -1,13 +1,15 @@
-"""Writes a trained model as files that need nothing of shapjax: see `shapjax.exported` for what they are.
+"""Writes a trained model as files that need nothing of shapjax: see `shapjax.export.read` for what they are.
 
 The program is StableHLO by `jax.export`, lowered for several kinds of device at once, with a batch of any size.
+Where a function takes a model, it is what `shapjax.load` returns.
 """
 
 import contextlib
 import json
-import pathlib
+import os
 import textwrap
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -16,19 +18,17 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from shapjax import model as inference
-from shapjax import paths as files
 from shapjax.errors import UserError
-from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PROGRAM, README, WEIGHTS, checksum, read_config
-from shapjax.model import SelfExplainingModel
+from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PROGRAM, README, WEIGHTS, checksum, is_marked
+from shapjax.models.inference import explanation
+from shapjax.paths import as_path, replacing
 from shapjax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
 MAX_PROGRAM_BYTES = 2**31 - 2**24  # flatbuffers' limit of 2 GiB, less what is not parameters
 
 
-def write(model: SelfExplainingModel, directory: pathlib.Path, *, program: bytearray | None, weights: bool
-          ) -> list[str]:
+def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None, weights: bool) -> list[str]:
     """Writes an exported model; its files take their places together, at the end, and an earlier export's go.
 
     Args:
@@ -44,49 +44,48 @@ def write(model: SelfExplainingModel, directory: pathlib.Path, *, program: bytea
       UserError: if it would replace files of something else (`require_free`).
       OSError: if a file cannot be written; then all are as they were.
     """
+    directory = as_path(directory)
     require_free(directory)
     contents = {WEIGHTS: _weights(model)} if weights else {}
     if program is not None:
-        contents[PROGRAM] = program
+        contents[PROGRAM] = bytes(program)
+    checksums = {name: checksum(content) for name, content in contents.items()}
     contents[README] = usage(model, contents).encode()
-    # The last one in takes its place first. It is the mark of an export: if the process dies in between, `read` finds
-    # that the checksums are wrong, and the next export may replace all of it.
+    contents[CONFIG] = json.dumps({
+        FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step, "files": checksums,
+        **model.meta.to_dict()}, indent=2).encode() + b"\n"
+    # The last one in, config.json, takes its place first. It is the mark of an export: if the process dies in between,
+    # `read` finds that the checksums are wrong, and the next export may replace all of it.
     with contextlib.ExitStack() as replacements:
-        parts = {name: replacements.enter_context(files.replacing(directory / name)) for name in [*contents, CONFIG]}
         for name, content in contents.items():
-            parts[name].write_bytes(content)
-        parts[CONFIG].write_text(json.dumps({
-            FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step,
-            "files": {name: checksum(parts[name]) for name in (WEIGHTS, PROGRAM) if name in parts},
-            **model.meta.to_dict()}, indent=2) + "\n")
-    for name in {WEIGHTS, PROGRAM} - parts.keys():
+            replacements.enter_context(replacing(directory / name)).write_bytes(content)
+    for name in {WEIGHTS, PROGRAM} - contents.keys():
         (directory / name).unlink(missing_ok=True)
-    return list(parts)
+    return list(contents)
 
 
-def require_free(directory: pathlib.Path) -> None:
-    """UserError if the directory holds a training run, or files with our names that no export has written."""
+def require_free(directory: str | os.PathLike) -> None:
+    """Raises UserError if the directory holds a training run, or files with our names that no export has written."""
+    directory = as_path(directory)
     if (directory / "checkpoints").exists():
         raise UserError(f"{directory} holds a training run, whose {CONFIG} would be replaced; give another --output")
-    if taken := [name for name in (CONFIG, WEIGHTS, PROGRAM, README) if (directory / name).exists()]:
-        try:
-            read_config(directory)
-        except UserError:
-            raise UserError(f"{directory} holds {', '.join(taken)} of something else, which would be replaced; give "
-                            "another --output, or move that away") from None
+    taken = [name for name in (CONFIG, WEIGHTS, PROGRAM, README) if (directory / name).exists()]
+    if taken and not is_marked(directory):
+        raise UserError(f"{directory} holds {', '.join(taken)} of something else, which would be replaced; give "
+                        "another --output, or move that away")
 
 
 def require_platforms(platforms: Sequence[str]) -> None:
-    """UserError unless these are kinds of device that JAX lowers for."""
+    """Raises UserError unless these are kinds of device that JAX lowers for."""
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise UserError(f"platforms {','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
 
 
-def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytearray:
-    """The whole explanation as a serialized `jax.export.Exported`, parameters and preprocessing inside.
+def stablehlo(model: Any, *, platforms: Sequence[str]) -> bytearray:
+    """Returns the whole explanation as a serialized `jax.export.Exported`, parameters and preprocessing inside.
 
-    It takes images uint8 [b, H, W, C], b of at least 1, and gives the dict of `inference.explanation`.
+    The program takes images uint8 [b, H, W, C], b of at least 1, and gives the dict of `inference.explanation`.
 
     Args:
       model: from `shapjax.load`.
@@ -100,12 +99,12 @@ def stablehlo(model: SelfExplainingModel, *, platforms: Sequence[str]) -> bytear
         raise UserError("a program with this model's parameters would be larger than 2 GiB, which jax.export cannot "
                         "write; use --format safetensors")
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *model.image_shape), jnp.uint8)
-    explain = jax.jit(lambda images: inference.explanation(model.classifier, images))
+    explain = jax.jit(lambda images: explanation(model.classifier, images))
     return jax.export.export(explain, platforms=list(dict.fromkeys(platforms)))(images).serialize()
 
 
-def largest_difference(model: SelfExplainingModel, program: bytearray) -> float | None:
-    """How far the Shapley values of a program are from the model's own, on two random images, over the largest one.
+def largest_difference(model: Any, program: bytearray) -> float | None:
+    """Returns how far a program's Shapley values are from the model's, on two random images, over the largest value.
 
     None if the program is not for this machine's devices.
     """
@@ -113,12 +112,13 @@ def largest_difference(model: SelfExplainingModel, program: bytearray) -> float 
     if jax.export.default_export_platform() not in exported.platforms:
         return None
     images = np.random.default_rng(0).integers(0, 256, size=(2, *model.image_shape), dtype=np.uint8)
-    values, expected = np.asarray(exported.call(images)["shapley"]), model.explain(images).shapley
+    values, expected = (np.asarray(result["shapley"]) for result in (
+        exported.call(images), jax.jit(explanation)(model.classifier, images)))
     return float(np.abs(values - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
-def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
-    """The README of an export with these files: how to load each, in code that runs in its directory as it stands."""
+def usage(model: Any, names: Collection[str]) -> str:
+    """Returns the README of an export with these files: how to load each, in code that runs in its directory."""
     (h, w, c), (gh, gw), k = model.image_shape, model.grid, len(model.class_names)
     parts = [f"""\
         # An image classifier that explains itself
@@ -181,13 +181,8 @@ def usage(model: SelfExplainingModel, names: Collection[str]) -> str:
     return "\n".join(map(textwrap.dedent, parts))
 
 
-def _weights(model: SelfExplainingModel) -> bytes:
-    """The parameters as the content of a safetensors file; in rows, because safetensors writes memory as it lies."""
+def _weights(model: Any) -> bytes:
+    """Returns the content of a safetensors file. Arrays are in rows, because safetensors writes memory as it lies."""
     arrays = flatten_dict(jax.device_get(model.params), sep="/")
     return safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in arrays.items()})
 
-
-if __name__ == "__main__":
-    from shapjax.cli.export import run
-
-    run()

@@ -1,25 +1,75 @@
-"""What metrics ask of their input; each check is a line where a metric begins."""
+"""Checks of arguments: chex finds what does not fit, and here it becomes a `ValueError` of one line.
+
+All but `require_finite` and `require_targets` look at shapes and types only, so they run while jit traces.
+"""
+
+import contextlib
+from collections.abc import Iterator
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from shapjax.errors import UserError
+
+@contextlib.contextmanager
+def _raising(message: str) -> Iterator[None]:
+    """Replaces chex's message of several lines by ours."""
+    try:
+        yield
+    except AssertionError:
+        raise ValueError(message) from None
 
 
 def require_shape(what: str, array: chex.Array, expected: tuple[int | None, ...], axes: str) -> None:
-    """Raises UserError unless an array has a shape; None stands for any length. Usable while tracing.
+    """Raises ValueError unless an array has a shape; None stands for any length.
 
     Args:
       what, axes: for the message: what the array is, what its axes are.
     """
-    shape = tuple(array.shape)
-    if len(shape) != len(expected) or any(e not in (None, s) for s, e in zip(shape, expected, strict=True)):
-        wanted = ", ".join("any" if e is None else str(e) for e in expected)
-        raise UserError(f"the {what} have shape {shape}, expected ({wanted}): [{axes}]")
+    wanted = ", ".join("any" if length is None else str(length) for length in expected)
+    with _raising(f"the {what} have shape {tuple(array.shape)}, expected ({wanted}): [{axes}]"):
+        chex.assert_shape(array, expected)
+
+
+def require_positive(**counts: int) -> None:
+    """Raises ValueError unless every count is at least 1; the message has its name."""
+    for name, count in counts.items():
+        with _raising(f"{name} is {count}, expected at least 1"):
+            chex.assert_scalar_positive(int(count))
+
+
+def require_arguments(images: chex.Array, targets: chex.Array | None = None, *, key: chex.PRNGKey | None = None,
+                      batch_size: int = 1, coalitions: tuple[int, ...] = ()) -> None:
+    """Raises ValueError unless the arguments of an attribution method fit together.
+
+    Args:
+      images: [B, H, W, C], B of at least 1.
+      targets: int [B]; None for methods that explain all classes.
+      key: one typed key or [B] of them; None for deterministic methods.
+      batch_size: at least 1.
+      coalitions: numbers of sampled coalitions, each even.
+    """
+    require_shape("images", images, (None,) * 4, "images, height, width, channels")
+    b = images.shape[0]
+    require_positive(**{"the number of images": b}, batch_size=batch_size)
+    if targets is not None:
+        require_shape("targets", targets, (b,), "images")
+        with _raising(f"the targets are {targets.dtype}, expected class numbers, int [{b}]"):
+            chex.assert_type(targets, int)
+    if key is not None:
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        with _raising(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or one for each of "
+                      f"the {b} image(s)"):
+            chex.assert_equal(typed and key.shape in ((), (b,)), True)
+    for number in coalitions:
+        with _raising(f"{number} coalitions were asked for, expected an even number of at least 2: they come in "
+                      "complementary pairs"):
+            chex.assert_equal(number >= 2 and number % 2 == 0, True)
 
 
 def require_finite(attributions: chex.Array, name: str) -> None:
-    """Raises UserError if attributions hold NaN or infinity, which have no place in a ranking. Call it outside of jit.
+    """Raises ValueError if attributions hold NaN or infinity, which have no place in a ranking. Call it outside of jit.
 
     Args:
       attributions: float [B, N].
@@ -29,13 +79,15 @@ def require_finite(attributions: chex.Array, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(np.asarray(attributions, np.float64)).all(axis=1))
     if bad.size:
         first = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
-        raise UserError(f"the attributions of {name} are not finite for {bad.size} of {attributions.shape[0]} images "
-                        f"(rows {first}): leave these images out, or explain them with another method")
+        raise ValueError(f"the attributions of {name} are not finite for {bad.size} of {attributions.shape[0]} images "
+                         f"(rows {first}): leave these images out, or explain them with another method")
 
 
 def require_targets(targets: np.ndarray, num_classes: int) -> None:
-    """Raises UserError unless targets int [B] are classes, 0 … num_classes - 1. Call it outside of jit, where a target
-    out of range would only show as NaN."""
+    """Raises ValueError unless targets int [B] are classes, 0 … num_classes - 1.
+
+    Call it outside of jit. Inside, where no value can raise, a target out of range gives NaN.
+    """
     bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= num_classes))
     if bad.size:
-        raise UserError(f"target {targets[bad[0]]} of row {bad[0]} is no class: expected 0 to {num_classes - 1}")
+        raise ValueError(f"target {targets[bad[0]]} of row {bad[0]} is no class: expected 0 to {num_classes - 1}")

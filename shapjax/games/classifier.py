@@ -1,8 +1,8 @@
 """The one interface between a model and everything that explains or measures it.
 
-A `Classifier` is a model's functions together with its parameters. It is a pytree (parameters are the leaves, functions
-are static), so it passes through `jax.jit` as an argument and nothing below it holds state. `wrap` makes one from any
-function of images; models with more to offer (packed coalitions, votes, attention maps) say so in its optional fields.
+A `Classifier` holds a model's functions and its parameters. It is a pytree (parameters are the leaves, functions are
+static), so it passes through `jax.jit` as an argument. `wrap` makes one from any function of images. Optional fields
+are for models that offer more: packed coalitions, phi, attention maps.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from shapjax.errors import UserError
 from shapjax.games.passes import in_passes
 from shapjax.games.removal import Removal, hidden_pixels
 
@@ -24,21 +23,21 @@ READOUTS = ("patches", "class_token")
 class Classifier:
     """An image classifier whose players are the patches of a grid.
 
-    Every function takes the parameters first. Images are float [B, H, W, C], in whatever space the model wants;
-    a coalition is bool [B, N], True = visible, patches in reading order.
+    Every function takes the parameters first. Images are float [B, H, W, C], in the units that the model takes.
+    A coalition is bool [B, N], True = visible, patches in reading order.
 
     Attributes:
       params: any pytree.
       grid: (gh, gw); N = gh·gw.
       logits_fn: (params, images) -> [B, K].
-      pair_fn: (params, images, mask [B, N]) -> v(S), v(S^c), two [B, K]: a coalition and its complement together.
+      pair_fn: (params, images, mask [B, N]) -> v(S) and v(S^c), [B, K] each: a coalition and its complement together.
       coalition_fn: (params, images, mask [B, N]) -> v(S) [B, K].
       pair_passes: forward passes of one image that a pair costs: 1 if it is packed, else 2.
       phi_fn: (params, images) -> phi [B, N, K], of a self-explaining model.
-      attention_fn: (params, images, delta) -> logits [B, K] and attention maps A [L, B, H, T, T] after the softmax
-        (rows attend to columns; the last N of the T tokens are the patches); delta, of the shape of A or None, is
-        added to A, so that a gradient with respect to it is the gradient of A.
-      attention_readout: what the logits are read from: "patches" (the mean or sum of their tokens) or "class_token"
+      attention_fn: (params, images, delta) -> logits [B, K] and attention maps A [L, B, H, T, T] after the softmax.
+        Rows attend to columns; the last N of the T tokens are the patches. delta, of the shape of A or None, is added
+        to A, so that a gradient with respect to delta is the gradient with respect to A.
+      attention_readout: the tokens that the logits are read from: "patches" (their mean or sum) or "class_token"
         (token 0).
       features_fn: (params, images, delta) -> logits [B, K] and the last spatial features [B, h, w, D]; delta as above.
       relevance_fn: (params, images, target int [B]) -> relevance of the attention maps [L, B, H, T, T] by layer-wise
@@ -59,71 +58,74 @@ class Classifier:
 
     @property
     def num_players(self) -> int:
-        """N."""
+        """The number of patches N."""
         return self.grid[0] * self.grid[1]
 
     def logits(self, images: chex.Array) -> chex.Array:
-        """[B, K] of whole images; differentiable."""
+        """Returns the logits [B, K] of whole images; differentiable."""
         return self.logits_fn(self.params, images)
 
     def coalition_logits(self, images: chex.Array, mask: chex.Array) -> chex.Array:
-        """v(S) [B, K] of one coalition an image, mask bool [B, N]."""
+        """Returns v(S) [B, K] of one coalition an image, mask bool [B, N]."""
         return self.coalition_fn(self.params, images, mask)
 
     def pair_logits(self, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """v(S) and v(S^c), [B, K] each, of one coalition an image, mask bool [B, N]."""
+        """Returns v(S) and v(S^c), [B, K] each, of one coalition an image, mask bool [B, N]."""
         return self.pair_fn(self.params, images, mask)
 
     def phi(self, images: chex.Array) -> chex.Array:
-        """phi [B, N, K]. Raises UserError if the model does not explain itself."""
-        return self._optional("phi_fn", "votes of its own (it is not a self-explaining model)")(self.params, images)
+        """Returns phi [B, N, K]. Raises ValueError if the model does not explain itself."""
+        return self._optional("phi_fn", "phi (it is not a self-explaining model)")(self.params, images)
 
     def attention(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
-        """Logits [B, K] and attention maps [L, B, H, T, T]. Raises UserError if the model has no attention maps."""
+        """Returns logits [B, K] and attention maps [L, B, H, T, T]. Raises ValueError if the model has none."""
         return self._optional("attention_fn", "attention maps")(self.params, images, delta)
 
     def features(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
-        """Logits [B, K] and features [B, h, w, D]. Raises UserError if the model has no spatial features."""
+        """Returns logits [B, K] and features [B, h, w, D]. Raises ValueError if the model has no spatial features."""
         return self._optional("features_fn", "spatial features")(self.params, images, delta)
 
     def relevance(self, images: chex.Array, targets: chex.Array) -> chex.Array:
-        """Relevance of the attention maps [L, B, H, T, T]. Raises UserError if the model cannot propagate relevance."""
+        """Returns the relevance of the attention maps [L, B, H, T, T].
+
+        Raises ValueError if the model cannot propagate relevance.
+        """
         return self._optional("relevance_fn", "relevance propagation")(self.params, images, targets)
 
     def _optional(self, field: str, what: str) -> Callable:
         function = getattr(self, field)
         if function is None:
-            raise UserError(f"this model has no {what}: choose another method, or give {field} where it is wrapped")
+            raise ValueError(f"this model has no {what}: choose another method, or give {field} where it is wrapped")
         return function
 
 
 def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Removal | None = None,
          **optional: Any) -> Classifier:
-    """A `Classifier` from any function of images.
+    """Makes a `Classifier` from any function of images.
 
-        wrap(module.apply, variables, grid=(7, 7), removal=removal.Constant(0.0))                          # Flax linen
+        wrap(module.apply, variables, grid=(7, 7), removal=games.Constant(0.0))                            # Flax linen
         graph, state = nnx.split(model); wrap(lambda s, x: nnx.merge(graph, s)(x), state, grid=…, removal=…)      # NNX
         wrap(lambda p, x: model(pixel_values=x, params=p).logits, model.params, grid=…, removal=…)  # Hugging Face style
-        wrap(f, grid=(7, 7), removal=removal.Blur(sigma=8.0))                                        # a plain function
+        wrap(f, grid=(7, 7), removal=games.Blur(sigma=8.0))                                          # a plain function
 
     Args:
       fn: (params, images) -> logits [B, K]; or (images) -> logits where params is None.
       params: any pytree of arrays.
       grid: (gh, gw), patches down and across.
-      removal: what hidden patches look like; see `shapjax.removal`. None for a model with a coalition_fn of its own.
-      optional: further fields of `Classifier`, among them coalition_fn and pair_fn of a model that needs no painting.
+      removal: what is painted over hidden patches (`games.removal`); None for a model with a coalition_fn of its own.
+      optional: further fields of `Classifier`, such as coalition_fn and pair_fn of a model that needs no painting.
 
     Raises:
-      UserError: on a field or readout that does not exist, or unless there is one way to hide a patch.
+      ValueError: on a field or readout that does not exist, or unless exactly one of removal and coalition_fn is given.
     """
     known = set(Classifier.__dataclass_fields__) - {"params", "grid", "logits_fn"}
     if unknown := set(optional) - known:
-        raise UserError(f"a classifier has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(f"a classifier has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
     if (readout := optional.get("attention_readout", "patches")) not in READOUTS:
-        raise UserError(f"attention_readout is {readout!r}, expected one of {', '.join(READOUTS)}")
+        raise ValueError(f"attention_readout is {readout!r}, expected one of {', '.join(READOUTS)}")
     if (removal is None) != ("coalition_fn" in optional):
-        raise UserError("give either removal, what hidden patches look like (such as shapjax.removal.Constant(0.0)), "
-                        "or coalition_fn, a model's own way to hide them")
+        raise ValueError("give either removal, what is painted over hidden patches (such as "
+                         "shapjax.games.Constant(0.0)), or coalition_fn, a model's own way to hide them")
 
     def logits_fn(params: Any, images: chex.Array) -> chex.Array:
         return fn(images) if params is None else fn(params, images)
@@ -134,7 +136,7 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
 
 
 def painted(model: Classifier, removal: Removal) -> Classifier:
-    """The same model with another way to hide patches: a removal in place of its own."""
+    """Returns the model with a removal in place of its own way to hide patches."""
     return model.replace(pair_passes=2, **_painting(model.logits_fn, model.grid, removal))
 
 
@@ -146,7 +148,7 @@ def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> d
 
 
 def _both_sides(coalition_fn: Callable) -> Callable:
-    """A pair as two coalitions in one batch, for models that cannot pack them."""
+    """Makes a pair_fn that evaluates two coalitions in one batch, for models that cannot pack them."""
     def pair_fn(params: Any, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
         both = coalition_fn(params, jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
         return tuple(jnp.split(both, 2))
@@ -154,52 +156,84 @@ def _both_sides(coalition_fn: Callable) -> Callable:
     return pair_fn
 
 
-# What is read off the logits; a coalition's value is one of these, at the class that is explained.
+def log_odds(logits: chex.Array) -> chex.Array:
+    """Computes log(p / (1 - p)) of every class, float32 [..., K], exact where the probability p rounds to 0 or 1.
+
+    The log-odds are the class's logit less the logsumexp of the others. For all classes but the largest, p ≤ 1/2, so
+    that log(1 - p) can be computed from p.
+
+    Args:
+      logits: [..., K], K of at least 2.
+    """
+    logits = logits.astype(jnp.float32)
+    is_largest = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    log_p = jax.nn.log_softmax(logits)
+    others = jax.nn.logsumexp(jnp.where(is_largest, -jnp.inf, logits), axis=-1, keepdims=True)
+    return jnp.where(is_largest, logits - others, log_p - jnp.log1p(-jnp.where(is_largest, 0, jnp.exp(log_p))))
+
+
+# Outputs that are computed from logits; a coalition's value is one of these, of the class that is explained.
 OUTPUTS: dict[str, Callable[[chex.Array], chex.Array]] = {
     "logit": lambda logits: logits.astype(jnp.float32),
     "probability": lambda logits: jax.nn.softmax(logits.astype(jnp.float32)),
     "log_probability": lambda logits: jax.nn.log_softmax(logits.astype(jnp.float32)),
+    "log_odds": log_odds,
 }
 Reader = Callable[[chex.Array, chex.Array], chex.Array]  # (logits [rows, K], image of each row [rows]) -> [rows, ...]
 
 
 def all_classes(output: str = "logit") -> Reader:
-    """Reads an output (a key of `OUTPUTS`) of every class: [rows, K]."""
-    return lambda logits, _: OUTPUTS[output](logits)
+    """Makes a reader of an output (a key of `OUTPUTS`) of every class: [rows, K]."""
+    fn = _output(output)
+    return lambda logits, _: fn(logits)
 
 
 def target_class(targets: chex.Array, output: str = "logit") -> Reader:
-    """Reads an output (a key of `OUTPUTS`) of each image's target class, targets int [B]: [rows]."""
-    targets = jnp.asarray(targets)
-    return lambda logits, image: jnp.take_along_axis(OUTPUTS[output](logits), targets[image][:, None], axis=1)[:, 0]
+    """Makes a reader of an output (a key of `OUTPUTS`) of each image's target class, targets int [B]: [rows].
+
+    A target beyond the last class is read as NaN.
+    """
+    fn, targets = _output(output), jnp.asarray(targets)
+    return lambda logits, image: jnp.take_along_axis(fn(logits), targets[image][:, None], axis=1)[:, 0]
+
+
+def _output(name: str) -> Callable:
+    if name not in OUTPUTS:
+        raise ValueError(f"output is {name!r}, expected one of {', '.join(OUTPUTS)}")
+    return OUTPUTS[name]
 
 
 def values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
            ) -> chex.Array:
-    """Values of many coalitions of every image, at most `batch_size` of them in one forward pass.
+    """Evaluates many coalitions of every image, at most `batch_size` of them in one forward pass.
 
     Args:
       model: the game.
       images: [B, H, W, C].
       masks: bool [B, M, N], or [M, N]: the same coalitions for every image.
-      read: what to keep of a pass, such as `target_class(targets, "probability")`.
+      read: the output that is kept of a pass, such as `target_class(targets, "probability")`.
       batch_size: coalitions a forward pass; bounds the memory.
 
     Returns:
-      [B, M, ...], what `read` gives of v(S).
+      [B, M, ...], `read` of v(S).
     """
     return _of_coalitions(model.coalition_logits, images, masks, read, batch_size)
 
 
 def pair_values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
                 ) -> tuple[chex.Array, chex.Array]:
-    """As `values`, of the coalitions and of their complements, together: packed where the model can. A forward pass
-    takes `batch_size` pairs, or half as many where a pair is two rows."""
+    """Evaluates the coalitions and their complements together, packed where the model can.
+
+    Arguments as in `values`. A forward pass takes `batch_size` pairs, or half as many where a pair is two rows.
+
+    Returns:
+      two [B, M, ...], `read` of v(S) and of v(S^c).
+    """
     return _of_coalitions(model.pair_logits, images, masks, read, max(1, batch_size // model.pair_passes))
 
 
 def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
-    """`fn(images, mask)`, read, for every image and mask."""
+    """Reads `fn(images, mask)` for every image and mask."""
     images, masks = jnp.asarray(images), jnp.asarray(masks)
     b, (m, n) = images.shape[0], masks.shape[-2:]
 
@@ -213,10 +247,10 @@ def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Re
 
 
 def row_keys(key: chex.PRNGKey, num_rows: int) -> chex.Array:
-    """One key an image: those given, or made from one key and the image's row.
+    """Returns one key an image: the given ones, or keys folded from one key and the image's row.
 
     Args:
       key: one typed key (`jax.random.key`), or [B] of them, when images come in batches and each keeps its own.
-      num_rows: B.
+      num_rows: the number of images B.
     """
     return key if key.ndim else jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(num_rows))

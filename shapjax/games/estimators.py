@@ -1,7 +1,7 @@
 """Estimators of Shapley values for games too large to enumerate: paired KernelSHAP and antithetic permutations.
 
-Nothing here knows of models. Letters as in `shapjax.shapley`, and R permutations. Both estimators need of a pair only
-the difference v(S) - v(S^c): what a coalition shares with its complement, v(∅) included, cancels in Shapley values.
+Letters as in `games.shapley`, and R permutations. Both estimators use only the difference v(S) - v(S^c) of a pair: what
+a coalition shares with its complement, v(∅) included, cancels in Shapley values.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+CONFIDENCE = 0.95  # of the interval ±1.96 standard errors, where few pairs make the errors themselves uncertain
+ALONE = 0.98  # leverage of a pair without which the values are undetermined; 1 but for rounding and the ridge
 
 
 class Estimate(NamedTuple):
-    """Estimated Shapley values of B images and how far to trust them.
+    """Estimated Shapley values of B images with their standard errors.
 
     Attributes:
       values: float32 [B, N, K].
@@ -33,15 +37,22 @@ class Estimate(NamedTuple):
 def kernel_shap_solve(
     masks: chex.Array, differences: chex.Array, totals: chex.Array, weights: chex.Array | None = None
 ) -> tuple[chex.Array, chex.Array]:
-    """Paired KernelSHAP of one game: the Shapley values as a regression with a fixed total (Covert & Lee 2021).
+    """Estimates the Shapley values of one game by paired KernelSHAP, a regression with a fixed total.
+
+    Covert & Lee 2021.
 
     With x = ±1 for members and others, a pair's part of the regression depends on phi only through
     (v(S) - v(S^c) - x·phi)². The values are totals/N plus the least-squares deviations of sum zero.
 
-    The moments of x are the sample's own (their equation 7), which is consistent and, for games of interactions of at
-    most two players, exact once they have full rank. With the expected moments instead (their section 3.2) the estimate
-    is unbiased, but its variance is that of the differences, not of the regression's residuals: on random two-layer
-    networks of 10 players 2 to 1000 times as large, on games without structure about the same.
+    The moments of x are the sample's own (their equation 7). The estimate is consistent, and exact for games of
+    interactions of at most two players once the moments have full rank. With the expected moments instead (their
+    section 3.2) it would be unbiased, but its variance would be that of the differences, not of the regression's
+    residuals: on random two-layer networks of 10 players 2 to 1000 times as large, on games without structure the same.
+
+    The standard errors are heteroscedastic, by leverages, close to the jackknife's (MacKinnon & White 1985, HC3). They
+    are scaled by the quotient of the quantiles of Student's and the normal distribution, so that ±1.96 standard errors
+    cover about 95 % with few pairs too. They are infinite where the jackknife is undefined: where the values would be
+    undetermined without one of the pairs (and its repetitions).
 
     Args:
       masks: bool [M, N], from `shapley.sample_coalitions`, or any others with their kernel weights.
@@ -51,9 +62,10 @@ def kernel_shap_solve(
 
     Returns:
       values float32 [N, K], which sum to totals, and
-      standard errors float32 [N, K], valid for weights of 0 and 1: heteroscedastic, by leverages, close to the
-        jackknife's (MacKinnon & White 1985, HC3); infinite unless there are more pairs than players.
+      standard errors float32 [N, K], valid for weights of 0 and 1; infinite unless there are more pairs than players.
     """
+    from scipy import special  # loads slowly, and most users of the package do without it
+
     m, n = masks.shape
     weight_M1 = jnp.ones((m, 1)) if weights is None else weights[:, None]
     x_MN = jnp.where(masks, 1.0, -1.0)
@@ -73,22 +85,43 @@ def kernel_shap_solve(
         leverage_M1 = (weight_M1 * x_MN * influence_MN).sum(axis=1, keepdims=True)
         residual_MK = weight_M1 * (y_MK - x_MN @ psi_NK) / jnp.maximum(1 - leverage_M1, 1e-3)
         variance_NK = (influence_MN**2).T @ residual_MK**2
-    return share_K + psi_NK, jnp.where(jnp.sum(weight_M1 > 0) > n, jnp.sqrt(variance_NK), jnp.inf)
+    pairs = jnp.sum(weight_M1 > 0)
+    freedom = np.maximum(np.arange(m + 1) - (n - 1), 1)  # of as many pairs as the index says
+    tail = (1 + CONFIDENCE) / 2
+    inflation = jnp.asarray(special.stdtrit(freedom, tail) / special.ndtri(tail), jnp.float32)[pairs]
+    # Of two players, any pair tells the values exactly.
+    alone = (n > 2) & (jnp.max(leverage_M1[:, 0] * _repetitions(masks, weight_M1[:, 0] > 0)) > ALONE)
+    is_known = (pairs > n) & (jnp.sum(leverage_M1) > n - 1.5) & ~alone  # the leverages sum to the rank
+    return share_K + psi_NK, jnp.where(is_known, inflation * jnp.sqrt(variance_NK), jnp.inf)
+
+
+def _repetitions(masks: chex.Array, counts: chex.Array) -> chex.Array:
+    """Counts how often each pair is among those that count: masks bool [M, N], counts bool [M] -> int [M].
+
+    A pair is recognized by a random sum of 32 bits, so different pairs are taken for the same only by rare chance.
+    """
+    bits_N = np.random.default_rng(0).integers(2**32, size=masks.shape[-1], dtype=np.uint32)
+    same_side_MN = masks == masks[:, -1:]  # the same for a coalition and its complement
+    code_M = jnp.sum(jnp.where(same_side_MN, bits_N, 0), axis=1, dtype=jnp.uint32)
+    order = jnp.argsort(code_M)
+    sorted_M, below_M = code_M[order], jnp.cumulative_sum(counts[order], include_initial=True)
+    first, last = (jnp.searchsorted(sorted_M, code_M, side=side) for side in ("left", "right"))
+    return below_M[last] - below_M[first]
 
 
 def sample_ranks(key: chex.PRNGKey, *, num_players: int, num_permutations: int) -> chex.Array:
-    """Uniform permutations, as the rank (place of arrival, from 0) of each player: int32 [R, N]."""
+    """Draws uniform permutations, as the rank (place of arrival, from 0) of each player: int32 [R, N]."""
     ranks = jnp.broadcast_to(jnp.arange(num_players), (num_permutations, num_players))
     return jax.random.permutation(key, ranks, axis=1, independent=True)
 
 
 def permutation_prefixes(ranks: chex.Array) -> chex.Array:
-    """The coalitions of the first 1 … N-1 players of each permutation: bool [R, N-1, N] from ranks int [R, N]."""
+    """Returns the coalitions of the first 1 … N-1 players of each permutation: ranks int [R, N] -> bool [R, N-1, N]."""
     return ranks[:, None, :] < jnp.arange(1, ranks.shape[1])[None, :, None]
 
 
 def antithetic_contributions(ranks: chex.Array, differences: chex.Array, totals: chex.Array) -> chex.Array:
-    """Mean marginal contributions of the players over a permutation and its reverse (Mitchell et al. 2022).
+    """Computes the players' mean marginal contributions over a permutation and its reverse (Mitchell et al. 2022).
 
     The prefixes of the reverse are the complements of those of the permutation, so N-1 pairs give both.
 
@@ -106,14 +139,14 @@ def antithetic_contributions(ranks: chex.Array, differences: chex.Array, totals:
 
 
 class Moments(NamedTuple):
-    """Mean and sum of squared deviations of `count` samples, all of the samples' shape but count."""
+    """Mean and sum of squared deviations of `count` samples; both have a sample's shape."""
 
     count: chex.Array
     mean: chex.Array
     squares: chex.Array
 
     def add(self, samples: chex.Array) -> "Moments":
-        """With samples [R, ...] more; merged without cancellation (Chan et al. 1983)."""
+        """Returns the moments with samples [R, ...] added, merged without cancellation (Chan et al. 1983)."""
         count, mean = self.count + samples.shape[0], samples.mean(axis=0)
         shift = mean - self.mean
         squares = ((samples - mean) ** 2).sum(axis=0) + shift**2 * self.count * samples.shape[0] / count
@@ -121,14 +154,14 @@ class Moments(NamedTuple):
 
     @property
     def standard_errors(self) -> chex.Array:
-        """Of the mean; infinite for one sample."""
+        """Standard errors of the mean; infinite for one sample."""
         variance = self.squares / (self.count * jnp.maximum(self.count - 1, 1))
         return jnp.where(self.count > 1, jnp.sqrt(variance), jnp.inf)
 
 
 def until_precise(draw: Callable, estimate: Callable, state: Any, *, shape: tuple[int, int], tolerance: chex.Array,
                   max_rounds: int) -> tuple[chex.Array, chex.Array, chex.Array, chex.Array]:
-    """Draws rounds until the largest standard error is within a fraction of the spread of the values, or max_rounds.
+    """Draws rounds until the largest standard error is within a fraction of the spread, or max_rounds are drawn.
 
     Args:
       draw: (state, index of the round) -> state.
@@ -146,7 +179,7 @@ def until_precise(draw: Callable, estimate: Callable, state: Any, *, shape: tupl
         state = draw(state, index)
         values, errors = estimate(state, index + 1)
         largest, spread = errors.max(), values.max() - values.min()
-        # Without an error there is nothing to wait for, even if all values are equal.
+        # An error of 0 is precise, even if the spread is 0 too.
         return index + 1, state, values, errors, jnp.where(largest > 0, largest / spread, 0)
 
     def unfinished(carry):

@@ -7,26 +7,28 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.errors import UserError
+from shapjax.games.checks import require_positive
 
 
 def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int) -> Any:
-    """`fn` of at most `batch_size` rows of the arrays at a time.
+    """Applies `fn` to all rows of the arrays, at most `batch_size` of them at a time.
+
+    (`lax.map(batch_size=…)` compiles `fn` a second time for the rows that are left over.)
 
     Args:
-      fn: of arrays with R rows each, gives a pytree of arrays with R rows.
+      fn: takes arrays with R rows each and returns a pytree of arrays with R rows.
       arrays: B rows each, B of at least 1.
       batch_size: R, at least 1; bounds the memory.
 
     Returns:
-      what fn gives of all B rows.
+      what `fn` returns, of all B rows.
 
     Raises:
-      UserError: if there are no rows, or none at a time.
+      ValueError: if there are no rows, or batch_size is below 1.
     """
+    arrays = [jnp.asarray(x) for x in arrays]
     b = arrays[0].shape[0]
-    if b < 1 or batch_size < 1:
-        raise UserError(f"{b} rows were given to work on, {batch_size} at a time: expected at least 1 of each")
+    require_positive(**{"the number of rows": b}, batch_size=batch_size)
     rows = min(batch_size, b)
     passes = -(-b // rows)
     index = jnp.minimum(jnp.arange(passes * rows), b - 1).reshape(passes, rows)  # the last pass repeats the last row

@@ -1,8 +1,8 @@
-"""Painting: what a model sees in place of hidden patches when it cannot drop them.
+"""Removals: what is painted over hidden patches for a model that cannot drop them.
 
-A removal is a hashable function (images [B, H, W, C], hidden bool [B, H, W, 1]) -> images; one is chosen when a model
-is wrapped (`shapjax.classifier`). The same constants mean different things in pixel space and in normalized space:
-images here are whatever the model's function takes.
+A removal is a hashable function (images [B, H, W, C], hidden bool [B, H, W, 1]) -> images. It is chosen when a model
+is wrapped (`games.wrap`). Colors and noise are in the units of the images that the model's function takes: pixels, or
+normalized pixels.
 """
 
 import dataclasses
@@ -12,13 +12,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.errors import UserError
-
 Removal = Callable[[chex.Array, chex.Array], chex.Array]
 
 
 def hidden_pixels(visible: chex.Array, grid: tuple[int, int], image_size: tuple[int, int]) -> chex.Array:
-    """The pixels of the patches that are not visible.
+    """Returns which pixels belong to patches that are not visible.
 
     Args:
       visible: bool [B, N], patches in reading order.
@@ -29,13 +27,13 @@ def hidden_pixels(visible: chex.Array, grid: tuple[int, int], image_size: tuple[
       bool [B, H, W, 1].
 
     Raises:
-      UserError: if the mask is not of this grid, or the image is smaller than it.
+      ValueError: if the mask is not of this grid, or the image is smaller than it.
     """
     (gh, gw), (h, w) = grid, image_size
     if visible.shape[-1] != gh * gw:
-        raise UserError(f"a mask of {visible.shape[-1]} patches for a grid of {gh} x {gw}: expected {gh * gw} patches")
+        raise ValueError(f"a mask of {visible.shape[-1]} patches for a grid of {gh} x {gw}: expected {gh * gw} patches")
     if h < gh or w < gw:
-        raise UserError(f"an image of {h} x {w} pixels has no {gh} x {gw} patches: use a coarser grid")
+        raise ValueError(f"an image of {h} x {w} pixels has no {gh} x {gw} patches: use a coarser grid")
     rows, columns = jnp.arange(h) * gh // h, jnp.arange(w) * gw // w
     hidden = ~visible.reshape(-1, gh, gw)
     return hidden[:, rows[:, None], columns[None, :], None]
@@ -43,13 +41,13 @@ def hidden_pixels(visible: chex.Array, grid: tuple[int, int], image_size: tuple[
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """Hidden pixels take a fixed color: 0, or the dataset's mean.
+    """Gives hidden pixels a fixed color: 0, or the dataset's mean.
 
     Attributes:
       color: one number, or one a channel, in the units of the images.
 
     Raises:
-      UserError: when called with images of another number of channels.
+      ValueError: when called with images of another number of channels.
     """
 
     color: float | tuple[float, ...] = 0.0
@@ -57,14 +55,14 @@ class Constant:
     def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
         color = jnp.asarray(self.color, images.dtype)
         if color.size not in (1, images.shape[-1]):
-            raise UserError(f"a color of {color.size} channels for images of {images.shape[-1]}: give one number, "
-                            "or one a channel")
+            raise ValueError(f"a color of {color.size} channels for images of {images.shape[-1]}: give one number, "
+                             "or one a channel")
         return jnp.where(hidden, color, images)
 
 
 @dataclasses.dataclass(frozen=True)
 class Blur:
-    """Hidden pixels are those of the blurred whole image (Fong & Vedaldi 2017).
+    """Gives hidden pixels the values of the blurred whole image (Fong & Vedaldi 2017).
 
     Attributes:
       sigma: of the Gaussian, in pixels; cut off at 3 sigma, edges are repeated.
@@ -89,11 +87,11 @@ class Blur:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Hidden pixels are Gaussian noise, the same for all images of a size.
+    """Gives hidden pixels Gaussian noise, the same for all images of a size.
 
     Attributes:
       mean, scale: of each pixel, in the units of the images.
-      seed: of the noise; a removal must be a function, so its noise is fixed.
+      seed: of the noise, which is fixed because a removal is a function.
     """
 
     mean: float = 0.0
@@ -107,10 +105,10 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class NoisyLinear:
-    """ROAD's noisy linear imputation (Rong et al. 2022, section 4.3): hidden pixels solve "I am the weighted mean of my
-    neighbors", weights 1/6 for sides and 1/12 for corners (of those inside the image), plus a little noise.
+    """Imputes hidden pixels as ROAD does, by noisy linear imputation (Rong et al. 2022, section 4.3).
 
-    An image without visible pixels has no neighbors to start from; it becomes 0.
+    Each hidden pixel is the weighted mean of its neighbors inside the image, with weights 1/6 at the sides and 1/12 at
+    the corners: a system of linear equations. A little noise is added. An image without visible pixels becomes 0.
 
     Attributes:
       noise: standard deviation of the noise, in the units of the images.
@@ -144,7 +142,7 @@ class NoisyLinear:
 
 
 def _neighbors(x_HWC: chex.Array) -> chex.Array:
-    """Weighted sum of the eight neighbors inside the image: 1/6 those at the sides, 1/12 those at the corners."""
+    """Sums the eight neighbors inside the image, weighted by 1/6 at the sides and 1/12 at the corners."""
     h, w, _ = x_HWC.shape
     padded = jnp.pad(x_HWC, ((1, 1), (1, 1), (0, 0)))
     return sum(

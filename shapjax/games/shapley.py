@@ -1,8 +1,7 @@
 """The mathematics of Shapley values: coalitions drawn from the kernel, exact enumeration, the regression loss.
 
-Nothing here knows of models, devices or files. Letters: B images, N players (patches), K classes, M coalition pairs.
-A coalition is a boolean row over players, True = visible; a *pair* is a coalition with its complement, and only the
-coalition is stored.
+Letters: B images, N players (patches), K classes, M coalition pairs. A coalition is a boolean row over players, True =
+visible. A *pair* is a coalition with its complement; only the coalition is stored.
 """
 
 import math
@@ -12,28 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.errors import UserError
-
-MAX_EXACT_PLAYERS = 20  # 2^20 values an image; beyond that an estimator is the tool
+MAX_EXACT_PLAYERS = 20  # 2^20 values an image; beyond that, use an estimator
 
 
 def kernel_size_probabilities(num_players: int) -> np.ndarray:
-    """Distribution of the coalition size under the Shapley kernel.
+    """Returns the distribution of the coalition size under the Shapley kernel.
 
     The kernel gives every coalition of size k the weight (N-1) / (C(N,k) k (N-k)) (Lundberg & Lee 2017, theorem 2);
     summed over the C(N,k) coalitions of a size this is proportional to 1 / (k (N-k)).
 
     Args:
-      num_players: N, at least 2.
+      num_players: number of players N, at least 2.
 
     Returns:
       float64 [N-1], probabilities of the sizes 1 … N-1.
 
     Raises:
-      UserError: if N < 2, where no proper coalition exists.
+      ValueError: if N < 2, where no proper coalition exists.
     """
     if num_players < 2:
-        raise UserError(f"{num_players} player(s) have no proper coalition; use a patch size that gives at least 2")
+        raise ValueError(f"{num_players} player(s) have no proper coalition: use smaller patches, at least 2 an image")
     sizes = np.arange(1, num_players, dtype=np.float64)
     weights = 1.0 / (sizes * (num_players - sizes))
     return weights / weights.sum()
@@ -48,8 +45,8 @@ def sample_coalitions(key: chex.PRNGKey, *, num_players: int, num_pairs: int) ->
 
     Args:
       key: one PRNG key.
-      num_players: N.
-      num_pairs: M.
+      num_players: number of players N.
+      num_pairs: number of pairs M.
 
     Returns:
       bool [M, N], True = member of the coalition.
@@ -62,15 +59,15 @@ def sample_coalitions(key: chex.PRNGKey, *, num_players: int, num_pairs: int) ->
 
 
 def require_enumerable(num_players: int) -> None:
-    """Raises UserError if there are more than `MAX_EXACT_PLAYERS` players."""
+    """Raises ValueError if there are more than `MAX_EXACT_PLAYERS` players."""
     if num_players > MAX_EXACT_PLAYERS:
-        raise UserError(
+        raise ValueError(
             f"exact Shapley values of {num_players} players take 2^{num_players - 1} packed passes an image; "
             f"enumeration is limited to {MAX_EXACT_PLAYERS} players: estimate with kernel_shap, or use larger patches")
 
 
 def enumerate_pairs(num_players: int) -> np.ndarray:
-    """One coalition of every pair: all coalitions without the last player, in the order of their codes.
+    """Returns one coalition of every pair: all coalitions without the last player, in the order of their codes.
 
     The code of a coalition is Σ_n 2^n [n ∈ S]. Row i has code i; its complement has code 2^N - 1 - i.
 
@@ -78,7 +75,7 @@ def enumerate_pairs(num_players: int) -> np.ndarray:
       bool [2^(N-1), N].
 
     Raises:
-      UserError: if N is above `MAX_EXACT_PLAYERS`.
+      ValueError: if N is above `MAX_EXACT_PLAYERS`.
     """
     require_enumerable(num_players)
     codes = np.arange(2 ** (num_players - 1))
@@ -86,7 +83,7 @@ def enumerate_pairs(num_players: int) -> np.ndarray:
 
 
 def exact_shapley(values: np.ndarray) -> np.ndarray:
-    """Exact Shapley values of a game from the values of all its coalitions (Shapley 1953).
+    """Computes the exact Shapley values of a game from the values of all its coalitions (Shapley 1953).
 
     phi_n = Σ_{S∌n} |S|! (N-|S|-1)! / N! · (v(S ∪ n) - v(S)).
 
@@ -118,11 +115,11 @@ def exact_shapley(values: np.ndarray) -> np.ndarray:
 
 
 def pair_weights(masks: chex.Array) -> chex.Array:
-    """What a pair adds to the Shapley values: phi_n = Σ over all pairs of weight_n(S) · (v(S) - v(S^c)).
+    """Returns the weights of pairs in the Shapley values: phi_n = Σ over all pairs of weight_n(S) · (v(S) - v(S^c)).
 
-    The weights of S and of its complement in Shapley's sum are opposite, which is why the difference is enough. With
-    s = |S| that of S is (s-1)! (N-s)! / N! = 1 / (s C(N,s)) for its members and -s! (N-s-1)! / N! = -1 / ((N-s) C(N,s))
-    for the others (Shapley 1953).
+    The weights of S and of its complement in Shapley's sum are opposite, so the difference is enough.
+    With s = |S|, the weight of S is (s-1)! (N-s)! / N! = 1 / (s C(N,s)) for its members and -s! (N-s-1)! / N! =
+    -1 / ((N-s) C(N,s)) for the others (Shapley 1953).
 
     Args:
       masks: bool [..., N], one coalition of each pair; the pair of the empty and the full one is among all pairs.
@@ -137,29 +134,10 @@ def pair_weights(masks: chex.Array) -> chex.Array:
     return jnp.where(masks, jnp.asarray(inside)[size], -jnp.asarray(outside)[size])
 
 
-def context_weights(masks: chex.Array) -> chex.Array:
-    """Weights of patches that make a mean over sampled pairs one over contexts of every size alike.
-
-    In Shapley's value the context of a player, the coalition that it is in, has each size with the same probability
-    (Shapley 1953). In pairs from the kernel it has size c with a probability in proportion to 1 / (N - c): a coalition
-    of size s, which has probability 1 / (s (N-s)), holds a player with probability s / N, and so does its complement.
-
-    Args:
-      masks: bool [..., N], one coalition of each pair.
-
-    Returns:
-      float32 [..., N], N - c for the size c of the side that each player is on, times what makes their mean 1.
-    """
-    n = masks.shape[-1]
-    harmonic = np.sum(1 / np.arange(1, n))
-    size = masks.sum(axis=-1, keepdims=True)
-    return (n - jnp.where(masks, size, n - size)) * jnp.float32(harmonic / (n - 1))
-
-
 def allocation_only(phi: chex.Array) -> chex.Array:
-    """The same values, with a gradient that can only move votes between patches, never change their total.
+    """Returns phi with a gradient that moves phi between patches and never changes its total.
 
-    The regression's residual does not vanish where patches interact, and its plain gradient would drag the total
+    The regression's residual does not vanish where patches interact, and its plain gradient would move the total
     f(x) = Σ phi, the prediction, towards v(S) + v(S^c). The Shapley values are the regression's minimum *given* the
     total, so the total's share of the gradient (the constraint's Lagrange multiplier) is left out.
 
@@ -174,10 +152,10 @@ def allocation_only(phi: chex.Array) -> chex.Array:
 
 
 def difference_only(values: chex.Array, complement_values: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """The same values, with a gradient that can only move v(S) - v(S^c), never v(S) + v(S^c).
+    """Returns the values with a gradient that moves v(S) - v(S^c) and never v(S) + v(S^c).
 
-    A Shapley value is a mean of such differences: each marginal contribution v(S ∪ n) - v(S) meets its mirror image
-    v(S^c) - v(S^c \\ n) with the same weight. The sums are free to be what classifies coalitions best.
+    A Shapley value is a mean of such differences: each marginal contribution v(S ∪ n) - v(S) has the same weight as its
+    mirror image v(S^c) - v(S^c \\ n). The sums are left to the classification of masked images.
 
     Args:
       values: float [...], v(S).
@@ -192,7 +170,10 @@ def difference_only(values: chex.Array, complement_values: chex.Array) -> tuple[
 
 
 def coalition_sums(phi: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """Sums of the values of the members of coalitions, and of their complements.
+    """Sums phi over the members of coalitions, and over those of their complements.
+
+    The products are in full precision: accelerators would multiply in bfloat16 or TF32, and the sums would miss the
+    totals by 1e-2.
 
     Args:
       phi: float [B, N, K].
@@ -202,13 +183,14 @@ def coalition_sums(phi: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex
       two float [B, M, K]: Σ_{n∈S} phi_n and Σ_{n∉S} phi_n.
     """
     inside_BMN = masks.astype(phi.dtype)
-    return (jnp.einsum("bmn,bnk->bmk", inside_BMN, phi), jnp.einsum("bmn,bnk->bmk", 1 - inside_BMN, phi))
+    return tuple(jnp.einsum("bmn,bnk->bmk", side_BMN, phi, precision="highest")
+                 for side_BMN in (inside_BMN, 1 - inside_BMN))
 
 
 def regression_residuals(
     phi: chex.Array, masks: chex.Array, values: chex.Array, complement_values: chex.Array
 ) -> chex.Array:
-    """Residuals of the regression whose minimum is the Shapley values: v(S) - Σ_{n∈S} phi_n.
+    """Computes the residuals v(S) - Σ_{n∈S} phi_n of the regression whose minimum is the Shapley values.
 
     Among all phi with Σ_n phi_n = v(all) - v(∅), the Shapley values minimize the expected square of this residual
     over coalitions from the Shapley kernel (Charnes et al. 1988; Lundberg & Lee 2017). Here v(∅) = 0.

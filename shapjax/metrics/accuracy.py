@@ -1,10 +1,10 @@
-"""How well a model classifies."""
+"""Classification metrics."""
 
 import numpy as np
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of examples whose label is among the k largest logits (all K classes where k is larger).
+    """Computes the share of examples whose label is among the k largest logits (all K classes where k is larger).
 
     Args:
       logits: float [B, K].
@@ -17,13 +17,13 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log softmax(logits)[label], in nats.
+    """Averages -log softmax(logits)[label], in nats.
 
     Args:
       logits: float [B, K].
       labels: int [B].
     """
-    logits = np.asarray(logits, np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_norm_B = np.log(np.exp(shifted).sum(axis=1))
-    return float(np.mean(log_norm_B - np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]))
+    from scipy import special  # loads slowly, and most users of the package do without it
+
+    log_p_BK = special.log_softmax(np.asarray(logits, np.float64), axis=1)
+    return float(-np.mean(np.take_along_axis(log_p_BK, labels[:, None], axis=1)))

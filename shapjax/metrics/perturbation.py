@@ -1,8 +1,9 @@
-"""What happens to a prediction as patches are revealed or removed in the order of their importance.
+"""Metrics of a prediction as patches are revealed or removed in the order of their importance.
 
-`curves` runs the model once for all of these metrics; they are then pure functions of its result. Probabilities are
-softmax probabilities of a target class, by default the class ŷ predicted on the whole image. Metrics over fractions q
-use q = 0.1 … 0.9 and remove the q·N patches, rounded (halves up).
+`curves` runs the model once for most of these metrics; they are pure functions of its result. `road` and
+`random_removal` run the model themselves. Probabilities are softmax probabilities of a target class, by default the
+class ŷ predicted on the whole image. Metrics over fractions q use q = 0.1 … 0.9 and remove q·N patches, rounded (halves
+up).
 """
 
 import functools
@@ -16,6 +17,7 @@ import numpy as np
 from shapjax.games import classifier
 from shapjax.games.checks import require_shape
 from shapjax.games.classifier import Classifier
+from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import ranking
 
 FRACTIONS = np.arange(10) / 10  # 0 and the q of the definitions
@@ -34,13 +36,13 @@ class Curves(NamedTuple):
 
 
 def removed_counts(num_players: int) -> np.ndarray:
-    """Number of patches removed at each of `FRACTIONS`: q·N rounded to whole patches, halves up; int [10]."""
+    """Returns the number of patches removed at each of `FRACTIONS`: q·N rounded, halves up; int [10]."""
     return (np.arange(10) * num_players + 5) // 10
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256) -> Curves:
-    """Both curves from N coalition pairs an image: the first k patches and the rest are complements.
+    """Evaluates both curves from N coalition pairs an image: the first k patches and the rest are complements.
 
     Args:
       model: the game.
@@ -49,7 +51,7 @@ def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_si
       batch_size: coalitions a forward pass; bounds the memory.
 
     Raises:
-      UserError: if the order's shape does not fit the images and the model.
+      ValueError: if the order's shape does not fit the images and the model.
     """
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
@@ -60,21 +62,21 @@ def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_si
 
 
 def predicted(curves: Curves) -> chex.Array:
-    """ŷ, the class with the largest logit when all patches are visible: int [B]."""
+    """Returns ŷ, the class with the largest logit when all patches are visible: int [B]."""
     return jnp.argmax(curves.deleted[:, 0], axis=-1)
 
 
 def target_log_probability(curves: Curves, targets: chex.Array | None = None) -> Curves:
-    """log p_target along both curves, [B, N+1] each; targets int [B], ŷ by default."""
+    """Computes log p_target along both curves, [B, N+1] each; targets int [B], ŷ by default."""
     targets = predicted(curves) if targets is None else targets
     return jax.tree.map(
         lambda logits: jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None, None], axis=-1)[..., 0], curves)
 
 
-def insertion_auc(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """Area under p_target as patches are revealed, most important first (RISE, Petsiuk et al. 2018); higher is better.
+def insertion(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
+    """Computes the area under p_target as patches are revealed, most important first; higher is better.
 
-    Trapezoids over N+1 points of the revealed fraction in [0, 1].
+    Trapezoids over N+1 points of the revealed fraction in [0, 1] (RISE, Petsiuk et al. 2018).
 
     Args:
       curves: of an order, most important first.
@@ -86,53 +88,63 @@ def insertion_auc(curves: Curves, targets: chex.Array | None = None) -> chex.Arr
     return _fraction_area(jnp.exp(target_log_probability(curves, targets).inserted))
 
 
-def deletion_auc(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """As `insertion_auc`, as patches are removed; lower is better."""
+def deletion(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
+    """Computes the area under p_target as patches are removed, most important first; lower is better.
+
+    Arguments and result as in `insertion`.
+    """
     return _fraction_area(jnp.exp(target_log_probability(curves, targets).deleted))
 
 
 def _fraction_area(p: chex.Array) -> chex.Array:
-    """Trapezoids of [B, N+1] over [0, 1]: [B]."""
+    """Sums trapezoids of [B, N+1] over [0, 1]: [B]."""
     return jnp.trapezoid(p, axis=1) / (p.shape[1] - 1)
 
 
 def _log_without(curves: Curves, targets: chex.Array | None) -> tuple[chex.Array, chex.Array]:
-    """log p_target of the whole image [B, 1] and without the most important 10 … 90 % [B, 9]."""
+    """Returns log p_target of the whole image [B, 1] and without the most important 10 … 90 % [B, 9]."""
     log_p = target_log_probability(curves, targets).deleted[:, removed_counts(curves.deleted.shape[1] - 1)]
     return log_p[:, :1], log_p[:, 1:]
 
 
 def full_probability(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """p_target of the whole image, the ceiling of `aopc`: float [B]."""
+    """Returns p_target of the whole image, the ceiling of `aopc`: float [B]."""
     return jnp.exp(_log_without(curves, targets)[0][:, 0])
 
 
 def aopc(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """Mean over q of p_target(x) - p_target(x without the most important q), signed; higher is better: float [B].
+    """Averages p_target(x) - p_target(x without the most important q) over q; higher is better.
 
-    Samek et al. 2017, equation 12, at the fractions of Chen et al. 2020.
+    The differences are signed (Samek et al. 2017, equation 12, at the fractions of Chen et al. 2020).
+
+    Args:
+      curves: of an order, most important first.
+      targets: int [B]; ŷ by default.
+
+    Returns:
+      float [B].
     """
     whole, without = _log_without(curves, targets)
     return jnp.mean(jnp.exp(whole) - jnp.exp(without), axis=1)
 
 
 def aopc_absolute(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """As `aopc`, of the absolute values of the differences, as some papers have it: float [B]."""
+    """Averages absolute values of the differences of `aopc`, as some papers do: float [B]."""
     whole, without = _log_without(curves, targets)
     return jnp.mean(jnp.abs(jnp.exp(whole) - jnp.exp(without)), axis=1)
 
 
 def lodds(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """Mean over q of log(p_target(x without the most important q) / p_target(x)), nats; lower is better: float [B].
+    """Averages log(p_target(x without the most important q) / p_target(x)) over q, in nats; lower is better.
 
-    Shrikumar et al. 2017, in the form of Chen et al. 2020.
+    Shrikumar et al. 2017, in the form of Chen et al. 2020. Arguments and result as in `aopc`.
     """
     whole, without = _log_without(curves, targets)
     return jnp.mean(without - whole, axis=1)
 
 
-def accuracy_auc(correct: chex.Array) -> chex.Array:
-    """100 times the trapezoid of 0/1 curves over `FRACTIONS`, [0, 0.9]; their mean is that of the accuracy curve.
+def accuracy_area(correct: chex.Array) -> chex.Array:
+    """Computes 100 times the area under 0/1 curves over `FRACTIONS`; the mean over images is that of the accuracy.
 
     Args:
       correct: bool or float [B, 10].
@@ -144,36 +156,103 @@ def accuracy_auc(correct: chex.Array) -> chex.Array:
 
 
 def correct(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """Whether each of an image's predictions is its label: logits [B, Q, K], labels int [B] -> bool [B, Q]."""
+    """Returns whether each of an image's predictions is its label: logits [B, Q, K], labels int [B] -> bool [B, Q]."""
     return jnp.argmax(logits, axis=-1) == labels[:, None]
 
 
-def positive_perturbation_auc(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
-    """Accuracy as the most important 0 … 90 % are removed (Chefer et al. 2021); lower is better.
+def positive_perturbation(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
+    """Computes the area under the accuracy as the most important 0 … 90 % are removed; lower is better.
+
+    Chefer et al. 2021.
 
     Args:
       curves: of an order, most important first.
-      labels: int [B], the classes that count as correct: ŷ by default, or the true ones.
+      labels: int [B], the classes that count as correct: ŷ by default, or the labels.
 
     Returns:
-      float [B], each image's share in the area, 0 to 90: see `accuracy_auc`.
+      float [B], each image's share in the area, 0 to 90: see `accuracy_area`.
     """
     labels = predicted(curves) if labels is None else labels
     counts = removed_counts(curves.deleted.shape[1] - 1)
-    return accuracy_auc(correct(curves.deleted[:, counts], labels))
+    return accuracy_area(correct(curves.deleted[:, counts], labels))
 
 
-def negative_perturbation_auc(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
-    """As `positive_perturbation_auc`, as the least important are removed; higher is better."""
+def negative_perturbation(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
+    """Computes the area under the accuracy as the least important 0 … 90 % are removed; higher is better.
+
+    Arguments and result as in `positive_perturbation`.
+    """
     labels = predicted(curves) if labels is None else labels
     n = curves.deleted.shape[1] - 1
-    return accuracy_auc(correct(curves.inserted[:, n - removed_counts(n)], labels))
+    return accuracy_area(correct(curves.inserted[:, n - removed_counts(n)], labels))
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def removed_logits(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256) -> chex.Array:
-    """Logits without the first 0, 10 … 90 % of an order: int [B, N] -> float [B, 10, K]."""
+    """Evaluates logits without the first 0, 10 … 90 % of an order: int [B, N] -> float [B, 10, K]."""
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
     visible_BQN = ranking.ranks(order)[:, None, :] >= removed_counts(n)[:, None]
     return classifier.values(model, images, visible_BQN, read=classifier.all_classes(), batch_size=batch_size)
+
+
+def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
+    """Returns 1 if p_target never falls as patches are revealed, least important first, else 0; higher is better.
+
+    As in Arya et al. 2019, the first value is with one patch visible, not with none.
+
+    Args:
+      curves: of an order, most important first.
+      targets: int [B]; ŷ by default.
+
+    Returns:
+      float32 [B].
+    """
+    p = jnp.exp(target_log_probability(curves, targets).deleted)
+    revealed = p[:, -2::-1]  # without the first N-1 of the order (the least important alone) … without none
+    return jnp.all(jnp.diff(revealed, axis=1) >= 0, axis=1).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "imputation"))
+def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex.Array, *, batch_size: int = 256,
+         imputation: NoisyLinear = NoisyLinear()) -> chex.Array:  # noqa: B008 (frozen)
+    """Tests whether the target class is predicted without the first 0, 10 … 90 % of an order (ROAD, Rong et al. 2022).
+
+    Removed patches are imputed, whatever the model's own removal is: they are filled in so that their outline tells
+    little about them.
+
+    Args:
+      model: only its `logits` are used.
+      images: [B, H, W, C].
+      order: int [B, N], most important first (MoRF, lower is better), or reversed, `order[:, ::-1]`, least important
+        first (LeRF, higher is better).
+      targets: int [B].
+      batch_size: images a forward pass; bounds the memory.
+      imputation: fills in the removed patches; its noise is in the units of the images.
+
+    Returns:
+      float32 [B, 10] of 0 and 1; ROAD is the mean over images, and over the columns from the second on.
+    """
+    imputed = classifier.painted(model, imputation)
+    logits = removed_logits(imputed, images, order, batch_size=batch_size)
+    return correct(logits, targets).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def random_removal(model: Classifier, images: chex.Array, labels: chex.Array, key: chex.PRNGKey, *,
+                   batch_size: int = 256) -> chex.Array:
+    """Tests whether the label is predicted without a random 0, 10 … 90 % of the patches, by the model's own removal.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      labels: int [B].
+      key: one typed key or [B] of them. An image's removed sets are nested, uniform at each fraction.
+      batch_size: images a forward pass; bounds the memory.
+
+    Returns:
+      float32 [B, 10] of 0 and 1; in column i, `removed_counts`[i] patches are removed.
+    """
+    order = ranking.order(jnp.zeros((images.shape[0], model.num_players)), key)  # all tied: a random order
+    logits = removed_logits(model, images, order, batch_size=batch_size)
+    return correct(logits, labels).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Perturbation tests that black out single pixels, as Chefer et al. (2021) run them."""
+"""Perturbation metrics that black out single pixels, as in Chefer et al. (2021)."""
 
 import functools
 
@@ -14,23 +14,24 @@ from shapjax.metrics import localization, perturbation, ranking
 @functools.partial(jax.jit, static_argnames="batch_size")
 def positive_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
                                  key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
-    """`perturbation.positive_perturbation_auc` with pixels as players: each of them ranked by the attributions
-    upsampled bilinearly to the image's size, and set to 0 in the space the model takes, before any normalization of
-    its own.
+    """Computes `perturbation.positive_perturbation` with pixels as players; lower is better.
+
+    Pixels are ranked by the attributions upsampled bilinearly to the image's size. Removed pixels are set to 0 in the
+    units that the model takes, before any normalization of its own.
 
     Args:
       model: takes images whose black is 0.
       images: [B, H, W, C].
       attributions: float [B, N].
       labels: int [B], the classes that count as correct.
-      key: for ties; one typed key or [B] of them.
+      key: breaks ties; one typed key or [B] of them.
       batch_size: images a forward pass; bounds the memory.
 
     Returns:
-      float [B], each image's share in the area, 0 to 90; lower is better.
+      float [B], each image's share in the area, 0 to 90.
 
     Raises:
-      UserError: if the attributions' shape does not fit the images and the model.
+      ValueError: if the attributions' shape does not fit the images and the model.
     """
     order = _pixel_order(model, images, attributions, key)
     return _area(model, images, order, labels, batch_size)
@@ -39,13 +40,16 @@ def positive_perturbation_pixels(model: Classifier, images: chex.Array, attribut
 @functools.partial(jax.jit, static_argnames="batch_size")
 def negative_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
                                  key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
-    """As `positive_perturbation_pixels`, least important pixels first; higher is better."""
+    """Computes `perturbation.negative_perturbation` with pixels as players; higher is better.
+
+    Arguments, result and errors as in `positive_perturbation_pixels`.
+    """
     order = _pixel_order(model, images, attributions, key)
     return _area(model, images, order[:, ::-1], labels, batch_size)
 
 
 def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:
-    """Pixels from the most to the least important, int [B, H·W]."""
+    """Ranks pixels from the most to the least important: int [B, H·W]."""
     b, h, w, _ = images.shape
     return ranking.order(localization.upsample(attributions, model.grid, (h, w), num_images=b).reshape(b, h * w), key)
 
@@ -53,4 +57,4 @@ def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array
 def _area(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, batch_size: int) -> chex.Array:
     pixels = classifier.painted(model.replace(grid=images.shape[1:3]), Constant(0.0))
     logits = perturbation.removed_logits(pixels, images, order, batch_size=batch_size)
-    return perturbation.accuracy_auc(perturbation.correct(logits, labels))
+    return perturbation.accuracy_area(perturbation.correct(logits, labels))

@@ -1,11 +1,13 @@
-"""Sparseness: are there few important patches?"""
+"""Sparseness of attributions."""
 
 import chex
 import jax.numpy as jnp
 
 
 def gini(attributions: chex.Array) -> chex.Array:
-    """Gini index of the absolute attributions (Chalasani et al. 2020): 0 if all are equal, (N-1)/N if only one counts.
+    """Computes the Gini index of absolute attributions: 0 if all are equal, (N-1)/N if all but one are 0.
+
+    Chalasani et al. 2020.
 
     Args:
       attributions: float [B, N].

@@ -1,7 +1,6 @@
-"""Means over images with intervals of confidence, by bootstrap over images.
+"""Means over images with confidence intervals, by bootstrap over images.
 
-Resampled sets of images depend on the seed and the number of images only, so that every method's figures are drawn from
-the same sets.
+Resampled sets of images depend on the seed and the number of images only, so every method is resampled alike.
 """
 
 import warnings
@@ -11,9 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from shapjax.errors import UserError
-
-DRAWS_AT_ONCE = 2**22  # bounds the memory: 8 bytes each, three times over
+DRAWS_AT_ONCE = 2**22  # bounds the memory: 8 bytes each, a few times over
 
 
 class Interval(NamedTuple):
@@ -22,7 +19,7 @@ class Interval(NamedTuple):
     Attributes:
       mean: the estimate from all images.
       low, high: ends of the interval.
-      n: images the estimate rests on.
+      n: number of images that the estimate rests on.
     """
 
     mean: np.ndarray
@@ -31,63 +28,64 @@ class Interval(NamedTuple):
     n: np.ndarray
 
 
-def bootstrap(statistic: Callable[[Any], np.ndarray], rows: Any, *, where: np.ndarray | None = None, seed: int = 0,
-              confidence: float = 0.95, resamples: int = 10_000) -> Interval:
-    """Percentile interval of a function of sums over images (Efron & Tibshirani 1993, section 13.3).
+def bootstrap(statistic: Callable[[Any], np.ndarray], rows: Any, *, seed: int = 0, confidence: float = 0.95,
+              resamples: int = 10_000) -> Interval:
+    """Computes the percentile interval of a function of sums over images (Efron & Tibshirani 1993, section 13.3).
 
-        bootstrap(localization.mean_iou, counts, where=is_correct)
+        bootstrap(localization.mean_iou, counts)
 
     Args:
-      statistic: from `rows` summed over images, with an axis of resamples first, to [resamples, ...].
-      rows: pytree of arrays [B, ...], each image's summands.
-      where: bool [B], the images that count; all by default.
+      statistic: maps `rows` summed over images, with an axis of resamples first, to [resamples, ...].
+      rows: pytree of arrays [B, ...], the summands of each image.
       seed: of the resampling.
       confidence: of the interval, above 0 and below 1.
-      resamples: number of them.
+      resamples: number of resampled sets of images.
 
     Returns:
-      float64 of the statistic's shape; n is the number of images that count. A resample where the statistic is
-      undefined is left out.
+      float64 of the statistic's shape; n is B. Resamples in which the statistic is undefined (NaN) are left out.
 
     Raises:
-      UserError: without images, or if the confidence is not a share.
+      ValueError: without images, or if the confidence is not between 0 and 1.
     """
+    from scipy import stats  # loads slowly, and most users of the package do without it
+
     leaves, structure = jax.tree.flatten(rows)
     b = len(leaves[0])
     if b == 0 or not 0 < confidence < 1:
-        raise UserError(f"{b} images at confidence {confidence}: expected at least 1 image, confidence between 0 and 1")
-    where = np.ones(b, bool) if where is None else np.asarray(where, bool)
-    flat = [np.where(where[:, None], np.asarray(leaf, np.float64).reshape(b, -1), 0.0) for leaf in leaves]
+        raise ValueError(f"{b} images at confidence {confidence}: expected at least 1 image, a confidence in (0, 1)")
+    flat = [np.asarray(leaf, np.float64).reshape(b, -1) for leaf in leaves]
 
-    def of_draws(count_RB: np.ndarray) -> np.ndarray:
+    def of_counts(count_RB: np.ndarray) -> np.ndarray:
         sums = [(count_RB @ rows_BF).reshape(-1, *np.shape(leaf)[1:])
                 for rows_BF, leaf in zip(flat, leaves, strict=True)]
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: nothing that counts was drawn
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 where no image of the resample is defined
             return np.asarray(statistic(jax.tree.unflatten(structure, sums)))
 
-    rng = np.random.default_rng(seed)
-    chunk = max(1, DRAWS_AT_ONCE // b)
-    drawn = [of_draws(_counts(rng, b, min(chunk, resamples - start))) for start in range(0, resamples, chunk)]
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    def of_images(index_RB: np.ndarray, axis: int) -> np.ndarray:
+        """Counts how often each image is drawn: sums by products, whatever the number of columns."""
+        r = len(index_RB)
+        count_RB = np.bincount((index_RB + b * np.arange(r)[:, None]).ravel(), minlength=r * b).reshape(r, b)
+        return np.moveaxis(of_counts(count_RB.astype(np.float64)), 0, -1)  # scipy wants the resamples last
+
+    estimate = of_counts(np.ones((1, b)))[0]
+    if b == 1:  # scipy refuses a single image
+        return Interval(estimate, estimate, estimate, np.int64(1))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, high = np.nanquantile(np.concatenate(drawn), tails, axis=0)
-    return Interval(of_draws(np.ones((1, b)))[0], low, high, where.sum())
-
-
-def _counts(rng: np.random.Generator, num_images: int, resamples: int) -> np.ndarray:
-    """How often each image is drawn in each resample: float64 [resamples, B]."""
-    index = rng.integers(num_images, size=(resamples, num_images)) + num_images * np.arange(resamples)[:, None]
-    counts = np.bincount(index.ravel(), minlength=resamples * num_images)
-    return counts.reshape(resamples, num_images).astype(np.float64)
+        warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are undefined
+        drawn = stats.bootstrap(
+            (np.arange(b),), of_images, vectorized=True, method="percentile", n_resamples=resamples,
+            batch=max(1, DRAWS_AT_ONCE // b), rng=np.random.default_rng(seed)).bootstrap_distribution
+        # scipy's own interval is NaN if one resample is undefined.
+        low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
+    return Interval(estimate, low, high, np.int64(b))
 
 
 def bootstrap_mean(values: np.ndarray, *, seed: int = 0, confidence: float = 0.95, resamples: int = 10_000) -> Interval:
-    """Mean over images with its percentile interval.
+    """Computes the mean over images with its percentile interval.
 
     Args:
       values: float [B, ...], such as one column a method; undefined values (NaN) are left out, and not counted in n.
-      seed, confidence, resamples, and what is raised: see `bootstrap`.
+      seed, confidence, resamples, and errors: see `bootstrap`.
 
     Returns:
       float64 [...], n int [...]; NaN where no value is defined.
@@ -95,22 +93,21 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, confidence: float = 0.9
     values = np.asarray(values, np.float64)
     defined = ~np.isnan(values)
     rows = (np.where(defined, values, 0.0), defined)
-    interval = bootstrap(
-        lambda sums: sums[0] / sums[1], rows, seed=seed, confidence=confidence, resamples=resamples)
+    interval = bootstrap(lambda sums: sums[0] / sums[1], rows, seed=seed, confidence=confidence, resamples=resamples)
     return interval._replace(n=defined.sum(axis=0))
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0, confidence: float = 0.95, resamples: int = 10_000
                       ) -> Interval:
-    """Mean of a - b over the images where both are defined, resampled as pairs; see `bootstrap_mean`.
+    """Computes the mean of a - b over the images where both are defined, resampled as pairs; see `bootstrap_mean`.
 
     Args:
       a, b: float [B, ...], of the same images.
 
     Raises:
-      UserError: if the numbers of images differ.
+      ValueError: if the numbers of images differ.
     """
     if len(a) != len(b):
-        raise UserError(f"paired values of {len(a)} and {len(b)} images: give both for the same images")
+        raise ValueError(f"paired values of {len(a)} and {len(b)} images: give both for the same images")
     return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, confidence=confidence,
                           resamples=resamples)

@@ -1,7 +1,7 @@
-"""Backbones whose head gives every patch its votes: pure Flax modules (images, segment_ids) -> phi, and how to build one."""
+"""Backbones whose head gives every patch its logits: pure Flax modules (images, segment_ids) -> phi."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -9,61 +9,64 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shapjax.errors import UserError
-from shapjax.models import convnext, resnet, vit
-from shapjax.models.masked_conv import PAINTINGS, PaintedBackbone
+from shapjax.models import convnext, layers, resnet, vit
 
 BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet, "convnext": convnext.ConvNeXt}
-PAINTED = tuple(name for name, backbone in BACKBONES.items() if issubclass(backbone, PaintedBackbone))
-_VARIANTS = {name: sizes | {"backbone": backbone}
-             for backbone in PAINTED for name, sizes in BACKBONES[backbone].variants.items()}
+CHOICES = {"backbone": BACKBONES, "dtype": ("float32", "bfloat16"), "remat": layers.REMAT_POLICIES,
+           "activation": layers.ACTIVATIONS, "norm_place": layers.NORM_PLACES, "head_scale": layers.HEAD_SCALES}
+_CONV_VARIANTS = {name: {"backbone": backbone} | sizes
+                  for backbone, table in (("resnet", resnet.VARIANTS), ("convnext", convnext.VARIANTS))
+                  for name, sizes in table.items()}
 
 
 def variant(name: str) -> dict[str, Any]:
-    """What a named variant stands for: settings of `config.model`, the backbone and its sizes.
+    """Returns the settings that a variant such as "S/16" or "ResNet-50" stands for: the backbone and its sizes.
 
     Raises:
-      UserError: if there is none of this name.
+      ValueError: if there is none of this name.
     """
-    if name in _VARIANTS:
-        return dict(_VARIANTS[name])
-    try:
-        return {"backbone": "vit"} | vit.variant(name)
-    except UserError as e:
-        raise UserError(f"{e}; without a patch size there are {', '.join(_VARIANTS)}") from e
+    if name in _CONV_VARIANTS:
+        return dict(_CONV_VARIANTS[name])
+    if sizes := vit.variant(name):
+        return {"backbone": "vit"} | sizes
+    raise ValueError(f'variant={name}: expected one of {", ".join(vit.VARIANTS)} with a patch size, such as "S/16", or '
+                     f"one of {', '.join(_CONV_VARIANTS)}")
 
 
 def variant_of(settings: Mapping[str, Any]) -> str | None:
-    """The named variant whose backbone and sizes these settings of `config.model` have; None: there is none."""
-    names = [*_VARIANTS, *(f"{name}/{settings['patch_size']}" for name in vit.VARIANTS)]
+    """Returns the name of the variant whose backbone and sizes these settings have, None if there is none."""
+    names = [*_CONV_VARIANTS, *(f"{name}/{settings['patch_size']}" for name in vit.VARIANTS)]
     return next((name for name in names
                  if all(settings.get(key) == value for key, value in variant(name).items())), None)
 
 
-def build(settings: Any, *, image_shape: tuple[int, int, int], num_classes: int, mean: Sequence[float],
-          std: Sequence[float]) -> nn.Module:
-    """The module that a config's `model` part describes.
+def build(settings: Mapping[str, Any], *, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Returns the module that settings describe.
 
     Args:
-      settings: `config.model`, resolved.
+      settings: those of `model` and `loaded` in `shapjax.config`, side by side. A backbone takes the ones that it has.
       image_shape: (H, W, C) of the images.
       num_classes: K.
-      mean, std: per channel, that the images are normalized with; they say what black is, where patches are painted.
+
+    Raises:
+      ValueError: on the first setting that cannot work, "key=value …"; says why and what would.
     """
-    backbone = BACKBONES[settings.backbone]
+    for key, allowed in CHOICES.items():
+        if settings[key] not in allowed:
+            raise ValueError(f"{key}={settings[key]}: expected one of {', '.join(allowed)}")
+    backbone = BACKBONES[settings["backbone"]]
     known = {field.name for field in dataclasses.fields(backbone)} - {"dtype"}
-    sizes = {key: value for key, value in settings.items() if key in known}
-    if settings.backbone in PAINTED:
-        sizes["removal"] = PAINTINGS[settings.painting](mean, std)
-    return backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(settings.dtype),
-                    **sizes)
+    module = backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(settings["dtype"]),
+                      **{key: value for key, value in settings.items() if key in known})
+    module.check()
+    return module
 
 
 def init_params(module: nn.Module, key: chex.PRNGKey, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:
-    """Fresh parameters, float32."""
+    """Returns new parameters, float32."""
     return jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))["params"]
 
 
 def param_shapes(module: nn.Module, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:
-    """Shapes and dtypes of the parameters (`jax.ShapeDtypeStruct`), without computing any."""
+    """Returns shapes and dtypes of the parameters (`jax.ShapeDtypeStruct`), without computing any."""
     return jax.eval_shape(lambda: init_params(module, jax.random.key(0), image_shape=image_shape))

@@ -1,10 +1,9 @@
-"""ConvNeXt (Liu et al. 2022) whose last feature map casts the votes: one cell a patch, the patches being the players.
+"""ConvNeXt (Liu et al. 2022) with a head on each cell of its last feature map, one cell a patch.
 
-The game is that of `shapjax.models.painted`. Its classifier as published normalizes the mean of the cells; `PooledNorm`
-shares that out to the cells, of a coalition to the visible ones, as if these were the whole map. No training code here.
+Its game is that of `shapjax.models.masked_conv`. The published classifier normalizes the mean of the cells;
+`PooledNorm` splits that over the cells, in a coalition over the visible ones, as if these were the whole map. No
+training code here.
 """
-
-from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 
 from shapjax.models.depthwise import DepthwiseConv
 from shapjax.models.layers import ACTIVATIONS, REMAT_POLICIES, TokenDense, final_norm
-from shapjax.models.masked_conv import LayerMask, PaintedBackbone
+from shapjax.models.masked_conv import LayerMask, MaskedConvBackbone
 
 EPSILON = 1e-6  # of all norms but the last
 LAYER_SCALE = 1e-6  # that blocks start from: hardly there
@@ -30,28 +29,27 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: chex.Array, shown: LayerMask) -> tuple[chex.Array, None]:
+    def __call__(self, x: chex.Array, layer_mask: LayerMask) -> tuple[chex.Array, None]:
         d = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(y)
         y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
         y = TokenDense(d, dtype=self.dtype, name="mlp_out")(y)
         scale = self.param("layer_scale", nn.initializers.constant(LAYER_SCALE), (d,))
-        return shown(x + y * scale.astype(self.dtype)), None
+        return layer_mask(x + y * scale.astype(self.dtype)), None
 
 
-class ConvNeXt(PaintedBackbone):
-    """ConvNeXt as a `PaintedBackbone`.
+class ConvNeXt(MaskedConvBackbone):
+    """ConvNeXt as a `MaskedConvBackbone`.
 
     Attributes:
       width: channels of the first stage; each further stage doubles them and halves the map.
-      stages: blocks of each stage. What patch_size leaves of 2^(stages - 1) is the side and stride of the stem: 4 as
-        published.
+      stages: blocks of each stage. The stem has side and stride patch_size / 2^(stages - 1): 4 as published.
       mlp_ratio: hidden width of a block's MLP over its channels.
       activation: of the MLPs, a key of `layers.ACTIVATIONS`.
       norm_epsilon: of the last norm; the others' is `EPSILON`.
       norm_place: of the last norm, one of `layers.NORM_PLACES`; "pooled" as published.
-      the others as of `PaintedBackbone`.
+      the others as of `Backbone`.
     """
 
     width: int = 96
@@ -61,40 +59,35 @@ class ConvNeXt(PaintedBackbone):
     norm_epsilon: float = 1e-6
     norm_place: str = "pooled"
 
-    variants = VARIANTS
-
-    @staticmethod
-    def fault(sizes: Any) -> str | None:
-        stages = tuple(sizes.stages)
-        if not stages or min(stages) < 1 or sizes.patch_size % 2 ** (len(stages) - 1):
-            return (f"model.stages={stages} with model.patch_size={sizes.patch_size}: expected at least one block a "
-                    "stage, and patches of a multiple of 2^(stages - 1) pixels")
-        return PaintedBackbone.heads_fault(sizes, sizes.width * 2 ** (len(stages) - 1))
+    def check(self) -> None:
+        super().check()
+        stages = tuple(self.stages)
+        if not stages or min(stages) < 1:
+            raise ValueError(f"stages={stages}: expected at least one block a stage")
+        if self.patch_size % (unit := 2 ** (len(stages) - 1)):
+            raise ValueError(f"patch_size={self.patch_size} with stages={stages}: expected a multiple of "
+                             f"2^(stages - 1) = {unit} pixels")
 
     def setup(self):
-        self.head, self.allocation = self.patch_head(), self.allocation_head()
-        self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon, dtype=self.dtype)
+        self.setup_heads()
+        self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
-        stem, before, reductions, stages = self.patch_size // 2 ** (len(self.stages) - 1), [], [], []
+        stem, norms, reductions, stages = self.patch_size // 2 ** (len(self.stages) - 1), [], [], []
         for stage, count in enumerate(self.stages):
             size, width = 2 if stage else stem, self.width * 2**stage
             reductions.append(nn.Conv(width, (size, size), (size, size), "VALID", dtype=self.dtype,
                                       name=f"stage{stage}_reduction"))
-            before.append(nn.LayerNorm(EPSILON, dtype=self.dtype, name=f"stage{stage}_norm"))
+            norms.append(nn.LayerNorm(EPSILON, dtype=self.dtype, name=f"stage{stage}_norm"))
             # One compiled block a stage: up to 27 are alike.
             scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
                               length=count)
             stages.append(scanned(self.mlp_ratio, self.activation, self.dtype, name=f"stage{stage}_blocks"))
-        self.norms, self.reductions, self.blocks = before, reductions, stages
+        self.norms, self.reductions, self.blocks = norms, reductions, stages
 
-    def feature_maps(self, images: chex.Array, shown: LayerMask) -> list[chex.Array]:
+    def feature_map(self, images: chex.Array, layer_mask: LayerMask) -> chex.Array:
         # The stem reduces, then normalizes; between stages it is the reverse.
-        stem = x = shown(self.norms[0](self.reductions[0](images)))
-        x, _ = self.blocks[0](x, shown)
+        x, _ = self.blocks[0](layer_mask(self.norms[0](self.reductions[0](images))), layer_mask)
         for norm, reduction, blocks in zip(self.norms[1:], self.reductions[1:], self.blocks[1:], strict=True):
-            x, _ = blocks(shown(reduction(norm(x))), shown)
-        return [stem, x]
-
-    def last_norm(self, cells_BND: chex.Array, mask_BN: chex.Array | None) -> chex.Array:
-        return self.norm(cells_BND, mask_BN)
+            x, _ = blocks(layer_mask(reduction(norm(x))), layer_mask)
+        return x

@@ -1,36 +1,38 @@
-"""What a backbone shows of its inside, in the form that `shapjax.classifier.Classifier` takes."""
+"""Functions that show what is inside a backbone, in the form that `shapjax.games.classifier.Classifier` takes."""
 
 from collections.abc import Callable
 
 import chex
 import flax.linen as nn
+import jax.numpy as jnp
 
 from shapjax.models import vit, vit_relevance
 
 
 def probes(module: nn.Module) -> dict[str, Callable]:
-    """The optional functions of a `Classifier` that a backbone offers, by the name of their field.
+    """Returns the optional functions of a `Classifier` that a backbone offers, by the name of their field.
 
     Each takes (params, images, …): params as `module.init` returns them under "params", images float [B, H, W, C],
-    normalized. Logits are the sums of the votes, so the readout is "patches". L blocks, T tokens, the patches last.
+    normalized. Logits are the sums of the patch logits, so the readout is "patches". L is the number of blocks, T that
+    of tokens, of which the patches are the last.
 
     Returns:
       attention_fn: (params, images, delta) -> logits [B, K], attention maps [L, B, H, T, T]; delta of that shape or
-        None. The maps are written out, which the model's ordinary pass avoids.
+        None. The maps are written out, which the model's ordinary pass avoids. Of a ViT.
       features_fn: (params, images, delta) -> logits [B, K], the last block's patch tokens or cells [B, gh, gw, D];
-        delta likewise. Of every backbone; the others are a ViT's.
-      relevance_fn: (params, images, targets int [B]) -> relevance of the attention maps [L, B, H, T, T].
+        delta likewise. Of every backbone.
+      relevance_fn: (params, images, targets int [B]) -> relevance of the attention maps [L, B, H, T, T]. Of a ViT.
     """
 
     def attention_fn(params: chex.ArrayTree, images: chex.Array, delta: chex.Array | None
                      ) -> tuple[chex.Array, chex.Array]:
-        votes, maps = module.apply({"params": params}, images, delta, method="patch_logits_and_attention")
-        return votes.sum(axis=1), maps
+        patch_logits, maps = module.apply({"params": params}, images, delta, method="patch_logits_and_attention")
+        return jnp.sum(patch_logits, axis=1), maps
 
     def features_fn(params: chex.ArrayTree, images: chex.Array, delta: chex.Array | None
                     ) -> tuple[chex.Array, chex.Array]:
-        votes, features = module.apply({"params": params}, images, delta, method="patch_logits_and_features")
-        return votes.sum(axis=1), features
+        patch_logits, features = module.apply({"params": params}, images, delta, method="patch_logits_and_features")
+        return jnp.sum(patch_logits, axis=1), features
 
     def relevance_fn(params: chex.ArrayTree, images: chex.Array, targets: chex.Array) -> chex.Array:
         return vit_relevance.attention_relevance(module, params, images, targets)

@@ -12,12 +12,12 @@ from shapjax.models.layers import ACTIVATIONS, PatchHead, final_norm
 
 
 def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Array, targets: chex.Array) -> chex.Array:
-    """Relevance of every attention map for the target class (Chefer, Gur and Wolf, CVPR 2021, sections 3.1 and 3.2).
+    """Computes the relevance of every attention map for the target class, in float32.
 
-    The logit of the target is Σ_n phi_n, one vote a patch, each a linear layer's output at that patch's token. Every
-    one of these votes starts with relevance 1, as the class token's logit does in the paper: the paper's start, made
-    from each of the N readouts. (Sharing a single 1 among them in proportion to phi_n would divide by a logit of either
-    sign.) An image thus has N in total, in every layer. Computed in float32.
+    Chefer, Gur and Wolf, CVPR 2021, sections 3.1 and 3.2. The logit of the target is the sum of N patch logits, each a
+    linear layer's output at that patch's token. Every one of them starts with relevance 1, as the class token's logit
+    does in the paper. (Splitting a single 1 among them in proportion would divide by a logit of either sign.) An image
+    thus has N in total, in every layer.
 
     Args:
       module: the model.
@@ -32,27 +32,28 @@ def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Ar
     tokens, _ = module.apply({"params": params}, images, method=lambda module, x: module.sequence(module.embed(x)))
     b, t, _ = tokens.shape
     delta = jnp.zeros((module.depth, b, module.heads, t, t))
-    _, pullback = jax.vjp(lambda delta: votes(module, params, tokens, delta), delta)
+    _, pullback = jax.vjp(lambda delta: patch_logits(module, params, tokens, delta), delta)
     one_hot_BK = jax.nn.one_hot(targets, module.num_classes)
     return pullback(jnp.broadcast_to(one_hot_BK[:, None], (b, module.num_patches, module.num_classes)))[0]
 
 
-def votes(module: vit.ViT, params: chex.ArrayTree, tokens: chex.Array, delta: chex.Array) -> chex.Array:
-    """The votes of the model, float32 [B, N, K]; `jax.vjp` of this function propagates relevance instead of gradients.
+def patch_logits(module: vit.ViT, params: chex.ArrayTree, tokens: chex.Array, delta: chex.Array) -> chex.Array:
+    """Returns patch logits float32 [B, N, K]; `jax.vjp` of this function propagates relevance instead of gradients.
 
     Args:
+      module, params: as of `attention_relevance`, of float32.
       tokens: float32 [B, T, D], of `ViT.sequence`.
       delta: float32 [L, B, H, T, T], added to the attention maps; receives their relevance.
     """
     block = jax.checkpoint(functools.partial(_block, module=module), prevent_cse=False)
     x, _ = jax.lax.scan(block, tokens, (params["blocks"], delta))
-    last = final_norm(module.norm_place, epsilon=module.norm_epsilon, dtype=jnp.float32)
+    last = final_norm(module.norm_place, epsilon=module.norm_epsilon)
     x = _norm(last, x[:, -module.num_patches:], params["norm"])
     return relevance.linear(x, *_head(module, params["head"]))
 
 
 def _block(x_BTD: chex.Array, layer: tuple, *, module: vit.ViT) -> tuple[chex.Array, None]:
-    """`transformer.Block`, as the body of a scan over the layers' (params, delta)."""
+    """Computes `transformer.Block`, as the body of a scan over the layers' (params, delta)."""
     params, delta_BHTT = layer
     norm = nn.LayerNorm(module.norm_epsilon)
     y = _attention(_norm(norm, x_BTD, params["norm1"]), params["attention"], delta_BHTT, module.heads)
@@ -80,6 +81,6 @@ def _norm(norm: nn.Module, x: chex.Array, params: chex.ArrayTree) -> chex.Array:
 
 
 def _head(module: vit.ViT, params: chex.ArrayTree) -> tuple[chex.Array, chex.Array]:
-    """Kernel [D, K] and bias [K] of the head with all that follows it."""
-    head = PatchHead(module.num_classes, scale=module.head_scale, center=module.center_votes)
+    """Returns kernel [D, K] and bias [K] of the head together with its scale and centering."""
+    head = PatchHead(module.num_classes, scale=module.head_scale, center=module.center)
     return tuple(head.follow(params[name], module.num_patches) for name in ("kernel", "bias"))

@@ -1,7 +1,8 @@
-"""What a module of a family of weights (`vit`, …) says of them: what model they are of, and the parameters it gets.
+"""The results of a module that handles one family of weights (`vit`, `resnet`, `convnext`), and the checks they share.
 
-Such a module has two functions. `recognize(weights) -> Architecture | None` looks at names, shapes and config alone;
-None: the names are not its family's. `convert(weights, architecture, module) -> Converted` reads the tensors.
+Such a module has two functions. `recognize(weights) -> Architecture | None` looks at names, shapes and config alone,
+and returns None if the names are another family's. `convert(weights, architecture, module) -> Converted` reads the
+tensors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,17 +15,17 @@ from shapjax.pretrained.weights import Weights
 
 # Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
-RUN_SETTINGS = ("dtype", "remat", "head_init", "variant")  # of `config.model`: what a run says, and weights do not
-HEADS = ("head", "allocation")  # parameters that weights may lack, and that are of no use for other classes
+RUN_SETTINGS = ("dtype", "remat", "variant")  # model settings of the run, which weights do not decide
+HEADS = ("head", "explainer")  # parameters that weights may lack, and that are left out for other classes
 
 
 class Architecture(NamedTuple):
-    """The model that weights are of.
+    """The model that weights belong to.
 
     Attributes:
-      layout: whose names the tensors have, for messages: "Hugging Face ViT", "timm ViT", "Google ViT", ….
-      settings: of `config.model`: backbone, patch_size, width, …; where there is a head, also head_scale="mean" and
-        center_votes=False, so that the classifier's own logits are kept.
+      layout: the scheme of the tensors' names, for messages: "Hugging Face ViT", "timm ViT", "Google ViT", ….
+      settings: of the model, by their names in the groups `model` and `loaded` of a config: backbone, patch_size, …;
+        with a head also head_scale="mean" and center=False, which keep the classifier's own logits.
       image_size: (height, width) in pixels that the positions are for, or that the config says; None: any.
       num_classes: of its head; None: it has none.
       mean, std: per channel, in units of [0, 1], that its pixels were normalized with; None: unknown.
@@ -41,15 +42,15 @@ class Architecture(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """Weights as our parameters. What is neither used nor ignored of them is reported as skipped.
+    """Weights as our parameters. Tensors that are neither used nor ignored are reported as skipped.
 
     Attributes:
       params: nested as the module's, np.float32 arrays; without "head" where the weights have none.
       used: names of the tensors that went into params.
       ignored: names of tensors known to be of no use (a pooler, the classifier of a distillation token, …).
-      notes: what else a person should know of the conversion, a few words each.
-      head_note: the same of the head, as long as it is kept.
-      head: names of the tensors among those used that went into "head".
+      notes: remarks on the conversion for people, a few words each.
+      head_note: a remark on the head, shown if the head is kept.
+      head: names of the used tensors that went into one of `HEADS`.
     """
 
     params: dict[str, Any]
@@ -61,9 +62,12 @@ class Converted(NamedTuple):
 
 
 def normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
-    """(mean, std) of the pixels in units of [0, 1], as the files of Hugging Face or timm beside the weights say them.
+    """Returns (mean, std) of pixels in units of [0, 1], from the files of Hugging Face or timm beside the weights.
 
-    None twice where they say nothing.
+    Both are None where the files say nothing.
+
+    Raises:
+      UserError: if they are no lists of numbers.
     """
     timm = weights.config.get("pretrained_cfg")
     values = timm if isinstance(timm, dict) else weights.preprocessor
@@ -78,10 +82,10 @@ def normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def activation(config: Mapping[str, Any], default: str) -> str:
-    """The key of `models.layers.ACTIVATIONS` that a config of Hugging Face asks for.
+    """Returns the key of `models.layers.ACTIVATIONS` that a config of Hugging Face names, or else the default.
 
     Raises:
-      UserError: if it asks for another.
+      UserError: if it names an activation that is not among them.
     """
     name = config.get("hidden_act")
     if name is not None and name not in ACTIVATIONS:
@@ -90,7 +94,7 @@ def activation(config: Mapping[str, Any], default: str) -> str:
 
 
 def require(weights: Weights, names: list[str], layout: str) -> None:
-    """UserError, naming the first few, if tensors that the layout has are missing."""
+    """Raises UserError, naming the first few, if tensors that the layout has are missing."""
     missing = [name for name in names if name not in weights.shapes]
     if missing:
         raise UserError(f"weights {weights.path} look like {layout} but lack {len(missing)} of its tensors: "
@@ -98,12 +102,12 @@ def require(weights: Weights, names: list[str], layout: str) -> None:
 
 
 def as_conv(kernel: np.ndarray) -> np.ndarray:
-    """A torch convolution's [out, in, h, w] as a Flax one's [h, w, in, out]."""
+    """Returns the kernel [out, in, h, w] of a torch convolution as Flax has it, [h, w, in, out]."""
     return kernel.transpose(2, 3, 1, 0)
 
 
 def require_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...] | None], layout: str) -> None:
-    """UserError, naming the first few, if tensors are missing or, but for those with None, have other shapes."""
+    """Raises UserError, naming the first few, if tensors are missing or have other shapes; None: any shape."""
     require(weights, list(shapes), layout)
     other = [f"{name} is {list(weights.shapes[name])} instead of {list(shape)}" for name, shape in shapes.items()
              if shape is not None and weights.shapes[name] != shape]
@@ -113,8 +117,8 @@ def require_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...] | None
 
 
 def require_no_more(weights: Weights, names: Iterable[str], known: set[str], layout: str) -> None:
-    """UserError if some of the names are not known: without their tensors the features would be others."""
+    """Raises UserError if some of the names are unknown, since features without their tensors would be wrong."""
     more = sorted(name for name in names if name not in known)
     if more:
-        raise UserError(f"weights {weights.path} look like {layout}, but have in their blocks what this model has not: "
-                        f"{few(more)}; use weights of the plain model, of a kind that docs/models.md lists")
+        raise UserError(f"weights {weights.path} look like {layout}, but their blocks have tensors that this model "
+                        f"lacks: {few(more)}; use weights of the plain model, of a kind that docs/models.md lists")

@@ -1,12 +1,14 @@
 """Weights of ConvNeXt, under the names of Hugging Face's transformers or of timm.
 
-The classifier as published reads LayerNorm(mean of the cells), which is the mean of our votes with norm_place="pooled".
+The published classifier reads LayerNorm(mean of the cells). With norm_place="pooled" its logits are exactly the mean of
+our patch logits.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import unflatten_dict
 
 from shapjax.pretrained import recipes
 from shapjax.pretrained.architecture import (
@@ -25,13 +27,14 @@ _HUGGING_FACE_BLOCK = "encoder.stages.0.layers.0.dwconv.weight"
 
 
 class _Names(NamedTuple):
-    """What the tensors are called, within a stage or block what comes last of their names.
+    """The names of the tensors of a library; those inside a stage or a block are relative to it.
 
     Attributes:
-      layout: of `Architecture`.
+      layout: as in `Architecture`.
       stem, stem_norm, last_norm, head: outside of the stages.
-      stages: what the names of stages start with, before their number.
-      reduction, blocks: of a stage: what changes the size, and what the names of its blocks start with.
+      stages: start of the names of stages, before their number.
+      reduction: of a stage, the layers that change the size.
+      blocks: of a stage, start of the names of its blocks, before their number.
       depthwise, norm, mlp_in, mlp_out, scale: of a block.
     """
 
@@ -51,10 +54,11 @@ class _Names(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Where tensors go.
+    """Which tensor goes where.
 
     Attributes:
-      names, settings, channels, num_classes: as of `_Names` and `Architecture`.
+      names: of the tensors.
+      settings, channels, num_classes: as in `Architecture`.
       top: recipes of all but the blocks.
       blocks: recipes of a block, for each stage.
       shapes: that some of the tensors must have.
@@ -70,10 +74,10 @@ class _Plan(NamedTuple):
 
 
 def recognize(weights: Weights) -> Architecture | None:
-    """The ConvNeXt that weights are of; None: their names are of no ConvNeXt.
+    """Returns the architecture of a ConvNeXt's weights; None: their names are those of no ConvNeXt.
 
     Raises:
-      UserError: if tensors are missing, have shapes that our ConvNeXt has not, or are more than it has.
+      UserError: if tensors are missing, have other shapes than they should, or belong to parts that our ConvNeXt lacks.
     """
     plan = _plan(weights)
     if plan is None:
@@ -85,16 +89,17 @@ def recognize(weights: Weights) -> Architecture | None:
 
 
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """The parameters of a `models.convnext.ConvNeXt` of the settings that `recognize` gave."""
+    """Returns the parameters of a `models.convnext.ConvNeXt` with the settings that `recognize` gave."""
     plan = _plan(weights)
     flat = recipes.make(weights, plan.top)
     for stage, (block, count) in enumerate(zip(plan.blocks, plan.settings["stages"], strict=True)):
         made = recipes.make_stacked(weights, block, count, stacked=False)
         flat |= {(f"stage{stage}_blocks", *path): x for path, x in made.items()}
-    return Converted(recipes.nested(flat), _used(plan), frozenset(), head=recipes.head_names(plan.top))
+    return Converted(unflatten_dict(flat), _used(plan), frozenset(), head=recipes.head_names(plan.top))
 
 
 def _names(weights: Weights) -> _Names | None:
+    """Returns the names of the library whose names these are; None: those of no ConvNeXt."""
     for name in weights:
         if name.endswith(_HUGGING_FACE_BLOCK):
             p = name.removesuffix(_HUGGING_FACE_BLOCK)
@@ -108,6 +113,7 @@ def _names(weights: Weights) -> _Names | None:
 
 
 def _plan(weights: Weights) -> _Plan | None:
+    """Returns the plan; None: the names are those of no ConvNeXt."""
     names, shapes = _names(weights), {}
     if names is None:
         return None
@@ -141,12 +147,12 @@ def _plan(weights: Weights) -> _Plan | None:
     if classes:
         top |= torch_linear(("head",), names.head)
         shapes[f"{names.head}.weight"] = (classes, width * 2 ** (len(stages) - 1))
-        settings |= dict(head_scale="mean", center_votes=False)
+        settings |= dict(head_scale="mean", center=False)
     return _Plan(names, settings, channels, classes, top, tuple(blocks), shapes)
 
 
 def _block(names: _Names, block: str, scaled: bool) -> Recipes:
-    """Of a block; without a LayerScale of its own, that is 1."""
+    """Returns the recipes of a block; its LayerScale is 1 if the weights have none (scaled)."""
     norm, mlp_in, mlp_out, depthwise = (f"{block}{part}" for part in (names.norm, names.mlp_in, names.mlp_out,
                                                                      names.depthwise))
     return (torch_norm(("norm",), norm) | _linear(("mlp_in",), mlp_in) | _linear(("mlp_out",), mlp_out)
@@ -157,22 +163,24 @@ def _block(names: _Names, block: str, scaled: bool) -> Recipes:
 
 
 def _convolution(path: tuple[str, ...], name: str) -> Recipes:
+    """Returns the recipes of torch's Conv2d."""
     return {(*path, "kernel"): Recipe((f"{name}.weight",), as_conv), (*path, "bias"): Recipe((f"{name}.bias",))}
 
 
 def _linear(path: tuple[str, ...], name: str) -> Recipes:
-    """Of a Linear, or of the 1x1 convolution that small models of timm have in its place."""
+    """Returns the recipes of a Linear, or of the 1x1 convolution that small models of timm have in its place."""
     return {(*path, "kernel"): Recipe((f"{name}.weight",), lambda x: x.reshape(x.shape[:2]).T),
             (*path, "bias"): Recipe((f"{name}.bias",))}
 
 
 def _count(weights: Weights, start: str) -> int:
-    """Blocks of a stage, by the highest number after the start of their names."""
+    """Returns the number of blocks of a stage, by the highest number after the start of their names."""
     numbers = [name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)]
     return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
 
 def _used(plan: _Plan) -> frozenset[str]:
+    """Returns the names of all tensors that are read."""
     blocks = zip(plan.blocks, plan.settings["stages"], strict=True)
     return frozenset(recipes.names(plan.top)).union(
         *(recipes.names(block, number) for block, count in blocks for number in range(count)))

@@ -1,21 +1,23 @@
-"""Where weights lie: a path, or a name on the Hugging Face hub, which is downloaded once."""
+"""Finds weights: at a path, or by a name on the Hugging Face hub, from where they are downloaded once."""
 
-import pathlib
 import re
 
+from etils import epath
+
 from shapjax.errors import UserError
+from shapjax.paths import as_path
 from shapjax.pretrained.weights import PICKLED, SUFFIXES
 
 PATTERNS = ("*.safetensors", "*.json", "*.npz")  # of the files that are downloaded; never a pickle
 
 
-def locate(name: str) -> pathlib.Path:
-    """The path that `name` is, or that of the files of the hub's repository of this name.
+def locate(name: str) -> epath.Path:
+    """Returns the path that `name` is, or that of the downloaded files of the hub's repository of this name.
 
     Raises:
-      UserError: if there is no such path, and no such repository within reach; says what to do.
+      UserError: if there is no such path, and no such repository can be downloaded; says what to do.
     """
-    path = pathlib.Path(name).expanduser()
+    path = as_path(name)
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or path.suffix in SUFFIXES + PICKLED:
@@ -24,13 +26,13 @@ def locate(name: str) -> pathlib.Path:
     by_hand = (f"on a machine with a network run `hf download {name} --local-dir DIRECTORY`, copy that directory here "
                "and give its path")
     try:
-        import huggingface_hub  # only those who name a model need it
+        import huggingface_hub  # an optional dependency
     except ImportError as e:
-        raise UserError(f"{name} is no file or directory; to get it from the Hugging Face hub, pip install "
+        raise UserError(f"{name} is not a file or directory; to get it from the Hugging Face hub, pip install "
                         f"huggingface_hub, or {by_hand}") from e
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
+        return as_path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
     except Exception as e:  # of the hub's client, of its HTTP library, of the system
         reason = " ".join(str(e).split())[:100]
-        raise UserError(f"{name} is no file or directory, and could not be downloaded from the Hugging Face hub "
+        raise UserError(f"{name} is not a file or directory, and could not be downloaded from the Hugging Face hub "
                         f"({type(e).__name__}: {reason}); check the name, or {by_hand}") from e

@@ -1,4 +1,4 @@
-"""The positions of a ViT: which of them belong to which tokens, and on another grid."""
+"""The position embeddings of a ViT: their grid, interpolation to another grid, and fixed ones."""
 
 import math
 from collections.abc import Sequence
@@ -7,18 +7,20 @@ import jax
 import numpy as np
 
 
-def grid_of(rows: int, *, silent: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]] | None:
-    """How many of the rows of positions belong to prefix tokens, and the grid (gh, gw) of the others.
+def grid_of(rows: int, *, prefix_tokens: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]] | None:
+    """Returns how many rows of an array of positions belong to prefix tokens, and the grid (gh, gw) of the others.
 
     Args:
-      rows: of the array of positions.
-      silent: tokens before the patches (CLS, registers). The rows are of all of them, of the first, or of none.
-      grid: (gh, gw) that the weights' config speaks of; None: it does not. Without, or where it does not fit, a square.
+      rows: of the array.
+      prefix_tokens: number of tokens before the patches (CLS, registers). All of them have positions, or only the first
+        one, or none.
+      grid: (gh, gw) according to the weights' config; None: unknown. If it is unknown or does not fit, the grid is
+        taken to be square.
 
     Returns:
-      None if no number fits.
+      None if no grid fits.
     """
-    candidates = [(prefix, rows - prefix) for prefix in (silent, min(silent, 1), 0) if rows > prefix]
+    candidates = [(prefix, rows - prefix) for prefix in (prefix_tokens, min(prefix_tokens, 1), 0) if rows > prefix]
     for prefix, patches in candidates:
         if grid and math.prod(grid) == patches:
             return prefix, grid
@@ -29,9 +31,16 @@ def grid_of(rows: int, *, silent: int, grid: tuple[int, int] | None) -> tuple[in
 
 
 def interpolate(positions_ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Positions [N, D] of a grid on another, by bicubic interpolation, antialiased where the grid gets coarser.
+    """Interpolates positions to another grid: bicubic, antialiased where the grid gets coarser.
 
-    As torch's `interpolate(mode="bicubic", antialias=True)`: Keys 1981 with a = -0.5.
+    The same as torch's `interpolate(mode="bicubic", antialias=True)`: Keys 1981 with a = -0.5.
+
+    Args:
+      positions_ND: float [N, D], N = gh·gw of the old grid.
+      old, new: grids (gh, gw).
+
+    Returns:
+      float [N, D], N of the new grid.
     """
     if tuple(old) == tuple(new):
         return positions_ND
@@ -41,8 +50,10 @@ def interpolate(positions_ND: np.ndarray, old: tuple[int, int], new: tuple[int, 
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:
-    """Fixed positions [N, D], as of MoCo v3 (Chen et al. 2021) in big_vision, which does not store them: sin and cos of
-    the column, then of the row, at D/4 frequencies from 1 to 1/10 000."""
+    """Returns the fixed positions float32 [N, D] of MoCo v3 (Chen et al. 2021), which big_vision does not store.
+
+    They are sin and cos of the column, then of the row, at D/4 frequencies from 1 to 1/10 000.
+    """
     rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1)
     frequencies = 10_000.0 ** -(np.arange(width // 4) / (width // 4 - 1))
     angles = columns * frequencies, rows * frequencies

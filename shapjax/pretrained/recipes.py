@@ -1,4 +1,4 @@
-"""How one parameter of ours is made of tensors of theirs, in tables that can be checked before anything is read."""
+"""Tables of how each of our parameters is made of their tensors; a table is checked before any tensor is read."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from shapjax.pretrained.weights import Weights
 
 
 class Recipe(NamedTuple):
-    """A parameter from tensors.
+    """The way from tensors to a parameter.
 
     Attributes:
-      names: of the tensors; of a block's, with {} for its number.
-      make: of the tensors float32, the parameter.
+      names: of the tensors; those of a block have {} in place of its number.
+      make: function of the tensors, float32, that returns the parameter.
     """
 
     names: tuple[str, ...]
@@ -25,25 +25,29 @@ Recipes = dict[tuple[str, ...], Recipe]  # by the parameter's path
 
 
 def names(recipes: Recipes, number: int | None = None) -> list[str]:
-    """The tensors that recipes need; of blocks', for the block of this number."""
+    """Returns the names of the tensors that recipes need; number: of the block, for recipes of blocks."""
     every = [name for recipe in recipes.values() for name in recipe.names]
     return list(dict.fromkeys(every if number is None else [name.format(number) for name in every]))
 
 
 def head_names(recipes: Recipes) -> frozenset[str]:
-    """The tensors that the head's parameters need."""
+    """Returns the names of the tensors that the head's parameters need."""
     return frozenset(names({path: recipe for path, recipe in recipes.items() if path[0] == "head"}))
 
 
 def make(weights: Weights, recipes: Recipes) -> dict[tuple[str, ...], np.ndarray]:
-    """The parameters by their paths."""
+    """Reads the tensors and returns the parameters by their paths."""
     return {path: recipe.make(*(weights[name] for name in recipe.names)) for path, recipe in recipes.items()}
 
 
 def make_stacked(weights: Weights, recipes: Recipes, depth: int, *, stacked: bool) -> dict[tuple[str, ...], np.ndarray]:
-    """The parameters [L, ...] of L = depth blocks, read block by block.
+    """Reads the tensors, block by block, and returns the parameters [L, ...] of L = depth blocks by their paths.
 
-    stacked: the tensors are [L, ...] too, and have no {} in their names.
+    Args:
+      weights: to read from.
+      recipes: of a block.
+      depth: L.
+      stacked: the tensors are [L, ...] too, and have no {} in their names.
     """
     def stack(recipe: Recipe) -> np.ndarray:
         whole = [weights[name] for name in recipe.names] if stacked else None
@@ -60,9 +64,15 @@ def make_stacked(weights: Weights, recipes: Recipes, depth: int, *, stacked: boo
 
 def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ...], tuple[int, ...]], layout: str, *,
                 depth: int | None = None, stacked: bool = False) -> None:
-    """UserError, naming the first few tensors, if the parameters would not have the shapes expected, by path.
+    """Raises UserError, naming the first few tensors, if parameters would not have the expected shapes. Reads nothing.
 
-    Nothing is read. depth: the recipes are of as many blocks; stacked: as of `make_stacked`.
+    Args:
+      weights: whose shapes are looked at.
+      recipes: of a block if depth is given.
+      expected: shapes of the parameters, by path.
+      layout: of the weights, for the message.
+      depth: number of blocks.
+      stacked: as in `make_stacked`.
     """
     wrong = []
     for path, recipe in recipes.items():
@@ -72,7 +82,7 @@ def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ..
                 # Zeros that take no memory stand for the tensors.
                 shapes = [shape[1:] if stacked and shape[:1] == (depth,) else shape for shape in given.values()]
                 shape = recipe.make(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
-            except (ValueError, IndexError):  # of numpy, on what does not go together
+            except (ValueError, IndexError):  # from numpy, if the shapes do not fit each other
                 shape = None
             if shape != expected[path]:
                 wrong += [f"{name} is {list(shape)}" for name, shape in given.items()]
@@ -81,24 +91,13 @@ def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ..
                         f"others: {few(wrong)}; is the file damaged, or of a variant of that model?")
 
 
-def nested(flat: dict[tuple[str, ...], np.ndarray]) -> dict:
-    """Parameters by path as nested dicts."""
-    tree = {}
-    for (*parents, last), value in flat.items():
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
-
-
 def torch_norm(path: tuple[str, ...], name: str) -> Recipes:
-    """Of torch's LayerNorm."""
+    """Returns the recipes of torch's LayerNorm."""
     return {(*path, "scale"): Recipe((f"{name}.weight",)), (*path, "bias"): Recipe((f"{name}.bias",))}
 
 
 def torch_linear(path: tuple[str, ...], name: str, *, scale: str | None = None) -> Recipes:
-    """Of torch's Linear, whose weight is [out, in]; scale: a tensor [out] that its result is multiplied by."""
+    """Returns the recipes of torch's Linear, weight [out, in]; scale: a tensor [out] to multiply its result by."""
     scales = (scale,) if scale else ()
     return {(*path, "kernel"): Recipe((f"{name}.weight", *scales), lambda weight, gamma=1: weight.T * gamma),
             (*path, "bias"): Recipe((f"{name}.bias", *scales), lambda bias, gamma=1: bias * gamma)}

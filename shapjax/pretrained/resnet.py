@@ -1,7 +1,7 @@
-"""Weights of residual networks, under the names of Hugging Face's transformers or of timm, which are torchvision's too.
+"""Weights of residual networks, under the names of Hugging Face's transformers or of timm, which torchvision shares.
 
-Batch norms become a scale and a bias a channel, their running statistics folded in: exactly what they compute in a
-trained classifier. Its head acts on each cell, and the mean of these votes is its logits.
+Batch norms become a scale and a bias for each channel, with the running statistics folded in: exactly what they compute
+in a trained classifier. The head acts on each cell, and the mean of these patch logits is the classifier's logits.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import unflatten_dict
 
 from shapjax.errors import UserError
 from shapjax.models.resnet import EXPANSION
@@ -30,7 +31,7 @@ _HUGGING_FACE_STEM = "embedder.embedder.convolution.weight"
 
 
 class _Layer(NamedTuple):
-    """A convolution and the norm after it: our paths, their names, and the shape of torch's kernel."""
+    """A convolution and the norm after it: our paths, their names, the shape of torch's kernel."""
 
     path: tuple[str, ...]
     norm_path: tuple[str, ...]
@@ -40,12 +41,12 @@ class _Layer(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Where tensors go.
+    """Which tensor goes where.
 
     Attributes:
-      layout, settings, channels, num_classes: of `Architecture`.
+      layout, settings, channels, num_classes: as in `Architecture`.
       layers: all but the head.
-      block: a pattern of the names of blocks' tensors.
+      block: pattern of the names of blocks' tensors.
       head: name of the classifier; None: there is none.
     """
 
@@ -59,17 +60,17 @@ class _Plan(NamedTuple):
 
 
 def recognize(weights: Weights) -> Architecture | None:
-    """The ResNet that weights are of; None: their names are of no ResNet.
+    """Returns the architecture of a ResNet's weights; None: their names are those of no ResNet.
 
     Raises:
-      UserError: if tensors are missing, have shapes that our ResNet has not, or are more than it has.
+      UserError: if tensors are missing, have other shapes than they should, or belong to parts that our ResNet lacks.
     """
     plan, config = _plan(weights), weights.config
     if plan is None:
         return None
     if config.get("downsample_in_first_stage") or config.get("hidden_act", "relu") != "relu":
         raise UserError(f"the config.json beside {weights.path} says downsample_in_first_stage, or a hidden_act other "
-                        "than relu, which this ResNet has not; use weights of a plain ResNet")
+                        "than relu, which this ResNet lacks; use weights of a plain ResNet")
     known = recipes.names(_recipes(plan))
     shapes = dict.fromkeys(known) | {layer.name: layer.shape for layer in plan.layers}
     if plan.head:
@@ -81,13 +82,14 @@ def recognize(weights: Weights) -> Architecture | None:
 
 
 def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """The parameters of a `models.resnet.ResNet` of the settings that `recognize` gave."""
+    """Returns the parameters of a `models.resnet.ResNet` with the settings that `recognize` gave."""
     table = _recipes(_plan(weights))
-    return Converted(recipes.nested(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights),
+    return Converted(unflatten_dict(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights),
                      head=recipes.head_names(table))
 
 
 def _plan(weights: Weights) -> _Plan | None:
+    """Returns the plan; None: the names are those of no ResNet."""
     hugging_face = next((name for name in weights if name.endswith(_HUGGING_FACE_STEM)), None)
     if hugging_face:
         layout, stem, head, prefix = ("Hugging Face ResNet", hugging_face, "classifier.1",
@@ -105,16 +107,16 @@ def _plan(weights: Weights) -> _Plan | None:
     width, channels = (*weights.shapes.get(stem, ()), 0, 0)[:2]
     classes = weights.shapes.get(f"{head}.bias", (None,))[0]
     settings = dict(
-        backbone="resnet", stem="7x7", patch_size=4 * 2 ** (len(stages) - 1), width=width, stages=stages,
+        backbone="resnet", patch_size=4 * 2 ** (len(stages) - 1), width=width, stages=stages,
         bottleneck=any(re.match(rf"{block}{re.escape(third)}\.", name) for name in weights),
-        stride_in_1x1=bool(weights.config.get("downsample_in_bottleneck", False)), norm="affine")
-    settings |= dict(head_scale="mean", center_votes=False) if classes else {}
+        stride_in_1x1=bool(weights.config.get("downsample_in_bottleneck", False)), batch_norm=True)
+    settings |= dict(head_scale="mean", center=False) if classes else {}
     layers = tuple(_layers(settings, channels, prefix, timm=not hugging_face))
     return _Plan(layout, settings, channels, classes, layers, block, head if classes else None)
 
 
 def _layers(settings: dict[str, Any], channels: int, prefix: str, *, timm: bool) -> Iterator[_Layer]:
-    """All layers with a kernel, in the order of computation."""
+    """Yields all layers with a kernel but the head, in the order of computation."""
     width, bottleneck = settings["width"], settings["bottleneck"]
 
     def layer(path: tuple[str, ...], names: tuple[str, str] | str, shape: tuple[int, int, int, int]) -> _Layer:
@@ -143,6 +145,7 @@ def _layers(settings: dict[str, Any], channels: int, prefix: str, *, timm: bool)
 
 
 def _recipes(plan: _Plan) -> Recipes:
+    """Returns the recipes of all parameters."""
     table = recipes.torch_linear(("head",), plan.head) if plan.head else {}
     for layer in plan.layers:
         table[*layer.path, "kernel"] = Recipe((layer.name,), as_conv)
@@ -155,4 +158,5 @@ def _recipes(plan: _Plan) -> Recipes:
 
 
 def _ignored(weights: Weights) -> frozenset[str]:
+    """Returns the names of the tensors that are of no use."""
     return frozenset(name for name in weights if name.endswith(".num_batches_tracked"))

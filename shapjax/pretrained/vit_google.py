@@ -1,4 +1,4 @@
-"""The names in .npz files of Google's vision_transformer (AugReg, …) and big_vision, whose blocks may be stacked."""
+"""Plans by the names in Google's .npz files, of vision_transformer (AugReg, …) or big_vision; blocks may be stacked."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from shapjax.pretrained.recipes import Recipe, Recipes
 from shapjax.pretrained.vit_plan import READS_CLS, Plan
 from shapjax.pretrained.weights import Weights
 
-# What precedes the names: nothing, or where big_vision's training state, or SigLIP's, has them.
+# Before the names: nothing, or their place in the training state of big_vision or of its SigLIP.
 _PREFIXES = ("", "params/", "opt/target/", "params/img/", "opt/target/img/")
 
 
 def plan(weights: Weights) -> Plan | None:
-    """Where the tensors go; None: the names are others."""
+    """Returns the plan; None: the names follow another scheme."""
     prefix = next((prefix for prefix in _PREFIXES if f"{prefix}embedding/kernel" in weights and any(
         name.startswith(f"{prefix}Transformer/encoderblock") for name in weights)), None)
     if prefix is None:
@@ -44,24 +44,27 @@ def plan(weights: Weights) -> Plan | None:
         block=_norm(("norm1",), f"{block}LayerNorm_0") | _norm(("norm2",), f"{block}{norm2}")
         | _attention(f"{block}{attention}", kernel[3])
         | _dense(("mlp_in",), f"{block}{mlp}/Dense_0") | _dense(("mlp_out",), f"{block}{mlp}/Dense_1"),
-        block_prefix=block, silent=(f"{prefix}cls",) if cls else (), class_token=cls, positions=positions, grid=None,
-        heads=weights.shapes[query][-2] if query in weights else None, activation="gelu_tanh", norm_epsilon=1e-6,
+        block_prefix=block, prefix_tokens=(f"{prefix}cls",) if cls else (), class_token=cls, positions=positions,
+        grid=None, heads=weights.shapes[query][-2] if query in weights else None, activation="gelu_tanh",
+        norm_epsilon=1e-6,
         ignored=rf"{prefix}(pre_logits|MAPHead_0|head)/|(params|opt/target)/(txt/|[tb]$)|opt/(?!target/)",
-        head_note=f"its head follows {between}, which is not linear, and is left out" if head and between else
+        head_note=f"the head follows {between}, which is not linear, and is left out" if head and between else
         READS_CLS if head and cls else "",
         stacked=stacked)
 
 
 def _norm(path: tuple[str, ...], name: str) -> Recipes:
+    """Returns the recipes of Flax's LayerNorm."""
     return {(*path, part): Recipe((f"{name}/{part}",)) for part in ("scale", "bias")}
 
 
 def _dense(path: tuple[str, ...], name: str) -> Recipes:
+    """Returns the recipes of Flax's Dense."""
     return {(*path, part): Recipe((f"{name}/{part}",)) for part in ("kernel", "bias")}
 
 
 def _attention(name: str, width: int) -> Recipes:
-    """Kernels of queries, keys, values [D, H, d], of the output [H, d, D]; biases [H, d] and [D]."""
+    """Returns the recipes of kernels [D, H, d] of queries, keys, values and [H, d, D] of the output, and of biases."""
     parts = ("query", "key", "value")
     return {
         ("attention", "qkv", "kernel"): Recipe(

@@ -1,4 +1,4 @@
-"""The names that Hugging Face's transformers gives tensors of ViT, DeiT, DINOv2 and SigLIP, in old and new files."""
+"""Plans by the names of Hugging Face's transformers for ViT, DeiT, DINOv2 and SigLIP, in old and new files."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ _LAYOUTS = {"vit": "ViT", "deit": "DeiT", "dinov2": "DINOv2", "dinov2_with_regis
 
 
 def plan(weights: Weights) -> Plan | None:
-    """Where the tensors go; None: the names are others."""
+    """Returns the plan; None: the names follow another scheme."""
     for name in weights:
         for patches, of_model in ((_VIT_PATCHES, _vit), (_SIGLIP_PATCHES, _siglip)):
             if name.endswith(f"{patches}.weight"):
@@ -24,7 +24,7 @@ def plan(weights: Weights) -> Plan | None:
 
 
 def _vit(weights: Weights, prefix: str) -> Plan | None:
-    """ViT, DeiT, DINOv2: `prefix` is "vit.", "deit.", … or, of models without a classifier, nothing."""
+    """Returns the plan of ViT, DeiT, DINOv2; prefix: of the names, "vit.", "deit.", …, or "" without a classifier."""
     embeddings = f"{prefix}embeddings."
     block = next((block for block in (f"{prefix}encoder.layer.{{}}.", f"{prefix}layers.{{}}.")
                   if any(name.startswith(block.format(0)) for name in weights)), None)
@@ -40,8 +40,8 @@ def _vit(weights: Weights, prefix: str) -> Plan | None:
     scales = [f"{block}layer_scale{i}.lambda1" if "layer_scale1.lambda1" in has else None for i in (1, 2)]
     dino = bool(scales[0])
 
-    silent = [f"{embeddings}cls_token"]
-    silent += [f"{embeddings}{name}" for name in ("distillation_token", "register_tokens")
+    prefix_tokens = [f"{embeddings}cls_token"]
+    prefix_tokens += [f"{embeddings}{name}" for name in ("distillation_token", "register_tokens")
                if f"{embeddings}{name}" in weights]
     sizes = torch_patch_sizes(f"{prefix}{_VIT_PATCHES}", weights.shapes[f"{prefix}{_VIT_PATCHES}.weight"])
     head, head_note = _head(weights, sizes["width"])
@@ -53,16 +53,17 @@ def _vit(weights: Weights, prefix: str) -> Plan | None:
         | torch_qkv(tuple(attention + part for part in parts), bias=f"{attention}{parts[0]}.bias".format(0) in weights)
         | torch_linear(("attention", "out"), out, scale=scales[0])
         | torch_linear(("mlp_in",), block + mlp[0]) | torch_linear(("mlp_out",), block + mlp[1], scale=scales[1]),
-        block_prefix=block, silent=tuple(silent), class_token=True, positions=f"{embeddings}position_embeddings",
+        block_prefix=block, prefix_tokens=tuple(prefix_tokens), class_token=True,
+        positions=f"{embeddings}position_embeddings",
         ignored=rf"({re.escape(prefix)})?pooler\.|{re.escape(embeddings)}mask_token|distillation_classifier\.",
         head_note=head_note)
 
 
 def _siglip(weights: Weights, prefix: str) -> Plan | None:
-    """SigLIP's vision tower: no CLS token; its classifier reads the mean of the tokens, its pooling is not used."""
+    """Returns the plan of SigLIP's vision tower: no CLS token; a classifier reads the mean of the tokens."""
     block, patches = f"{prefix}encoder.layers.{{}}.", f"{prefix}{_SIGLIP_PATCHES}"
     if f"{prefix}embeddings.class_embedding" in weights or f"{block.format(0)}self_attn.q_proj.weight" not in weights:
-        return None  # CLIP's tower is another
+        return None  # CLIP's tower
     config = weights.config.get("vision_config", weights.config)
     sizes = torch_patch_sizes(patches, weights.shapes[f"{patches}.weight"])
     return Plan(
@@ -74,17 +75,18 @@ def _siglip(weights: Weights, prefix: str) -> Plan | None:
         | torch_qkv(tuple(f"{block}self_attn.{part}_proj" for part in "qkv"), bias=True)
         | torch_linear(("attention", "out"), f"{block}self_attn.out_proj")
         | torch_linear(("mlp_in",), f"{block}mlp.fc1") | torch_linear(("mlp_out",), f"{block}mlp.fc2"),
-        block_prefix=block, silent=(), class_token=False, positions=f"{prefix}embeddings.position_embedding.weight",
+        block_prefix=block, prefix_tokens=(), class_token=False,
+        positions=f"{prefix}embeddings.position_embedding.weight",
         ignored=rf"{re.escape(prefix)}(head|embeddings\.position_ids)|text_model\.|logit_(scale|bias)$")
 
 
 def _head(weights: Weights, width: int) -> tuple[Recipes, str]:
-    """Recipes of the classifier, none if there is none, and what is to be known of it."""
+    """Returns the recipes of the classifier, none if there is none, and the note on it."""
     name = next((name for name in ("classifier", "cls_classifier") if f"{name}.weight" in weights), None)
     if name is None:
         return {}, ""
     head = torch_linear(("head",), name)
-    if weights.shapes[f"{name}.weight"][-1] == 2 * width:  # DINOv2's reads CLS beside the mean of the patches
+    if weights.shapes[f"{name}.weight"][-1] == 2 * width:  # DINOv2's reads CLS and the mean of the patches
         kernel = head["head", "kernel"]
         head["head", "kernel"] = kernel._replace(make=lambda x: (x[:, :width] + x[:, width:]).T)
     return head, READS_CLS
@@ -92,7 +94,7 @@ def _head(weights: Weights, width: int) -> tuple[Recipes, str]:
 
 def _known(config: dict[str, Any], default: str, patch_size: int, *, norm_epsilon: float, activation: str
            ) -> dict[str, Any]:
-    """What the config tells, or else the model's defaults: fields of `Plan`."""
+    """Returns fields of `Plan` from the config, or else the model's defaults."""
     kind = str(config.get("model_type", default))
     size = config.get("image_size")
     height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)

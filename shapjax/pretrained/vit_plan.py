@@ -1,4 +1,4 @@
-"""What a scheme of names says of a ViT's weights: which tensor goes where."""
+"""The plan of a ViT's weights, which tensor goes where, as each scheme of names makes one."""
 
 from typing import NamedTuple
 
@@ -7,27 +7,28 @@ import numpy as np
 from shapjax.errors import UserError
 from shapjax.pretrained.recipes import Recipe, Recipes
 
-READS_CLS = "its head read the CLS token and now reads the patches: fine-tune"
+READS_CLS = "the head was trained on the CLS token and now acts on the patches: fine-tune the model"
 
 
 class Plan(NamedTuple):
     """Which tensor goes where.
 
     Attributes:
-      layout, mean, std: of `Architecture`.
+      layout, mean, std: as in `Architecture`.
       patch_size, channels, width: p, C, D.
-      top: recipes outside of the blocks, but for positions and prefix tokens; with "head" where the weights have a
-        linear one that can act on tokens.
+      top: recipes outside of the blocks, without positions and prefix tokens; with "head" if the weights have a linear
+        one that can act on tokens.
       block: recipes of a block.
       block_prefix: of the names of a block's tensors, with {} for its number.
-      silent: tensors of the tokens that do not vote, in their order: CLS first if `class_token`.
-      class_token: whether there is a CLS token.
-      positions: the tensor; None: fixed ones, `positions.sincos`.
-      grid: of the positions, as far as the config beside the weights tells it, or None.
-      heads, activation, norm_epsilon, norm_place: of `config.model`; heads: None where nothing tells them.
-      ignored: a pattern of names, from their start, that are known to be of no use.
-      head_note: of `Converted`.
-      stacked: a block's tensors are those of all blocks, [L, ...].
+      prefix_tokens: names of the tensors of the prefix tokens, in their order: CLS first if `class_token`.
+      class_token: there is a CLS token.
+      positions: name of the tensor; None: fixed ones, `positions.sincos`.
+      grid: (gh, gw) of the positions according to the config beside the weights; None: unknown.
+      heads: attention heads; None: unknown.
+      activation, norm_epsilon, norm_place: settings of the model.
+      ignored: pattern that matches, from the start, the names of tensors known to be of no use.
+      head_note: as in `Converted`.
+      stacked: the tensors of a block are [L, ...], those of all blocks.
     """
 
     layout: str
@@ -39,7 +40,7 @@ class Plan(NamedTuple):
     top: Recipes
     block: Recipes
     block_prefix: str
-    silent: tuple[str, ...]
+    prefix_tokens: tuple[str, ...]
     class_token: bool
     positions: str | None
     grid: tuple[int, int] | None
@@ -53,7 +54,12 @@ class Plan(NamedTuple):
 
 
 def torch_qkv(queries_keys_values: tuple[str, str, str], *, bias: bool) -> Recipes:
-    """Our one product for queries, keys and values from torch's three Linear; bias: whether these have one."""
+    """Returns the recipes of our one product for queries, keys and values, from torch's three Linear.
+
+    Args:
+      queries_keys_values: names of the Linear.
+      bias: they have biases; else ours are zero.
+    """
     q, k, v = queries_keys_values
     kernel = Recipe((f"{q}.weight", f"{k}.weight", f"{v}.weight"), lambda *x: np.concatenate(x).T)
     if bias:
@@ -64,18 +70,18 @@ def torch_qkv(queries_keys_values: tuple[str, str, str], *, bias: bool) -> Recip
 
 
 def zeros(weight: str, *, times: int = 1) -> Recipe:
-    """The bias that a torch layer of this weight [out, ...] goes without, so many times over."""
+    """Returns the recipe of a zero bias for a torch layer of this weight [out, ...], repeated `times` times."""
     return Recipe((weight,), lambda weight: np.zeros(times * len(weight), np.float32))
 
 
 def torch_patches(name: str, *, bias: bool = True) -> Recipes:
-    """The embedding of patches from torch's convolution [D, C, p, p]; bias: whether it has one."""
+    """Returns the recipes of the patch embedding, from torch's convolution [D, C, p, p]; bias: it has one."""
     return {("embedding", "kernel"): Recipe((f"{name}.weight",), lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x))),
             ("embedding", "bias"): Recipe((f"{name}.bias",)) if bias else zeros(f"{name}.weight")}
 
 
 def torch_patch_sizes(name: str, shape: tuple[int, ...]) -> dict[str, int]:
-    """patch_size, channels and width of a `Plan` from the shape of that convolution's weight."""
+    """Returns patch_size, channels and width of a `Plan`, from the shape of that convolution's weight."""
     if len(shape) != 4 or shape[2] != shape[3]:
         raise UserError(f"tensor {name}.weight is {list(shape)}, expected [width, channels, p, p] for square patches")
     return dict(patch_size=shape[2], channels=shape[1], width=shape[0])

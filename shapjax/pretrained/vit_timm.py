@@ -1,4 +1,4 @@
-"""The names that timm gives the tensors of ViT and DeiT, which DINOv2's and others' own code share."""
+"""Plans by timm's names for ViT and DeiT, which the code of DINOv2's and other authors shares."""
 
 import re
 from typing import Any
@@ -10,13 +10,13 @@ from shapjax.pretrained.vit_plan import READS_CLS, Plan, torch_patch_sizes, torc
 from shapjax.pretrained.weights import Weights
 
 _BLOCK = "blocks.{}."
-# Models by name that differ in what no tensor shows.
+# Attention heads and activations, by the model's name, that no tensor shows.
 _HEADS = {"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2, "test_vit3": 3}
 _TANH = r"vit_(base_patch32_siglip|large_patch16_siglip(_gap)?_512|so400m_patch16_siglip|giantopt_patch16_siglip)"
 
 
 def plan(weights: Weights) -> Plan | None:
-    """Where the tensors go; None: the names are others."""
+    """Returns the plan; None: the names follow another scheme."""
     if "patch_embed.proj.weight" not in weights or f"{_BLOCK.format(0)}attn.qkv.weight" not in weights:
         return None
     config = weights.config
@@ -47,18 +47,18 @@ def plan(weights: Weights) -> Plan | None:
         | torch_linear(("mlp_in",), f"{_BLOCK}mlp.fc1")
         | torch_linear(("mlp_out",), f"{_BLOCK}mlp.fc2", scale=scales[1]),
         block_prefix=_BLOCK,
-        silent=tuple(key for key in ("cls_token", "dist_token", "reg_token") if key in weights),
+        prefix_tokens=tuple(key for key in ("cls_token", "dist_token", "reg_token") if key in weights),
         class_token="cls_token" in weights, positions="pos_embed",
         grid=_grid(config, arguments, sizes["patch_size"]), heads=arguments.get("num_heads") or _HEADS.get(name),
         activation="quick_gelu" if "quickgelu" in name else "gelu_tanh" if re.match(_TANH, name) else "gelu",
         norm_epsilon=1e-5 if "_clip_" in name else 1e-6, norm_place=place,
         ignored=r"head_dist\.|attn_pool\.|mask_token$|head\.",
         head_note=READS_CLS if kept and pool == "token" else
-        f"its head follows pooling by {pool} and is left out" if lost else "")
+        f"the head follows pooling by {pool} and is left out" if lost else "")
 
 
 def _pool(weights: Weights, name: str) -> str:
-    """How the tokens become one: "token" (CLS), "avg", "map" (by attention), …."""
+    """Returns how timm pools the tokens: "token" (CLS), "avg", "map" (by attention), …."""
     said = weights.config.get("global_pool")
     if said:
         return said
@@ -68,6 +68,7 @@ def _pool(weights: Weights, name: str) -> str:
 
 
 def _grid(config: dict[str, Any], arguments: dict[str, Any], patch_size: int) -> tuple[int, int] | None:
+    """Returns the grid (gh, gw) according to the config; None: unknown."""
     size = arguments.get("img_size") or (config.get("pretrained_cfg") or {}).get("input_size")
     if isinstance(size, int):
         size = [size, size]

@@ -1,10 +1,11 @@
-"""Files of weights under one interface: a read-only mapping from a tensor's name to its numbers, read one by one.
+"""Files of weights as a read-only mapping from a tensor's name to its values, which are read one tensor at a time.
 
-.safetensors, one file or shards with an index, and numpy's .npz. Nothing is unpickled: a file that would have to be is
+The formats are .safetensors, one file or shards with an index, and numpy's .npz. Nothing is unpickled: pickles are
 refused unopened.
 """
 
 import json
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +23,13 @@ INDEX = "model.safetensors.index.json"
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """The tensors of a file or directory; made by `open_weights`. Reading one gives float32 [shape], a fresh array.
+    """The tensors of a file or directory, made by `open_weights`; each is read as a fresh array, float32.
 
     Attributes:
       path: that was opened.
       shapes: of all tensors by name, from the headers alone.
-      config: of the config.json that lies beside the tensors, {} where there is none.
-      preprocessor: of the preprocessor_config.json, as Hugging Face writes it beside them; {} where there is none.
+      config: content of the config.json beside the tensors; {} if there is none.
+      preprocessor: content of the preprocessor_config.json that Hugging Face writes beside them; {} if there is none.
     """
 
     def __init__(self, path: pathlib.Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], np.ndarray]):
@@ -57,16 +58,18 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
 
-def open_weights(path: str | pathlib.Path) -> Weights:
-    """The weights in a file or directory.
+def open_weights(path: str | os.PathLike) -> Weights:
+    """Opens the weights in a file or directory.
 
     Args:
       path: a .safetensors or .npz file, or a directory with model.safetensors, with shards and their
         model.safetensors.index.json, or with one file of any name.
 
     Raises:
-      UserError: if there are none, they are damaged, or they could only be read by running what they hold.
+      UserError: if there are none, they are damaged, or they are pickles.
     """
+    if "://" in os.fspath(path):
+        raise UserError(f"weights {path} are not on a local disk, from which they are read; copy them to one")
     path = pathlib.Path(path).expanduser()
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
@@ -81,7 +84,7 @@ def open_weights(path: str | pathlib.Path) -> Weights:
 
 
 def _file_in(directory: pathlib.Path) -> pathlib.Path:
-    """The file of a directory that holds its weights, or tells where they are."""
+    """Returns the file of a directory that holds its weights, or the index of shards."""
     for name in ("model.safetensors", INDEX):
         if (directory / name).is_file():
             return directory / name
@@ -99,6 +102,7 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
 
 
 def _how_to_convert(file: pathlib.Path) -> str:
+    """Returns how a person can convert a pickle."""
     return (f"{file} is a pickle, which can run any code, and is not opened; where you trust it, convert it: python -c "
             f"\"import torch, safetensors.torch as s; d = torch.load('{file}', 'cpu', weights_only=True); s.save_file("
             f"{{k: v.contiguous().clone() for k, v in d.get('model', d).items()}}, "
@@ -106,6 +110,7 @@ def _how_to_convert(file: pathlib.Path) -> str:
 
 
 def _safetensors(path: pathlib.Path, files: list[pathlib.Path]) -> Weights:
+    """Opens safetensors files."""
     handle_of, shapes = {}, {}
     for file in files:
         try:
@@ -118,11 +123,11 @@ def _safetensors(path: pathlib.Path, files: list[pathlib.Path]) -> Weights:
 
 
 def _sharded(path: pathlib.Path, index: pathlib.Path) -> Weights:
-    """What an index lists; its files lie beside it."""
+    """Opens the shards that an index lists, which lie beside it."""
     files_of = _json(index).get("weight_map")
     if not isinstance(files_of, dict) or not files_of or not all(
             isinstance(file, str) and file == pathlib.Path(file).name for file in files_of.values()):
-        raise UserError(f"{index} is no index of shards; expected a \"weight_map\" from tensors to files beside it")
+        raise UserError(f"{index} is not an index of shards; expected a \"weight_map\" from tensors to files beside it")
     shards = sorted(set(files_of.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
@@ -136,6 +141,7 @@ def _sharded(path: pathlib.Path, index: pathlib.Path) -> Weights:
 
 
 def _npz(path: pathlib.Path, file: pathlib.Path) -> Weights:
+    """Opens an .npz; numpy's own reader would read a tensor to tell its shape."""
     shapes = {}
     try:
         archive = zipfile.ZipFile(file)
@@ -159,7 +165,7 @@ def _npz(path: pathlib.Path, file: pathlib.Path) -> Weights:
 
 
 def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array in numpy's format, without its numbers."""
+    """Reads the shape and dtype of an array in numpy's format, without its values."""
     version = np.lib.format.read_magic(array)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(array)
@@ -167,7 +173,7 @@ def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file."""
+    """Reads a JSON object; {} if there is no such file."""
     if not file.is_file():
         return {}
     try:
@@ -180,6 +186,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
+    """Returns the error for people of files that cannot be read."""
     reason = " ".join(str(error).split())[:200]
     return UserError(f"weights {path} are damaged or incomplete: {type(error).__name__}: {reason}; download or copy "
                      "them again")

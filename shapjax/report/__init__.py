@@ -1,1 +1,1 @@
-"""Pictures of votes and the report page of one or two evaluated runs."""
+"""Draws Shapley values as heatmaps and writes the report page of one or two evaluated models."""

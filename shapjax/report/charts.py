@@ -1,4 +1,4 @@
-"""Line charts as the page's templates draw them: points and ticks in the units of an SVG."""
+"""Lays out line charts for the page's templates: points and ticks in the units of an SVG."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 428, 10, 222  # of the plot inside
 
 
 class Line(NamedTuple):
-    """A method's curve."""
+    """A method's curve: its key, its title and its points (x, y)."""
 
     key: str
     title: str
@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def fraction_chart(lines: Sequence[Line], *, x_end: float) -> dict:
-    """Shares (0 to 1) over the fraction of patches, from 0 to `x_end`.
+    """Lays out shares (0 to 1) over the fraction of patches, from 0 to `x_end`.
 
     Args:
       lines: the later ones are drawn above the earlier ones.
@@ -33,7 +33,7 @@ def fraction_chart(lines: Sequence[Line], *, x_end: float) -> dict:
 
 
 def budget_chart(lines: Sequence[Line]) -> dict:
-    """R² over a number of coalitions, on a logarithmic axis. R² below 0 is drawn at the lower edge."""
+    """Lays out R² over the number of coalitions, on a logarithmic axis; R² below 0 lies at the lower edge."""
     budgets = sorted({x for line in lines for x, _ in line.points})
     shown = budgets[:: math.ceil(len(budgets) / 8)]
     lines = [Line(key, title, [(math.log2(x), max(y, 0.0)) for x, y in points]) for key, title, points in lines]

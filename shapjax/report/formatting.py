@@ -1,10 +1,10 @@
-"""Numbers as people read them: a real minus, few digits, nothing rounded to what it is not."""
+"""Formats numbers for people: with a real minus, few digits, and nothing rounded to what it is not."""
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def signed(value: float, *, digits: int = 2, plus: str = "+") -> str:
-    """A number with its sign, a real minus, and no sign if it rounds to zero."""
+    """Formats a number with its sign, a real minus, and no sign if it rounds to zero."""
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
@@ -12,7 +12,7 @@ def signed(value: float, *, digits: int = 2, plus: str = "+") -> str:
 
 
 def percent(share: float) -> str:
-    """0.9731 as "97.3 %"; what is not quite all or nothing is not rounded to it."""
+    """Formats 0.9731 as "97.3 %"; rounds to 0 or 100 % only what is exactly that."""
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     if 0 < share < 0.0005:
@@ -21,22 +21,22 @@ def percent(share: float) -> str:
 
 
 def probability_text(probability: float) -> str:
-    """`percent` of a softmax, which is never all or nothing, whatever float32 has rounded it to."""
+    """Formats a softmax as `percent`, never as 0 or 100 %, whatever float32 has rounded it to."""
     return percent(min(max(probability, 1e-9), 1 - 1e-9))
 
 
 def decimal(number: float | None, *, digits: int = 2) -> str:
-    """A number with a real minus; "undefined" for None."""
+    """Formats a number with a real minus; "undefined" for None."""
     return "undefined" if number is None else signed(number, digits=digits, plus="")
 
 
 def count(number: float) -> str:
-    """65536 as "65 536", with a narrow space that no line breaks at."""
+    """Formats 65536 as "65 536", with a narrow space that no line breaks at."""
     return f"{int(number):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def scientific(number: float) -> str:
-    """3.3e-06 as "3.3 × 10⁻⁶"."""
+    """Formats 3.3e-06 as "3.3 × 10⁻⁶"."""
     if number == 0:
         return "0"
     mantissa, exponent = f"{number:.1e}".split("e")
@@ -47,7 +47,7 @@ def scientific(number: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """0.0012 as "1.2 ms"; "–" for None."""
+    """Formats 0.0012 as "1.2 ms"; "–" for None."""
     if seconds is None:
         return "–"
     if seconds == 0:
@@ -58,7 +58,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(bytes: float | None) -> str:
-    """3400000 as "3.4 MB"; "–" for None."""
+    """Formats 3400000 as "3.4 MB"; "–" for None."""
     if bytes is None:
         return "–"
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -67,17 +67,17 @@ def size(bytes: float | None) -> str:
 
 
 def passes(number: float | None) -> str:
-    """Forward passes: 2048 as "2 048", 33.5 as "33.5"; "–" for None."""
+    """Formats a number of forward passes: 2048 as "2 048", 33.5 as "33.5"; "–" for None."""
     if number is None:
         return "–"
     return count(round(number)) if number >= 100 or number == int(number) else f"{number:.1f}"
 
 
 def interval(low: float, high: float, *, digits: int) -> str:
-    """The ends of an interval, "[0.12, 0.15]"."""
+    """Formats the ends of an interval, "[0.12, 0.15]"."""
     return f"[{decimal(low, digits=digits)}, {decimal(high, digits=digits)}]"
 
 
 def _two_digits(number: float) -> str:
-    """At least two digits: 1.2, 12, 1 234."""
+    """Formats with at least two digits: 1.2, 12, 1 234."""
     return count(round(number)) if number >= 9.95 else f"{number:.1f}"

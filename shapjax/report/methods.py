@@ -1,4 +1,4 @@
-"""What the page says about the methods compared: the table, the curves, the explorer's data."""
+"""Prepares the page's sections on the methods compared: the table, the curves, the explorer's data."""
 
 import base64
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from shapjax.report import charts, pictures
-from shapjax.report.comparison import CURVES, Comparison
 from shapjax.report.formatting import decimal, duration, interval, passes, signed, size
 from shapjax.report.heatmap import COLORS, has_dark_ground
+from shapjax.report.reading import Comparison
 
 OWN = "phi"  # the method that is the model itself
 SHAPLEY_VALUED = ("phi", "exact", "kernel_shap", "permutation")  # of one unit, so that one scale makes sense
@@ -30,7 +30,7 @@ _CURVES = {
 
 
 def table(comparison: Comparison) -> dict:
-    """Columns and rows of the table; rows from best to worst by deletion, or by the first metric if it has none."""
+    """Returns the table's columns and rows, best first by deletion, or by the first metric where that is not there."""
     summary = comparison.summary
     columns = [
         {"key": m["key"], "title": m["title"], "better": m["better"], "hint": m["hint"]} for m in summary["metrics"]]
@@ -58,10 +58,10 @@ def table(comparison: Comparison) -> dict:
 
 
 def curves(comparison: Comparison) -> dict | None:
-    """The charts that can be drawn, and their legend; None if no method has curves."""
+    """Returns the charts that can be drawn, and their legend; None if no method has curves."""
     methods = _own_last(comparison.summary["methods"])
     found = []
-    for kind in CURVES:
+    for kind in _CURVES:
         lines = [
             charts.Line(method["key"], method["title"], [
                 (x, float(y)) for x, y in zip(_fractions(kind, len(points)), points, strict=True)])
@@ -81,9 +81,9 @@ def curves(comparison: Comparison) -> dict | None:
     return {"charts": found, "legend": legend, "slots": {key: slot for slot, key in enumerate(lit)}}
 
 
-def efficiency(comparison: Comparison) -> dict | None:
-    """KernelSHAP's R² as its budget grows beside phi's own; None if it was not measured."""
-    measured = comparison.summary.get("efficiency")
+def sample_efficiency(comparison: Comparison) -> dict | None:
+    """Returns a chart of KernelSHAP's R² by its budget, beside phi's own R²; None if it was not measured."""
+    measured = comparison.summary.get("sample_efficiency")
     if not measured or not measured["kernel_shap"]:
         return None
     points = sorted((point["coalitions"], point["r2"]) for point in measured["kernel_shap"])
@@ -96,7 +96,7 @@ def efficiency(comparison: Comparison) -> dict | None:
 
 
 def explorer(comparison: Comparison) -> dict | None:
-    """What the explorer's controls and its script need; None if there are no images.
+    """Returns what the explorer's controls and its script need; None if there are no images.
 
     Numbers travel as base64: float32 attributions [m, e, C, N] and deleted [m, e, C, N + 1], uint16 order [m, e, C, N].
     """
@@ -173,12 +173,12 @@ def _fractions(kind: str, points: int) -> list[float]:
 
 
 def _own_last(methods: Sequence[dict]) -> list[dict]:
-    """Drawn last, it lies above the others."""
+    """Returns the methods with the model's own last: drawn last, its line lies above the others."""
     return sorted(methods, key=lambda method: method["key"] == OWN)
 
 
 def _explorer_places(methods: Sequence[dict]) -> list[int]:
-    """Positions of the methods in the order of the maps: the model's own, others of its unit, the rest, baselines."""
+    """Returns the methods' positions in the order of the maps: the model's own, others in logits, others, baselines."""
     def rank(place: int) -> int:
         key, family = methods[place]["key"], methods[place]["family"]
         return SHAPLEY_VALUED.index(key) if key in SHAPLEY_VALUED else len(SHAPLEY_VALUED) + (family == "baseline")

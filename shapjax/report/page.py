@@ -1,6 +1,6 @@
-"""The report: one HTML file, with nothing to fetch, on what one or two evaluated runs do.
+"""Writes the report: one HTML file, with nothing to fetch, about one or two evaluated models.
 
-The same runs give the same bytes, so a report can be kept under version control.
+The same evaluations give the same bytes, so a report can be kept under version control.
 """
 
 import base64
@@ -9,101 +9,103 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 
 import jinja2
-import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
-from shapjax import paths as files
-from shapjax.config import flatten
+from shapjax.config import FREE_TO_CHANGE, flatten
 from shapjax.errors import UserError
-from shapjax.metrics.shapley_error import shapley_error
-from shapjax.report import figures, methods
-from shapjax.report.comparison import Comparison
+from shapjax.paths import as_path, write_text
+from shapjax.report import figures, gallery, methods, plots
 from shapjax.report.formatting import count, decimal, percent, probability_text, scientific, signed
-from shapjax.report.heatmap import MAX_LABELED_PATCHES, color_limit, gradient, number_colors, overlay, value_text
-from shapjax.report.pictures import image_height, is_small, png_uri, svg_uri
-from shapjax.report.runs import TRUTHS, Run, read_run
+from shapjax.report.heatmap import gradient, value_text
+from shapjax.report.pictures import svg_uri
+from shapjax.report.reading import GROUND_TRUTHS, Comparison, Run, read_run, unusable
 
 GALLERY_IMAGES = 12
 SCRIPTS = ("format.js", "table.js", "curves.js", "explorer.js")
+WEIGHT = "shapley.weight"  # the setting that makes a baseline model
+
+# What a damaged file makes of the lines below, which take for granted what evaluations write.
+_DAMAGE = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError, jinja2.TemplateError)
 
 
-def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Path:
-    """Writes `output_dir`/index.html about one or two runs and returns its path.
+def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> epath.Path:
+    """Writes `output_dir`/index.html about one or two evaluated models and returns its path.
 
     The file appears whole or not at all.
 
     Args:
       output_dir: made if it is not there.
-      runs: run directories; the first is the model, the second (if any) the run it is compared with, usually its plain
-        twin (shapley_weight = 0).
+      runs: directories that eval.py wrote to; the first is of the model, the second (if any) of what it is compared
+        with, usually its baseline model (shapley.weight = 0).
 
     Raises:
-      UserError: if files of a run are missing or broken, or the runs are of different data.
+      UserError: if files are missing or damaged, or the models were evaluated on different data.
     """
     if not 1 <= len(runs) <= 2:
-        raise UserError(f"a report is about one run, or a model and its plain twin, not {len(runs)} runs")
-    html = render([read_run(Path(run)) for run in runs])
-    page = Path(output_dir) / "index.html"
+        raise UserError(f"a report is about one run, or a model and its baseline model, not {len(runs)} runs")
+    read = [read_run(run) for run in runs]
     try:
-        with files.replacing(page) as part:
-            part.write_text(html, "utf-8")
+        html = render(read)
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise unusable(read, error) from error
+    path = as_path(output_dir) / "index.html"
+    try:
+        write_text(path, html)
     except OSError as error:
-        raise UserError(f"cannot write {page} ({error.strerror}): give another --output") from None
-    return page
+        raise UserError(f"cannot write {path} ({error.strerror or error}): give another --output") from None
+    return path
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The HTML of the page about one or two runs (the first is the model)."""
-    model, twin = runs[0], runs[1] if len(runs) == 2 else None
-    if twin is not None:
+    """Returns the HTML of the page about one or two runs, the first of which is the model."""
+    model, other = runs[0], runs[1] if len(runs) == 2 else None
+    if other is not None:
         data = [(run.evaluation["dataset"], run.evaluation["split"]) for run in runs]
         if data[0] != data[1]:
             raise UserError(
-                f"{model.directory} was evaluated on {' '.join(data[0])}, {twin.directory} on {' '.join(data[1])}:"
+                f"{model.directory} was evaluated on {' '.join(data[0])}, {other.directory} on {' '.join(data[1])}:"
                 " a report needs two runs of the same data")
+    is_baseline = other is not None and other.evaluation["shapley_weight"] == 0
     labels = ["Model"]
-    if twin is not None:
-        labels.append("Plain twin" if twin.evaluation["shapley_weight"] == 0 else twin.directory.resolve().name)
+    if other is not None:
+        labels.append("Baseline model" if is_baseline else other.directory.resolve().name)
 
-    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "truth" in run.arrays]
-    if "truth" not in model.arrays:
-        measured = []  # the twin's agreement alone says nothing about the model
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shapjax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        percent=percent, probability=probability_text, signed=signed, count=count, scientific=scientific,
-        decimal=decimal, value_text=value_text)
-    template = environment.get_template("page.html")
+    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "ground_truth" in run.arrays]
+    if "ground_truth" not in model.arrays:
+        measured = []  # the other's agreement alone says nothing about the model
     errors = model.evaluation["shapley_error"]
-    truth = TRUTHS[errors["truth"]] if errors else "exact"
-    r2 = [None] * len(model.arrays["images"])
-    if "truth" in model.arrays:
-        r2 = shapley_error(model.arrays["shapley"], model.arrays["truth"])["r2_per_image"]
+    kind = GROUND_TRUTHS[errors["ground_truth"]] if errors else "exact"
+    r2 = errors["r2_per_image"] if errors else [None] * len(model.arrays["images"])
     logs = [(label, run.records) for label, run in zip(labels, runs, strict=True) if run.records]
-    return template.render(
+    settings = _settings([run.evaluation.get("config") for run in runs])
+    return _template().render(
         model=model.evaluation,
-        twin=twin.evaluation if twin else None,
-        twin_is_plain=twin is not None and twin.evaluation["shapley_weight"] == 0,
+        other=other.evaluation if other else None,
+        is_baseline=is_baseline,
         labels=labels,
-        hero=_hero(model),
-        pictures=[_picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
+        hero=gallery.hero(model),
+        pictures=[gallery.picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
-        rows=_comparison([run.evaluation for run in runs], truth),
-        truth=truth,
+        rows=_metrics([run.evaluation for run in runs], kind),
+        kind=kind,
         agreement=_variants(
-            figures.agreement_figure,
+            plots.agreement_figure,
             [run.arrays["shapley"] for _, run in measured],
-            [run.arrays["truth"] for _, run in measured],
+            [run.arrays["ground_truth"] for _, run in measured],
+            r2=[run.evaluation["shapley_error"]["r2"] for _, run in measured],
             titles=[label for label, _ in measured],
-            truth=truth,
+            kind=kind,
         ) if measured else None,
         measured_runs=len(measured),
-        curves=_variants(figures.curves_figure, logs) if logs else None,
-        settings=_settings([run.config for run in runs]),
+        curves=_variants(plots.curves_figure, logs) if logs else None,
+        settings=settings,
+        differing=[row["name"] for row in settings if row["differs"] and row["name"] not in FREE_TO_CHANGE],
+        weight=WEIGHT,
         runs=[
             {
                 "label": label,
@@ -119,8 +121,18 @@ def render(runs: Sequence[Run]) -> str:
     )
 
 
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("shapjax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        percent=percent, probability=probability_text, signed=signed, count=count, scientific=scientific,
+        decimal=decimal, value_text=value_text)
+    return environment.get_template("page.html")
+
+
 def _methods(comparison: Comparison) -> dict:
-    """The sections about methods and the script they need, with its hash: the page runs no other."""
+    """Returns the sections about methods, and the script they need with its hash: the page runs no other."""
     folder = resources.files("shapjax.report") / "templates"
     parts = "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS)
     script = f'(() => {{\n"use strict";\n{parts}}})();\n'
@@ -128,15 +140,15 @@ def _methods(comparison: Comparison) -> dict:
         "summary": comparison.summary,
         "table": methods.table(comparison),
         "curves": methods.curves(comparison),
-        "efficiency": methods.efficiency(comparison),
+        "sample_efficiency": methods.sample_efficiency(comparison),
         "explorer": methods.explorer(comparison),
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
-def _comparison(evaluations: Sequence[Mapping], truth: str) -> list[dict]:
-    """Rows of the table: name, hint, and a value for each run; truth says what the true values are, "exact" or not."""
+def _metrics(evaluations: Sequence[Mapping], kind: str) -> list[dict]:
+    """Returns the rows of the table: name, hint, and a value for each run; `kind` is "exact" or "estimated"."""
 
     def accuracy(value: float, images: int) -> str:
         return f"{100 * value:.1f} ± {100 * (value * (1 - value) / images) ** 0.5:.1f} %"
@@ -146,15 +158,21 @@ def _comparison(evaluations: Sequence[Mapping], truth: str) -> list[dict]:
         return [decimal(error[key], digits=digits) if error else "not measured" for error in errors]
 
     higher, lower = "higher is better", "lower is better"
-    return [
+    rows = [
         {"name": "Top-1 accuracy", "hint": higher,
          "values": [accuracy(e["accuracy_top1"], e["images"]) for e in evaluations]},
         {"name": "Top-5 accuracy", "hint": higher,
          "values": [accuracy(e["accuracy_top5"], e["images"]) for e in evaluations]},
         {"name": "Cross-entropy", "hint": lower,
          "values": [decimal(e["cross_entropy"], digits=3) for e in evaluations]},
-        {"name": f"R² against {truth} values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
-        {"name": "R² of the shares", "hint": "equal shares have 0", "values": of_shapley_error("r2_allocation", 3)},
+        {"name": f"R² against {kind} values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
+    ]
+    if kind == "estimated":
+        rows.append({"name": "Ceiling of this R²", "hint": "of perfect values, for the estimates have errors",
+                     "values": of_shapley_error("r2_ceiling", 3)})
+    return [
+        *rows,
+        {"name": "R² of shares", "hint": "equal shares have 0", "values": of_shapley_error("r2_shares", 3)},
         {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
         {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
         {"name": "Spearman rank correlation", "hint": "1 is perfect", "values": of_shapley_error("spearman", 3)},
@@ -163,110 +181,20 @@ def _comparison(evaluations: Sequence[Mapping], truth: str) -> list[dict]:
     ]
 
 
-def _hero(run: Run) -> dict:
-    """The votes on the first image for its three most probable classes, on one scale."""
-    picture = _picture(run, 0, None)
-    votes, logits, names = run.arrays["shapley"][0], run.arrays["logits"][0], run.arrays["class_names"]
-    probabilities = _softmax(logits)
-    shown = np.argsort(-probabilities, kind="stable")[:3]
-    limit = color_limit(votes[..., shown])
-    return {
-        "input": picture["input"],
-        "label": picture["label"],
-        "limit": limit,
-        "classes": [
-            {
-                "name": str(names[index]),
-                "probability": float(probabilities[index]),
-                "sum": float(votes[..., index].sum(dtype=np.float64)),
-                "map": _vote_map(run.arrays["images"][0], votes[..., index], limit, f"class {names[index]}"),
-            }
-            for index in shown
-        ],
-    }
-
-
-def _picture(run: Run, index: int, r2: float | None) -> dict:
-    """One image of the gallery: its predicted and exact votes for the predicted class, on one scale."""
-    arrays = run.arrays
-    image, logits, names = arrays["images"][index], arrays["logits"][index], arrays["class_names"]
-    predicted = int(np.argmax(logits))
-    votes = {"predicted": arrays["shapley"][index, ..., predicted]}
-    if "truth" in arrays:
-        votes[TRUTHS[run.evaluation["shapley_error"]["truth"]]] = arrays["truth"][index, ..., predicted]
-    limit = max(color_limit(values) for values in votes.values())
-    label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
-    return {
-        "number": index + 1,
-        "label": label,
-        "prediction": prediction,
-        "correct": int(arrays["labels"][index]) == predicted,
-        "probability": float(_softmax(logits)[predicted]),
-        "r2": r2,
-        "limit": limit,
-        "input": {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
-                  "description": f"Image {index + 1}, labeled {label}"},
-        "maps": [
-            {
-                "title": "Predicted votes" if kind == "predicted" else f"{kind.capitalize()} Shapley values",
-                "sum": float(values.sum(dtype=np.float64)),
-                "map": _vote_map(image, values, limit, f"class {prediction}, {kind}"),
-            }
-            for kind, values in votes.items()
-        ],
-    }
-
-
-def _vote_map(image: np.ndarray, votes: np.ndarray, limit: float, subject: str) -> dict:
-    """What an inline SVG of 100 units' width needs: the tinted image, lines between patches, their numbers."""
-    grid_h, grid_w = votes.shape
-    height = image_height(image)
-    cell_w, cell_h = 100 / grid_w, height / grid_h
-    row, column = np.unravel_index(np.argmax(votes), votes.shape)
-    cells = []
-    if votes.size <= MAX_LABELED_PATCHES:
-        cells = [
-            {
-                "x": round((c + 0.5) * cell_w, 2),
-                "y": round((r + 0.5) * cell_h, 2),
-                "text": value_text(float(vote), limit),
-                "colors": number_colors(float(vote) / limit),
-            }
-            for (r, c), vote in np.ndenumerate(votes)
-        ]
-    return {
-        "uri": png_uri(overlay(image, votes, limit)),
-        "height": height,
-        "pixelated": is_small(image),
-        "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))
-        + "".join(f"M{i * cell_w:.2f} 0V{height:g}" for i in range(1, grid_w)),
-        "font": round((0.3 if limit >= 1 else 0.25) * min(cell_w, cell_h), 2),  # the longer numbers have to fit
-        "cells": cells,
-        "description": f"Votes for {subject}: {grid_h} × {grid_w} patches, the largest"
-        f" {signed(float(votes[row, column]))} in row {row + 1}, column {column + 1};"
-        f" the smallest {signed(float(votes.min()))}",
-    }
-
-
-def _settings(configs: Sequence[Mapping]) -> list[dict]:
-    """The settings of all runs as rows of a name and a value for each run."""
-    flat = [dict(flatten(config)) for config in configs]
+def _settings(configs: Sequence[Mapping | None]) -> list[dict]:
+    """Returns the settings of the runs as rows of a name and a value for each run; None has no settings."""
+    flat = [flatten(config or {}) for config in configs]
     rows = []
     for name in sorted(set().union(*flat)):
         values = [json.dumps(settings[name]) if name in settings else "–" for settings in flat]
-        rows.append({"name": name, "values": values, "differs": len(set(values)) > 1})
+        rows.append({"name": name, "values": values, "differs": all(configs) and len(set(values)) > 1})
     return rows
 
 
 def _variants(draw: Callable[..., Figure], *arguments, **settings) -> dict[str, str]:
-    """A figure in two themes, wide and stacked: the browser shows the one that fits."""
+    """Returns a figure in two themes, wide and stacked: the browser shows the one that fits."""
     return {
         f"{theme_name}_{width}": svg_uri(draw(*arguments, **settings, stacked=width == "narrow", theme=theme))
         for theme_name, theme in (("light", figures.LIGHT), ("dark", figures.DARK))
         for width in ("wide", "narrow")
     }
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    return exponentials / exponentials.sum()

@@ -1,4 +1,4 @@
-"""Images and figures as data inside the page."""
+"""Encodes images and figures as data inside the page."""
 
 import base64
 import io
@@ -11,23 +11,23 @@ from shapjax.report import figures
 
 
 def png_uri(image: np.ndarray) -> str:
-    """A data: address of uint8 [H, W, 1 or 3] as PNG."""
+    """Returns a data: address of uint8 [H, W, 1 or 3] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def svg_uri(figure: Figure) -> str:
-    """A data: address of a matplotlib figure as SVG."""
+    """Returns a data: address of a matplotlib figure as SVG."""
     svg = figures.figure_bytes(figure, format="svg", transparent=True)
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def image_height(image: np.ndarray) -> float:
-    """The height of an image that is 100 units wide."""
+    """Returns the height of an image that is 100 units wide."""
     return round(100 * image.shape[0] / image.shape[1], 2)
 
 
 def is_small(image: np.ndarray) -> bool:
-    """Whether it is shown enlarged, with pixels that stay squares; a photograph is shown smooth."""
+    """Returns whether the image is shown enlarged, its pixels as squares; a photograph is shown smooth."""
     return max(image.shape[:2]) <= 96

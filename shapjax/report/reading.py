@@ -1,58 +1,153 @@
-"""Reading files of a run; what is missing or broken is named with the command that makes it."""
+"""Reads what an evaluation, and the training run beside it, have left in a directory.
 
+What these files hold is what `shapjax.evaluation` writes. Only what happens to people is looked for: a file that is
+missing, damaged, of another version or of another evaluation than the one beside it. `unusable` words the rest.
+"""
+
+import contextlib
 import json
-import math
-import zipfile
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from shapjax.errors import UserError
+from shapjax.evaluation.files import FORMAT
+from shapjax.export import read as export
+from shapjax.paths import as_path
+
+GROUND_TRUTHS = {"exact": "exact", "kernel_shap": "estimated"}  # kinds of ground truth, and the adjective for people
 
 
-def read_text(path: Path, command: str) -> str:
-    """The text of a file. Raises UserError if it is missing or not UTF-8."""
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        raise missing(path, command) from None
-    except (OSError, UnicodeDecodeError):
-        raise broken(path, "it cannot be read as text", command) from None
+class Comparison(NamedTuple):
+    """The comparison of methods: `summary` is methods.json, `arrays` methods.npz."""
+
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
-def read_object(path: Path, command: str) -> dict:
-    """The JSON object in a file. Raises UserError if it is missing or holds anything else."""
-    text = read_text(path, command)
-    try:
-        content = json.loads(text)
-    except ValueError:
-        raise broken(path, "it is not JSON", command) from None
-    if not isinstance(content, dict):
-        raise broken(path, "it is not a JSON object", command)
+class Run(NamedTuple):
+    """What a directory holds.
+
+    Attributes:
+      directory: that eval.py wrote to.
+      evaluation: eval.json.
+      arrays: eval.npz.
+      records: the lines of metrics.jsonl; none where there is no training run.
+      comparison: of methods; None if there is none of the same checkpoint.
+    """
+
+    directory: epath.Path
+    evaluation: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    records: list[dict[str, Any]]
+    comparison: Comparison | None
+
+
+def read_run(directory: str | os.PathLike) -> Run:
+    """Reads an evaluation's files and, if there is one, the log of the training run.
+
+    Raises:
+      UserError: if a file is missing or cannot be used; names it and the command that makes it again.
+    """
+    directory = as_path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory: --runs needs the directory of an evaluated run")
+    command = evaluation_command(directory)
+    evaluation = _read_json(directory / "eval.json", command)
+    arrays = _read_arrays(directory / "eval.npz", command)
+    errors = evaluation.get("shapley_error")
+    if ("ground_truth" in arrays) != bool(errors) or (
+            errors and errors.get("images") != len(arrays.get("images", ()))):
+        raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", command)
+    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley") if name in arrays):
+        raise UserError(f"{directory / 'eval.npz'} has values that are not finite: the training run has diverged, so "
+                        "there is nothing to show; train again with a lower --config.optim.learning_rate")
+    return Run(directory, evaluation, arrays, _read_records(directory / "metrics.jsonl"),
+               read_comparison(directory, step=evaluation.get("step")))
+
+
+def read_comparison(directory: str | os.PathLike, *, step: int) -> Comparison | None:
+    """Reads methods.json and methods.npz; returns None if there are none, or they are of another step's checkpoint.
+
+    Raises:
+      UserError: as `read_run`.
+    """
+    directory = as_path(directory)
+    if not (directory / "methods.json").exists():
+        return None
+    command = evaluation_command(directory)
+    summary = _read_json(directory / "methods.json", command)
+    if summary.get("step") != step:
+        return None
+    arrays = _read_arrays(directory / "methods.npz", command)
+    with _reading(directory / "methods.npz", command):
+        same = [str(name) for name in arrays["methods"]] == [method["key"] for method in summary["methods"]]
+    if not same:
+        raise _broken(directory / "methods.npz", "its methods are not those of methods.json", command)
+    return Comparison(summary, arrays)
+
+
+def evaluation_command(directory: epath.Path) -> str:
+    """Returns the command that writes an evaluation to a directory."""
+    if (directory / "checkpoints").exists() or export.is_exported(directory):
+        return f"python eval.py --checkpoint {directory}"
+    return f"python eval.py --checkpoint RUN --output {directory}"
+
+
+def unusable(runs: Sequence[Run], error: Exception) -> UserError:
+    """Returns the error for evaluations whose files turned out damaged as the page was drawn."""
+    places = " or ".join(str(run.directory) for run in runs)
+    commands = " or ".join(f"`{evaluation_command(run.directory)}`" for run in runs)
+    return UserError(f"eval.json, eval.npz, methods.json or methods.npz in {places} is damaged ({_brief(error)}): make "
+                     f"them again with {commands}")
+
+
+def _read_json(path: epath.Path, command: str) -> dict[str, Any]:
+    """Returns the JSON object in a file of this format."""
+    with _reading(path, command):
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+    if content.get("format") != FORMAT:
+        raise _broken(path, f"it is of format {str(content.get('format'))[:20]}, not {FORMAT}", command)
     return content
 
 
-def read_arrays(path: Path, command: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises UserError if it is missing, damaged or pickled."""
-    if not path.is_file():
-        raise missing(path, command)
+def _read_arrays(path: epath.Path, command: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file."""
+    with _reading(path, command), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_records(path: epath.Path) -> list[dict[str, Any]]:
+    """Returns the records of a training run; [] if there is no such file.
+
+    The last line is left out where it has no end, as in a run that was cut off.
+    """
+    if not path.exists():
+        return []
+    with _reading(path, f"python train.py --config CONFIG --workdir {path.parent}"):
+        lines = path.read_text("utf-8").split("\n")[:-1]
+        return [{"step": int(record["step"])} | record for record in map(json.loads, lines)]
+
+
+@contextlib.contextmanager
+def _reading(path: epath.Path, command: str) -> Iterator[None]:
+    """Turns whatever a damaged file makes numpy, zipfile and json raise into one line."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        raise broken(path, "it is not an .npz archive of plain arrays", command) from None
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `{command}` first") from None
+    except Exception as error:
+        raise _broken(path, _brief(error), command) from error
 
 
-def missing(path: Path, command: str) -> UserError:
-    """The error for a file that is not there."""
-    return UserError(f"{path} is missing: run `{command}` first")
+def _broken(path: epath.Path, fault: str, command: str) -> UserError:
+    return UserError(f"{path} cannot be used ({fault}): make it again with `{command}`")
 
 
-def broken(path: Path, fault: str, command: str) -> UserError:
-    """The error for a file that cannot be used."""
-    return UserError(f"{path} cannot be used, {fault}: make it again with `{command}`")
-
-
-def is_number(value) -> bool:
-    """Whether this is a finite number (a bool is none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -8,7 +8,7 @@ of the input pipeline) and `meta` (JSON: resolved config, class names, normaliza
 import contextlib
 import dataclasses
 import json
-import pathlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,18 +16,20 @@ import chex
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 import shapjax.config
+from shapjax import paths
 from shapjax.errors import UserError
-from shapjax.training import step as training
+from shapjax.training.step import TrainState, inference_params
 
-FORMAT = 2  # of the layout above; a reader refuses what it does not know
+FORMAT = 3  # of the layout above; a reader refuses any other
 
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What inference needs besides the parameters.
+    """Holds what inference needs besides the parameters.
 
     Attributes:
       config: resolved.
@@ -43,13 +45,13 @@ class Meta:
     std: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As a dict that JSON can hold."""
+        """Returns a dict that JSON can hold."""
         return {"config": self.config.to_dict()} | {
             f.name: list(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "config"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
-        """The inverse of `to_dict`, whatever else is among the values; raises UserError on anything else."""
+        """Inverts `to_dict`, whatever else is among the values; raises UserError on anything else."""
         kinds = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}
         for name, kind in kinds.items():
             value = values.get(name)
@@ -64,23 +66,27 @@ class Meta:
         return cls(config=shapjax.config.from_dict(values["config"]), **rest)
 
     def to_json(self) -> dict[str, Any]:
-        """`to_dict` with the mark of a checkpoint's format."""
+        """Returns `to_dict` with the mark of a checkpoint's format."""
         return {"format": FORMAT} | self.to_dict()
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], directory: pathlib.Path) -> "Meta":
-        """The inverse of `to_json`; raises UserError, naming the directory, on anything else."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise UserError(f"{directory} was not written by this version of shapjax (its format is "
-                            f"{values.get('format') if isinstance(values, dict) else None}, expected {FORMAT})")
+    def from_json(cls, values: dict[str, Any], directory: os.PathLike) -> "Meta":
+        """Inverts `to_json`; raises UserError, naming the directory, on anything else."""
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and 0 < found < FORMAT:
+            raise UserError(f"{directory} is a checkpoint of an older version of shapjax (format {found}; this version "
+                            f"reads {FORMAT}); use that version, or train again")
+        if found != FORMAT:
+            raise UserError(f"{directory} was not written by this version of shapjax (its format is {found}, expected "
+                            f"{FORMAT})")
         try:
             return cls.from_dict(values)
         except UserError as e:
             raise UserError(f"{directory}: {e}") from e
 
 
-def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of a run.
+def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
+    """Opens the checkpoints of a run.
 
     Args:
       workdir: of the run; checkpoints lie in its sub-directory `checkpoints`.
@@ -96,7 +102,7 @@ def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = Fa
         policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
     ])
     return _Manager(
-        pathlib.Path(workdir).absolute() / "checkpoints",
+        epath.Path(os.path.abspath(paths.as_path(workdir))) / "checkpoints",
         options=ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep_policy, create=not read_only,
             cleanup_tmp_directories=not read_only, save_root_metadata=not read_only,
@@ -107,17 +113,17 @@ def open_manager(workdir: str | pathlib.Path, *, keep: int, read_only: bool = Fa
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax asks JAX itself, while saving, whether the run is to stop; from its own thread, about a step long done.
+    """Keeps orbax from asking JAX, while saving, whether the run is to stop.
 
-    JAX takes every question for the process's place in the run (`processes.StopRequest`), so these must not be asked:
-    the processes would agree on a step that some of them have passed.
+    JAX takes every question for the process's place in the run (`distributed.StopRequest`). Orbax asks from its own
+    thread about a step long done: the processes would agree on a step that some of them have passed.
     """
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
-def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_state: dict[str, Any], meta: Meta,
+def save(manager: ocp.CheckpointManager, state: TrainState, *, data_state: dict[str, Any], meta: Meta,
          metrics: dict[str, float] | None) -> None:
     """Starts writing a checkpoint, each process its part; returns as soon as the state is copied to the host.
 
@@ -136,7 +142,7 @@ def save(manager: ocp.CheckpointManager, state: training.TrainState, *, data_sta
         manager.save(
             step, metrics=metrics, force=True,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(training.inference_params(state)),
+                params=ocp.args.StandardSave(inference_params(state)),
                 training=ocp.args.StandardSave(_rest(state)),
                 data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())))
 
@@ -149,7 +155,7 @@ def wait(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
-    """Whatever orbax raises on a full or broken disk becomes one line."""
+    """Turns whatever orbax raises on a full or broken disk into one line."""
     try:
         yield
     except Exception as e:  # of tensorstore (ValueError), of the system (OSError), wrapped or not
@@ -160,9 +166,9 @@ def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]
                         f"{reason}; {kept}. Make room and run the same command again") from e
 
 
-def restore(manager: ocp.CheckpointManager, template: training.TrainState
-            ) -> tuple[training.TrainState, dict[str, Any]]:
-    """The newest complete checkpoint of a run, to go on from.
+def restore(manager: ocp.CheckpointManager, template: TrainState
+            ) -> tuple[TrainState, dict[str, Any]]:
+    """Reads the newest complete checkpoint of a run, to go on from.
 
     Args:
       manager: from `open_manager`, with at least one checkpoint.
@@ -180,7 +186,7 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
     read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
                  training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
     ema = template.ema_params is not None
-    state = training.TrainState(
+    state = TrainState(
         step=read.training["step"], opt_state=read.training["opt_state"],
         params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None,
         teacher=read.training.get("teacher"))
@@ -188,18 +194,18 @@ def restore(manager: ocp.CheckpointManager, template: training.TrainState
 
 
 def read_meta(manager: ocp.CheckpointManager, step: int) -> Meta:
-    """The meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
+    """Reads the meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
     directory = manager.directory / str(step)
     return Meta.from_json(_read(manager, step, meta=ocp.args.JsonRestore()).meta, directory)
 
 
-def newest_meta(workdir: str | pathlib.Path) -> Meta | None:
-    """The meta data of a run's newest complete checkpoint, without starting JAX; None if there is none.
+def newest_meta(workdir: str | os.PathLike) -> Meta | None:
+    """Reads the meta data of a run's newest complete checkpoint, without starting JAX; None if there is none.
 
     Raises:
       UserError: if it is damaged or foreign.
     """
-    steps = [path for path in (pathlib.Path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
+    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
     if not steps:
         return None
     newest = max(steps, key=lambda path: int(path.name))
@@ -208,9 +214,9 @@ def newest_meta(workdir: str | pathlib.Path) -> Meta | None:
     return Meta.from_json(values, newest)
 
 
-def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
+def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
                 ) -> tuple[chex.ArrayTree, Meta, int]:
-    """The parameters of a run for inference; a directory is all it takes.
+    """Reads the parameters of a run for inference.
 
     Args:
       directory: the run's workdir.
@@ -223,7 +229,7 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
     Raises:
       UserError: if there is no such run, no complete checkpoint, no such step, or it is damaged or foreign.
     """
-    directory = pathlib.Path(directory)
+    directory = paths.as_path(directory)
     if not (directory / "checkpoints").is_dir():
         what = "is not a shapjax run" if directory.is_dir() else "does not exist"
         raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run, or an "
@@ -244,15 +250,15 @@ def load_params(directory: str | pathlib.Path, init_params: Callable[[Meta], che
     return params, meta, step
 
 
-def _rest(state: training.TrainState) -> dict[str, Any]:
-    """The item `training`: what inference does not use. With a moving average these are also the raw parameters."""
+def _rest(state: TrainState) -> dict[str, Any]:
+    """Returns the item `training`: all that inference does not use, with a moving average the raw parameters too."""
     rest = {"step": state.step, "opt_state": state.opt_state, "teacher": state.teacher,
             "params": None if state.ema_params is None else state.params}
     return {key: value for key, value in rest.items() if value is not None}
 
 
 def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:
-    """UserError unless the parameters stored have the shapes expected; what orbax says of it names no array."""
+    """Raises UserError unless the stored parameters have the shapes expected; orbax's own error names no array."""
     directory = manager.directory / str(step)
     with _reading(directory):
         tree = ocp.StandardCheckpointHandler().metadata(directory / "params").tree
@@ -265,14 +271,14 @@ def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.Arra
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-    """Items of a step."""
+    """Reads items of a step."""
     with _reading(manager.directory / str(step)):
         return manager.restore(step, args=ocp.args.Composite(**items))
 
 
 @contextlib.contextmanager
-def _reading(directory: pathlib.Path) -> Iterator[None]:
-    """Whatever orbax raises on damaged or foreign files becomes one line."""
+def _reading(directory: os.PathLike) -> Iterator[None]:
+    """Turns whatever orbax raises on damaged or foreign files into one line."""
     try:
         yield
     except Exception as e:  # orbax, tensorstore and json raise a dozen types between them

@@ -1,4 +1,4 @@
-"""A run of many processes: how they find each other, which one writes, and how a run is told to stop."""
+"""Devices and processes of a run: splitting a CPU, finding the other processes, stopping on request."""
 
 import os
 import signal
@@ -13,7 +13,24 @@ from jax.experimental import multihost_utils
 
 from shapjax.errors import UserError
 
-LEAVE_S = 60  # that a process which is done, or has failed, waits for the others; then JAX ends them all
+LEAVE_S = 60  # seconds that a process waits for the others when it is done or has failed; then JAX ends them all
+
+
+def split_cpu(num_devices: int) -> None:
+    """Splits the CPU into JAX devices. Must run before JAX's first computation; no effect on other backends.
+
+    Small models gain: XLA runs one device a core more than twice as fast as one device over all cores.
+
+    Args:
+      num_devices: 0 = one a core that this process may use.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(*, multihost: bool, coordinator: str | None, num_processes: int | None, process_id: int | None,
@@ -73,18 +90,21 @@ def _ending_after(seconds: float, reason: str) -> Iterator[None]:
 
 
 def _meet() -> None:
-    """A first sum over all devices. Connecting, processes wait only 30 s for each other (on CPUs, by gloo); here they
-    come together, later one may still be compiling."""
+    """Takes a first sum over all devices.
+
+    Processes that connect wait only 30 s for each other (on CPUs, by gloo). Here they come together; later one may
+    still be compiling.
+    """
     jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count())).block_until_ready()
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes logs and speaks."""
+    """Returns whether this process is the one that writes logs and speaks."""
     return jax.process_index() == 0
 
 
 class StopRequest:
-    """Whether the run was asked to stop (SIGTERM), agreed on by all processes; made by `stop_request`."""
+    """Knows whether the run was asked to stop (SIGTERM), agreed on by all processes; made by `stop_request`."""
 
     def __init__(self):
         self._asked, self._steps = False, 0
@@ -94,7 +114,7 @@ class StopRequest:
         self._asked = True
 
     def now(self) -> bool:
-        """Whether to stop here. Every process asks once after every step; all get the same answer."""
+        """Returns whether to stop here. Every process asks once after every step; all get the same answer."""
         if jax.process_count() == 1:
             return self._asked
         # JAX hears the signal itself and finds the first number that no process has asked about. Numbers start at 1
@@ -105,9 +125,10 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While the block runs, SIGTERM does not end the process but asks it to stop.
+    """Makes SIGTERM a request to stop while the block runs; it does not end the process.
 
-    Once asked, it stays deaf: the process is about to end by itself, and a second signal would hide its exit status.
+    Once asked, further signals are ignored: the process is about to end by itself, and another signal would hide its
+    exit status.
     """
     request = StopRequest()
     if jax.process_count() > 1:

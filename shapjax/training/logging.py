@@ -1,8 +1,8 @@
-"""What a training run shows and writes for people and plots: a progress bar, JSON lines, TensorBoard."""
+"""Metrics of a training run for people and plots: a progress bar, JSON lines, TensorBoard."""
 
 import json
 import math
-import pathlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import chex
 import tqdm
 
-from shapjax import paths as files
+from shapjax import paths
 from shapjax.errors import UserError
 
 # Where torch is installed, tensorboardX would import it, for seconds, to take its tensors; it gets none from here.
@@ -22,10 +22,10 @@ if _hidden:
 
 
 class RunLog:
-    """Metrics to WORKDIR/metrics.jsonl, WORKDIR/tensorboard and a progress bar; a context manager.
+    """Writes metrics to WORKDIR/metrics.jsonl, WORKDIR/tensorboard and a progress bar; a context manager.
 
-    A step's metrics are fetched after the next step is on its way, so the devices never wait for the host; yet every
-    loss is looked at.
+    A step's metrics are fetched after the next step is on its way, so the devices never wait for the host. Every loss
+    is checked.
 
     Args:
       workdir: of the run.
@@ -35,17 +35,17 @@ class RunLog:
       batch_size: images a step, over all devices.
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
-      writes: False in all processes of a run but one; these only look at the losses.
+      writes: False in all processes of a run but one; the others only check the losses.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, batch_size: int, every: int,
+    def __init__(self, workdir: str | os.PathLike, *, start: int, steps: int, batch_size: int, every: int,
                  fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
+        workdir = paths.as_path(workdir)
         self.path, self._fetch = workdir / "metrics.jsonl", fetch
         self._file, self._board = None, None
         if writes:
             kept = [line for line in self._lines() if json.loads(line)["step"] <= start]
-            with files.replacing(self.path) as part:
-                part.write_text("".join(kept))
+            paths.write_text(self.path, "".join(kept))
             self._file = self.path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._batch_size, self._every = batch_size, every
@@ -71,8 +71,8 @@ class RunLog:
         (step, metrics), self._pending = self._pending, None
         loss = float(self._fetch(metrics["loss"]))
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}; lower --config.learning_rate or "
-                            "--config.shapley_weight. Checkpoints of earlier steps are kept")
+            raise UserError(f"the loss is {loss} at step {step}; lower --config.optim.learning_rate "
+                            "or --config.shapley.weight. Checkpoints of earlier steps are kept")
         self._steps_since += 1
         if step % self._every == 0:
             now = time.monotonic()
@@ -80,15 +80,14 @@ class RunLog:
             self._since, self._steps_since = now, 0
             values = {name: float(value) for name, value in self._fetch(metrics).items()}
             self._write(step, "train", values | {"images_per_second": rate})
-            own = f", own {values['loss_own']:.3f}" if values["loss_own"] else ""  # of an allocation head
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.3f} = class {values['loss_classification']:.3f}, masked "
-                f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}{own}; acc {values['accuracy']:.3f}"
+                f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}; acc {values['accuracy']:.3f}"
                 f"{self._test}; {rate:.0f} img/s", refresh=False)
         self._bar.update()
 
     def test(self, step: int, *, accuracy: float, cross_entropy: float) -> None:
-        """Takes the figures of an evaluation after a step."""
+        """Takes the metrics of an evaluation after a step."""
         self._write(step, "test", {"accuracy": accuracy, "cross_entropy": cross_entropy})
         self._test = f", test {accuracy:.4f}"
         self._since, self._steps_since = time.monotonic(), 0  # an evaluation is not training time
@@ -111,6 +110,6 @@ class RunLog:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def _lines(self) -> list[str]:
-        """Complete lines written so far; a last line without its end was cut off and is dropped."""
+        """Returns the complete lines written so far; a last line without its end was cut off and is dropped."""
         text = self.path.read_text() if self.path.exists() else ""
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,158 +1,269 @@
-"""From a config and a dataset to the pieces of a run: model, optimizer, first state, training step, test figures."""
+"""A training run: from a config and a dataset to the pieces of the run, and the loop over its steps."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+import math
+import os
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import linen as nn
 
-from shapjax import models
-from shapjax.data import augmentation, sources
-from shapjax.errors import UserError
+import shapjax.config
+from shapjax import models, paths
+from shapjax.data import augmentation, normalization, pipeline, sources
+from shapjax.errors import Stopped, UserError, as_user_error
 from shapjax.models import preprocessing
-from shapjax.training import loss as losses
-from shapjax.training import step as training
+from shapjax.training import checkpoint, distributed, sharding
 from shapjax.training.checkpoint import Meta
+from shapjax.training.logging import RunLog
+from shapjax.training.loss import LossSettings
+from shapjax.training.optimizer import make_optimizer
+from shapjax.training.step import StepSettings, TrainState, inference_params, init_state, train_step
+
+EVALUATION_BATCH = 4  # times a step's images: a forward pass takes less memory than a step
+
+# (module, meta) -> parameters of the model that are not made anew, nested as the module's.
+LoadPretrained = Callable[[nn.Module, Meta], chex.ArrayTree]
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """The pieces of a run; made by `setup`.
+class Run:
+    """Holds the pieces of a run; made by `setup`.
 
     Attributes:
       config: resolved.
-      meta: what a checkpoint of the run needs besides the state.
+      meta: stands in a checkpoint of the run beside the state.
       module: the model.
-      augment: what is done to training images.
+      settings: of a step with coalitions.
       optimizer, learning_rate: and its schedule.
     """
 
     config: ml_collections.ConfigDict
     meta: Meta
     module: nn.Module
-    augment: augmentation.AugmentSettings
+    settings: StepSettings
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
 
-    def init_state(self, pretrained: chex.ArrayTree | None = None) -> training.TrainState:
-        """The state before the first step, fixed by the config's seed.
+    def init_state(self, pretrained: chex.ArrayTree | None = None) -> TrainState:
+        """Returns the state before the first step, fixed by the config's seed.
 
-        pretrained: of the parameters, those that are not made anew, as `shapjax.pretrained.loading.load` gives them;
-          None: none, or none are at hand, where only shapes are asked for.
+        Args:
+          pretrained: parameters that are not made anew, as `shapjax.pretrained.loading.load` gives them; None: there
+            are none, or only shapes are asked for.
 
         Raises:
           UserError: if they are to teach and have no head.
         """
-        params = models.init_params(self.module, jax.random.key(self.config.seed), image_shape=self.meta.image_shape)
-        teacher = self.config.teacher_weight > 0
+        c = self.config
+        params = models.init_params(self.module, jax.random.key(c.seed), image_shape=self.meta.image_shape)
+        teacher = c.shapley.teacher_weight > 0
         if teacher and pretrained is not None and "head" not in pretrained:
-            raise UserError(f"--config.teacher_weight={self.config.teacher_weight}: {self.config.pretrained} has no "
-                            "head whose predictions could be learned from; set it to 0")
-        return training.init_state(params | (pretrained or {}), self.optimizer, ema=self.config.ema_decay > 0,
-                                   teacher=teacher)
+            raise UserError(f"--config.shapley.teacher_weight={c.shapley.teacher_weight}: {c.pretrained} has no head "
+                            "whose predictions could be learned from; set it to 0")
+        return init_state(params | (pretrained or {}), self.optimizer, ema=c.optim.ema_decay > 0, teacher=teacher)
 
-    def plain_step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None
-                   ) -> tuple[training.TrainState, dict[str, chex.Array]]:
-        """As `step`, without coalitions: what the run starts with where `coalitions_from` says so."""
-        return self.step(state, batch, axis_name=axis_name, num_pairs=0)
-
-    def step(self, state: training.TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None,
-             num_pairs: int | None = None) -> tuple[training.TrainState, dict[str, chex.Array]]:
-        """One training step on stored pixels, as `shapjax.layouts` takes it.
+    def step(self, state: TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None,
+             coalitions: bool = True) -> tuple[TrainState, dict[str, chex.Array]]:
+        """Takes one step (`step.train_step`) of this run's model.
 
         Args:
-          state: before the step.
-          batch: image uint8 [B, H, W, C], label int32 [B], index int32 [B]; this device's share under `pmap`.
-          axis_name: of the devices that share the batch; None outside of `pmap`.
-          num_pairs: coalition pairs an image; None: as the config says.
+          state, batch, axis_name: as of `step.train_step`.
+          coalitions: without, only whole images are classified, which the run starts with until `shapley.start`.
 
         Returns:
-          the state after the step, and the metrics of `training.train_step` with the learning rate.
+          the state after the step, and the metrics of `train_step` with the learning rate.
         """
-        c = self.config
-        keys = training.example_keys(c.seed, state.step, batch["index"])
-        images, targets = augmentation.augment(batch["image"], batch["label"], keys, settings=self.augment,
-                                               num_classes=len(self.meta.class_names))
-        images = self._normalize(images)
-        if c.teacher_weight:
-            logits = self._apply_voter(state.teacher, images, None).sum(axis=1)
-            targets = optax.incremental_update(jax.nn.softmax(logits), targets, c.teacher_weight)
-        settings = training.StepSettings(
-            loss=losses.LossSettings(
-                num_pairs=c.num_pairs if num_pairs is None else num_pairs,
-                masked_weight=c.masked_weight, masked_target=c.masked_target, label_smoothing=c.label_smoothing,
-                shapley_gradient=c.shapley_gradient, shapley_scale=c.shapley_scale,
-                own_weight=c.own_weight),
-            shapley_weight=training.weight_schedule(
-                c.shapley_weight, begin=int(c.coalitions_from * c.steps), warmup_steps=int(c.shapley_warmup * c.steps)),
-            ema_decay=c.ema_decay, train_only=tuple(c.train_only), accumulate=c.accumulate)
-        in_pairs = settings.loss.num_pairs > 0
-        next_state, metrics = training.train_step(
-            state, images, targets, keys, optimizer=self.optimizer, settings=settings,
-            apply_fn=self._apply if in_pairs else self._apply_voter,
-            parts_fn=self._phi_and_parts if in_pairs and self.module.has_allocation else None, axis_name=axis_name)
+        settings, module = self.settings, self.module
+        if not coalitions:
+            settings = settings._replace(loss=settings.loss._replace(num_pairs=0))
+        if not settings.loss.num_pairs:
+            module = module.without_explainer  # the totals are the same
+        next_state, metrics = train_step(
+            state, batch, apply_fn=lambda params, *arrays: module.apply({"params": params}, *arrays),
+            optimizer=self.optimizer, settings=settings, axis_name=axis_name)
         return next_state, metrics | {"learning_rate": self.learning_rate(state.step)}
 
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
-        """Sums over the valid rows of a batch of `pipeline.evaluation_batches`: accuracy, cross_entropy, images."""
-        logits = self._apply_voter(params, self._normalize(batch["image"]), None).sum(axis=1)
+        """Sums accuracy, cross_entropy (nats) and images over the valid rows of a batch of `evaluation_batches`."""
+        images = preprocessing.normalize(batch["image"], self.meta.mean, self.meta.std)
+        logits_BK = jnp.sum(self.module.without_explainer.apply({"params": params}, images), axis=1)
         labels_B, valid_B = batch["label"], batch["valid"]
-        each = {"accuracy": jnp.argmax(logits, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
-                "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits, labels_B)}
+        each = {"accuracy": jnp.argmax(logits_BK, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
+                "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B)}
         return jax.tree.map(lambda x: jnp.sum(jnp.where(valid_B, x, 0), dtype=jnp.float32), each)
 
-    def _apply(self, params: chex.ArrayTree, images: chex.Array, segment_ids: chex.Array | None) -> Any:
-        return self.module.apply({"params": params}, images, segment_ids)
 
-    def _apply_voter(self, params: chex.ArrayTree, images: chex.Array, segment_ids: chex.Array | None) -> Any:
-        """As `_apply`, for the totals alone."""
-        return self.module.voter.apply({"params": params}, images, segment_ids)
-
-    def _phi_and_parts(self, params: chex.ArrayTree, images: chex.Array) -> Any:
-        return self.module.apply({"params": params}, images, method="phi_and_parts")
-
-    def _normalize(self, images: chex.Array) -> chex.Array:
-        return preprocessing.normalize(images, self.meta.mean, self.meta.std)
-
-
-def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devices: int = 1) -> Experiment:
-    """The pieces of a run.
+def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devices: int = 1) -> Run:
+    """Makes the pieces of a run.
 
     Args:
-      config: resolved, and valid (`config.validate`).
+      config: resolved (`resolve`).
       source: the training images.
       num_devices: that share a batch.
 
     Raises:
-      UserError: on augmentation that these images or shares of the batch do not allow, and on parts to train that the
-        model has not.
+      UserError: on the first setting that cannot work, with these images or devices; says which, why and what would.
     """
-    optimizer, learning_rate = training.make_optimizer(
-        learning_rate=config.learning_rate, warmup_steps=int(config.warmup * config.steps), steps=config.steps,
-        weight_decay=config.weight_decay, b2=config.b2, clip_norm=config.clip_norm,
-        train_only=tuple(config.train_only))
-    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape,
-                mean=_per_channel(config.data.mean, source.mean), std=_per_channel(config.data.std, source.std))
-    module = models.build(config.model, image_shape=source.image_shape, num_classes=len(source.class_names),
-                          mean=meta.mean, std=meta.std)
-    if config.train_only:
+    shapjax.config.validate(config)
+    _require_batch(config, num_devices)
+    normalization.check(config, source.image_shape[2])
+    o, s = config.optim, config.shapley
+    mean, std = (normalization.per_channel(given, own) for given, own in (
+        (config.data.mean, source.mean), (config.data.std, source.std)))
+    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std)
+    with as_user_error("--config.model."):
+        module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
+                              num_classes=len(source.class_names))
+    if o.train_only:
         parts = models.param_shapes(module, image_shape=source.image_shape)
-        if unknown := [name for name in config.train_only if name not in parts]:
-            raise UserError(f"--config.train_only: the model has no part {unknown[0]!r}; it has {', '.join(parts)}")
-    return Experiment(
-        config=config, meta=meta, module=module,
-        augment=augmentation.settings(config.augment, crops_on_read=source.crops_on_read,
-                                      image_shape=source.image_shape, device_batch=config.batch_size // num_devices),
-        optimizer=optimizer, learning_rate=learning_rate)
+        if unknown := [name for name in o.train_only if name not in parts]:
+            raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has "
+                            f"{', '.join(parts)}")
+    with as_user_error("--config.shapley."):
+        loss = LossSettings(num_pairs=s.num_pairs, weight=s.weight, masked_weight=s.masked_weight,
+                            masked_target=s.masked_target, gradient=s.gradient).check()
+    augment = augmentation.settings(config.augment, crops_on_read=source.crops_on_read, image_shape=source.image_shape,
+                                    device_batch=o.batch_size // num_devices)
+    optimizer, learning_rate = make_optimizer(
+        learning_rate=o.learning_rate, warmup_steps=int(o.warmup * o.steps), steps=o.steps,
+        weight_decay=o.weight_decay, b2=o.b2, clip_norm=o.clip_norm, train_only=tuple(o.train_only))
+    settings = StepSettings(loss=loss, num_classes=len(source.class_names), mean=mean, std=std, augment=augment,
+                            seed=config.seed, teacher_weight=s.teacher_weight, ema_decay=o.ema_decay,
+                            train_only=tuple(o.train_only), accumulate=o.accumulate)
+    return Run(config=config, meta=meta, module=module, settings=settings, optimizer=optimizer,
+               learning_rate=learning_rate)
 
 
-def _per_channel(given: Sequence[float], own: tuple[float, ...]) -> tuple[float, ...]:
-    """What a config gives for the channels, or else the dataset's own; of gray images, three numbers are averaged."""
-    if not given:
-        return own
-    return tuple(given) if len(given) == len(own) else (sum(given) / len(given),)
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Fills in what a model variant and backbone stand for; returns a copy.
+
+    Raises:
+      UserError: on a variant that does not exist.
+    """
+    config = config.copy_and_resolve_references()
+    if config.model.variant:
+        with as_user_error("--config.model."):
+            shapjax.config.set_model(config, models.variant(config.model.variant))
+    if config.model.backbone != "vit" and not config.run.cpu_devices:
+        config.run.cpu_devices = 1  # several can lock each other: XLA's convolutions share threads with its collectives
+    return config.lock()
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
+          load_pretrained: LoadPretrained | None = None, say: Callable[[str], None] = lambda text: None
+          ) -> dict[str, float]:
+    """Trains as the resolved config says; goes on where the newest checkpoint of workdir ends.
+
+    Args:
+      config: resolved.
+      workdir: of the run.
+      load_pretrained: gives the parameters that the run starts with, where it has no checkpoint; None: all are new.
+      say: takes a line for people.
+
+    Returns:
+      accuracy and cross_entropy (nats) on the test split after the last step, "steps" done now, and "parameters".
+
+    Raises:
+      UserError: on a setting that cannot work, a workdir of another run, or a loss that is not finite.
+      Stopped: after SIGTERM, with everything saved.
+    """
+    workdir, steps = paths.as_path(workdir), config.optim.steps
+    source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
+    run = setup(config, source, num_devices=jax.device_count())
+    with as_user_error("--config.run."):
+        layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)
+    batches = pipeline.to_device(pipeline.train_iterator(
+        source, batch_size=config.optim.batch_size // jax.process_count(), seed=config.seed,
+        crop_area=config.augment.crop_area, threads=config.data.threads, workers=config.data.workers,
+        process_index=jax.process_index(), process_count=jax.process_count()), layout.batch)
+    step_fn, plain_step_fn = layout.step(run.step), layout.step(functools.partial(run.step, coalitions=False))
+    plain_steps, evaluate = int(config.shapley.start * steps), _evaluation(run, layout, test_source)
+
+    paths.require_writable(workdir / "config.json")
+    with checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager, (
+            distributed.stop_request()) as stop:
+        newest = manager.latest_step()
+        if newest is None:
+            state = layout.init(run.init_state, load_pretrained(run.module, run.meta) if load_pretrained else None)
+        else:
+            _require_same_run(checkpoint.read_meta(manager, newest), run.meta, workdir)
+            state, data_state = checkpoint.restore(manager, layout.template(jax.eval_shape(run.init_state)))
+            state = layout.from_checkpoint(state)
+            batches.set_state(data_state)
+            say(f"resuming {workdir} at step {newest}")
+        if distributed.is_first():
+            paths.write_json(workdir / "config.json", config.to_dict())
+
+        def save(metrics: dict[str, float] | None) -> None:
+            checkpoint.save(manager, layout.to_checkpoint(state), data_state=batches.get_state(), meta=run.meta,
+                            metrics=metrics)
+
+        start = newest or 0
+        with RunLog(workdir, start=start, steps=steps, batch_size=config.optim.batch_size, every=config.run.log_every,
+                    fetch=layout.fetch, writes=distributed.is_first()) as log:
+            for step in range(start + 1, steps + 1):
+                batch = next(batches)
+                with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake
+                    state, metrics = (plain_step_fn if step <= plain_steps else step_fn)(state, batch)
+                log.step(step, metrics)
+                stopping = stop.now()
+                due = step % config.run.eval_every == 0 or step == steps
+                if stopping or due:
+                    log.catch_up()  # no state whose loss is not finite gets saved
+                if due:
+                    test = evaluate(inference_params(state))
+                    log.test(step, **test)
+                    save({"accuracy": test["accuracy"]})
+                elif stopping:
+                    save(None)
+                if stopping and step < steps:
+                    checkpoint.wait(manager)
+                    raise Stopped(f"stopped on request at step {step}, saved; run the same command to go on")
+        checkpoint.wait(manager)
+        if start >= steps:
+            say(f"{workdir} has all its {steps} steps already")
+            test = evaluate(inference_params(state))
+    batches.close()
+    num_params = sum(x.size for x in jax.tree.leaves(jax.eval_shape(run.init_state).params))
+    return test | {"steps": max(0, steps - start), "parameters": num_params}
+
+
+def _evaluation(run: Run, layout: sharding.Layout, source: sources.Source) -> Callable[..., dict[str, float]]:
+    """Returns a function of the state's parameters: accuracy and cross-entropy (nats) on all images of a source."""
+    sums_fn, devices = layout.sums(run.test_sums), layout.num_devices
+    batch_size = min(EVALUATION_BATCH * run.config.optim.batch_size, math.ceil(len(source) / devices) * devices)
+    batch_size = math.ceil(batch_size / devices) * devices // jax.process_count()
+
+    def evaluate(params) -> dict[str, float]:
+        totals = []
+        for batch in pipeline.evaluation_batches(source, batch_size=batch_size, threads=run.config.data.threads,
+                                                 process_index=jax.process_index(), process_count=jax.process_count()):
+            rows = {key: batch[key] for key in ("image", "label", "valid")}
+            totals.append(sums_fn(params, layout.batch(rows)))
+        total = jax.tree.map(lambda *parts: float(np.sum(parts, dtype=np.float64)), *layout.fetch(totals))
+        return {key: total[key] / total["images"] for key in ("accuracy", "cross_entropy")}
+
+    return evaluate
+
+
+def _require_batch(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises UserError unless the batch can be dealt out to the devices, in parts."""
+    batch_size, unit = config.optim.batch_size, num_devices * config.optim.accumulate
+    if batch_size % unit:
+        parts = f" times {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
+        raise UserError(f"--config.optim.batch_size={batch_size} is not divisible by the {num_devices} devices{parts}; "
+                        f"use {max(1, batch_size // unit) * unit}")
+
+
+def _require_same_run(old: Meta, new: Meta, workdir: os.PathLike) -> None:
+    changed = shapjax.config.differences(old.config, new.config)
+    if changed:
+        raise UserError(f"{workdir} holds a run with other settings ({'; '.join(changed)}); use another --workdir, or "
+                        "the same settings to resume")

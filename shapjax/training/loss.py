@@ -1,10 +1,9 @@
-"""The joint loss: classify the image, classify its coalitions, share out the votes as Shapley values.
+"""The joint loss: classify the image, classify its coalitions, learn the Shapley values.
 
-L = CE(f(x), y) + masked_weight · L_masked + shapley_weight · L_shapley [+ own_weight · L_own], a pure function of
-parameters, batch and keys.
+L = CE(f(x), y) + masked_weight · CE(v(S), y) + weight · L_shapley / Var(v), a pure function of parameters, batch and
+keys (docs/method.md, equation 5).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -12,29 +11,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shapjax import effects
 from shapjax.games import coalitions, shapley
+
+MASKED_TARGETS = ("label", "prediction")
+GRADIENTS = ("allocation", "game", "full")
+MIN_VARIANCE = 1e-2  # squared logits; a zero-initialized head has v = 0, where nothing can be divided by the variance
 
 
 class LossSettings(NamedTuple):
-    """What the joint loss is made of; each field is explained in `shapjax.config`."""
+    """Says what the joint loss is made of; `shapjax.config` explains each field under `shapley`."""
 
     num_pairs: int
+    weight: float
     masked_weight: float
     masked_target: str  # one of MASKED_TARGETS
-    label_smoothing: float
-    shapley_gradient: str  # one of SHAPLEY_GRADIENTS
-    shapley_scale: str  # one of SHAPLEY_SCALES
-    own_weight: float
+    gradient: str  # one of GRADIENTS
 
-
-# phi and its own part, float [B, N, K] each, and effects on the votes of others (`shapjax.effects`) or None.
-Parts = tuple[chex.Array, chex.Array, chex.Array | None]
-PartsFn = Callable[[chex.Array], Parts]  # whole images -> theirs
-MASKED_TARGETS = ("label", "prediction")
-SHAPLEY_GRADIENTS = ("allocation", "game", "full")
-SHAPLEY_SCALES = ("variance", "none")
-MIN_VARIANCE = 1e-2  # squared logits; a zero-initialized head has v = 0, where nothing can be divided by the variance
+    def check(self) -> "LossSettings":
+        """Returns the settings; raises ValueError on a choice that does not exist, "key=value: …"."""
+        for key, allowed in (("masked_target", MASKED_TARGETS), ("gradient", GRADIENTS)):
+            if (value := getattr(self, key)) not in allowed:
+                raise ValueError(f"{key}={value}: expected one of {', '.join(allowed)}")
+        return self
 
 
 class LossParts(NamedTuple):
@@ -44,135 +42,82 @@ class LossParts(NamedTuple):
     loss_classification: chex.Array
     loss_masked: chex.Array
     loss_shapley: chex.Array
-    loss_own: chex.Array
     accuracy: chex.Array
     masked_accuracy: chex.Array
 
 
-def shapley_loss(
-    phi: chex.Array, masks: chex.Array, values: chex.Array, complement_values: chex.Array, *,
-    gradient: str, scale: str, axis_name: str | None = None,
-) -> chex.Array:
-    """The Shapley task: mean square of the regression's residuals (docs/method.md, equation 4).
+def shapley_loss(phi_BNK: chex.Array, mask_BMN: chex.Array, value_BMK: chex.Array, complement_BMK: chex.Array, *,
+                 gradient: str, axis_name: str | None = None) -> chex.Array:
+    """Computes the Shapley task: the regression's mean squared residual over the variance of the values.
+
+    Equation 4 of docs/method.md. The variance is a constant for the gradient, so that the task does not grow with the
+    logits.
 
     Args:
-      phi: float [B, N, K].
-      masks: bool [B, M, N], from the Shapley kernel.
-      values, complement_values: float [B, M, K], v(S) and v(S^c).
+      phi_BNK: float [B, N, K].
+      mask_BMN: bool [B, M, N], from the Shapley kernel.
+      value_BMK, complement_BMK: float [B, M, K], v(S) and v(S^c).
       gradient: "allocation": v(S) is a constant and the total of phi is held (`shapley.allocation_only`), so the task
-        moves votes between patches only; "game": besides, it moves v(S) - v(S^c), the part of the game that the
+        moves values between patches only; "game": besides, it moves v(S) - v(S^c), the part of the game that the
         Shapley values depend on, towards an additive game; "full": through everything, the total of phi too.
-      scale: "variance" divides by the values' own variance (a constant for the gradient), so that the task does not
-        grow with the logits; "none" leaves it in squared logits.
       axis_name: of the devices that share the batch, so that the variance is that of the whole batch.
 
     Returns:
       float32 scalar.
     """
     if gradient != "full":
-        phi = shapley.allocation_only(phi)
+        phi_BNK = shapley.allocation_only(phi_BNK)
     if gradient == "allocation":
-        values, complement_values = jax.lax.stop_gradient((values, complement_values))
+        value_BMK, complement_BMK = jax.lax.stop_gradient((value_BMK, complement_BMK))
     elif gradient == "game":
-        values, complement_values = shapley.difference_only(values, complement_values)
-    loss = jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, values, complement_values)))
-    if scale == "variance":
-        both = jnp.concatenate([values, complement_values], axis=1)
-        moments = jnp.mean(both, axis=(0, 1)), jnp.mean(jnp.square(both), axis=(0, 1))
-        mean_K, square_K = jax.lax.pmean(moments, axis_name) if axis_name else moments
-        variance = jnp.mean(square_K - jnp.square(mean_K))
-        loss = loss / jax.lax.stop_gradient(jnp.maximum(variance, MIN_VARIANCE))
-    return loss
+        value_BMK, complement_BMK = shapley.difference_only(value_BMK, complement_BMK)
+    residuals = shapley.regression_residuals(phi_BNK, mask_BMN, value_BMK, complement_BMK)
+    both = jnp.concatenate([value_BMK, complement_BMK], axis=1)
+    moments = jnp.mean(both, axis=(0, 1)), jnp.mean(jnp.square(both), axis=(0, 1))
+    mean_K, square_K = jax.lax.pmean(moments, axis_name) if axis_name else moments
+    variance = jnp.mean(square_K - jnp.square(mean_K))
+    return jnp.mean(jnp.square(residuals)) / jax.lax.stop_gradient(jnp.maximum(variance, MIN_VARIANCE))
 
 
-def own_loss(own: chex.Array, masks: chex.Array, votes: chex.Array, changes: chex.Array | None = None, *,
-             axis_name: str | None = None) -> chex.Array:
-    """The task of the own parts of Shapley values (`shapjax.models.allocation`): a vote, averaged over contexts.
-
-    Its minimum is the mean of the vote over contexts of 1 … N - 1 patches, each size alike (`shapley.context_weights`).
+def joint_loss(phi_fn: coalitions.PhiFn, images: chex.Array, targets_BK: chex.Array, keys_B: chex.Array, *,
+               settings: LossSettings, axis_name: str | None = None) -> tuple[chex.Array, LossParts]:
+    """Computes the joint loss of a batch.
 
     Args:
-      own: float [B, N, K].
-      masks: bool [B, M, N], from the Shapley kernel.
-      votes: float [B, M, N, K], as of `coalitions.pair_patch_logits`; constants for the gradient.
-      changes: float [B, M, N, K], what is said of each context besides (`effects.in_context`). Whatever it is, it does
-        not move the minimum in own, as its mean over contexts is 0. Its own minimum is the least squares of the votes
-        on who is seen.
-      axis_name: as of `shapley_loss`.
-
-    Returns:
-      float32 scalar: the weighted mean square of what is missing, over that of the votes.
-    """
-    votes = jax.lax.stop_gradient(votes)
-    weight_BMN1 = shapley.context_weights(masks)[..., None]
-    power = jnp.mean(weight_BMN1 * jnp.square(votes))
-    power = jax.lax.pmean(power, axis_name) if axis_name else power
-    said = own[:, None] if changes is None else own[:, None] + changes
-    loss = jnp.mean(weight_BMN1 * jnp.square(votes - said))
-    return loss / jnp.maximum(power, MIN_VARIANCE / own.shape[1] ** 2)
-
-
-def joint_loss(
-    phi_fn: coalitions.PhiFn,
-    images: chex.Array,
-    targets: chex.Array,
-    keys: chex.Array,
-    *,
-    shapley_weight: chex.Numeric,
-    settings: LossSettings,
-    axis_name: str | None = None,
-    parts_fn: PartsFn | None = None,
-) -> tuple[chex.Array, LossParts]:
-    """The joint loss of a batch.
-
-    Args:
-      phi_fn: the model with its parameters, see `shapjax.coalitions`.
+      phi_fn: the model with its parameters, see `shapjax.games.coalitions`.
       images: float32 [B, H, W, C], normalized.
-      targets: float32 [B, K], what the classes should have for probabilities; one-hot, or mixed by augmentation.
-      keys: PRNG keys [B], one an example: an example's coalitions depend on its own key alone.
-      shapley_weight: of L_shapley, at this step.
-      settings: the rest. Without pairs no coalition is looked at, and the loss is that of an ordinary classifier.
+      targets_BK: float32 [B, K], the probabilities that the classes should have; one-hot, or mixed by augmentation.
+      keys_B: PRNG keys [B], one an example: an example's coalitions depend on its own key alone.
+      settings: without pairs, no coalition is looked at, and the loss is that of an ordinary classifier.
       axis_name: of the devices that share the batch, if any.
-      parts_fn: of a model with an allocation head, gives phi and its parts for whole images; None: there is none.
 
     Returns:
       the loss (float32 scalar) and its parts.
     """
-    phi, own, others = parts_fn(images) if parts_fn else (phi_fn(images, None), None, None)
-    logits, labels_B = jnp.sum(phi, axis=1), jnp.argmax(targets, axis=-1)
-    targets_BK = optax.smooth_labels(targets, settings.label_smoothing)
-    loss_classification = jnp.mean(optax.softmax_cross_entropy(logits, targets_BK))
-    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels_B)
+    phi_BNK = phi_fn(images, None)
+    logits_BK, labels_B = jnp.sum(phi_BNK, axis=1), jnp.argmax(targets_BK, axis=-1)
+    loss_classification = jnp.mean(optax.softmax_cross_entropy(logits_BK, targets_BK))
+    accuracy = jnp.mean(jnp.argmax(logits_BK, axis=-1) == labels_B)
     if settings.num_pairs == 0:
         zero = jnp.zeros(())
-        return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, zero, accuracy,
-                                              zero)
+        return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, accuracy, zero)
 
-    masks = jax.vmap(
-        lambda key: shapley.sample_coalitions(key, num_players=phi.shape[1], num_pairs=settings.num_pairs)
-    )(keys)
-    votes = coalitions.pair_patch_logits(phi_fn, images, masks)
-    values, complement_values = coalitions.pair_sums(votes, masks)
-    coalition_logits = jnp.concatenate([values, complement_values], axis=1)  # [B, 2M, K]
-    wanted_BK = targets_BK
-    if settings.masked_target == "prediction":  # what can be seen need not show what the label says
-        wanted_BK = jax.lax.stop_gradient(jax.nn.softmax(logits))
-    loss_masked = jnp.mean(optax.softmax_cross_entropy(coalition_logits, wanted_BK[:, None]))
-    loss_shapley = shapley_loss(phi, masks, values, complement_values,
-                                gradient=settings.shapley_gradient, scale=settings.shapley_scale,
+    mask_BMN = jax.vmap(lambda key: shapley.sample_coalitions(
+        key, num_players=phi_BNK.shape[1], num_pairs=settings.num_pairs))(keys_B)
+    value_BMK, complement_BMK = coalitions.pair_values(phi_fn, images, mask_BMN)
+    both = jnp.concatenate([value_BMK, complement_BMK], axis=1)  # [B, 2M, K]
+    masked_target_BK = targets_BK
+    if settings.masked_target == "prediction":
+        masked_target_BK = jax.lax.stop_gradient(jax.nn.softmax(logits_BK))
+    loss_masked = jnp.mean(optax.softmax_cross_entropy(both, masked_target_BK[:, None]))
+    loss_shapley = shapley_loss(phi_BNK, mask_BMN, value_BMK, complement_BMK, gradient=settings.gradient,
                                 axis_name=axis_name)
-    loss = loss_classification + settings.masked_weight * loss_masked + shapley_weight * loss_shapley
-    loss_own = jnp.zeros(())
-    if own is not None:
-        changes = None if others is None else effects.in_context(others, masks)
-        loss_own = own_loss(own, masks, votes, changes, axis_name=axis_name)
-    loss += settings.own_weight * loss_own
+    loss = loss_classification + settings.masked_weight * loss_masked + settings.weight * loss_shapley
     return loss, LossParts(
         loss=loss,
         loss_classification=loss_classification,
         loss_masked=loss_masked,
         loss_shapley=loss_shapley,
-        loss_own=loss_own,
         accuracy=accuracy,
-        masked_accuracy=jnp.mean(jnp.argmax(coalition_logits, axis=-1) == labels_B[:, None]),
+        masked_accuracy=jnp.mean(jnp.argmax(both, axis=-1) == labels_B[:, None]),
     )

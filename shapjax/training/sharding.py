@@ -1,6 +1,6 @@
-"""How a training run lies on the devices of one or many processes: copies of the state, or one state split over them.
+"""Layouts of a training run on devices: a copy of the state on each, or one state split over them.
 
-Both layouts run the same step. Each process hands in its share of the batch; states go to checkpoints and come back in
+Both layouts run the same step. Each process hands in its share of the batch. States go to checkpoints and come back in
 one form, so that a run saved in one layout goes on in the other.
 """
 
@@ -16,7 +16,6 @@ from flax import jax_utils
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from shapjax.errors import UserError
 from shapjax.training.step import TrainState
 
 AXIS = "devices"  # the name over which gradients and metrics are averaged under `jax.pmap`
@@ -27,7 +26,7 @@ Sums = Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]  # (params, ba
 
 
 class Layout(Protocol):
-    """Where a run's arrays live.
+    """Places a run's arrays on devices and compiles its functions there.
 
     Attributes:
       num_devices: over which the global batch is split.
@@ -36,40 +35,40 @@ class Layout(Protocol):
     num_devices: int
 
     def init(self, init_fn: Callable[..., TrainState], *arrays: chex.ArrayTree) -> TrainState:
-        """The state that `init_fn` makes of arrays on the host, the same ones in each process, on the devices."""
+        """Returns, on the devices, the state that `init_fn` makes of arrays on the host, the same in each process."""
         ...
 
     def step(self, step: Step) -> Callable[..., tuple[TrainState, dict[str, chex.Array]]]:
-        """The compiled step: (state, batch) -> state, metrics for `fetch`. The memory of the old state is reused."""
+        """Compiles a step: (state, batch) -> state, metrics for `fetch`. The memory of the old state is reused."""
         ...
 
     def sums(self, fn: Sums) -> Callable[..., chex.ArrayTree]:
-        """Compiled: (params of the state, batch of `batch`) -> fn's sums over the global batch, for `fetch`."""
+        """Compiles (params of the state, batch of `batch`) -> fn's sums over the global batch, for `fetch`."""
         ...
 
     def batch(self, arrays: chex.ArrayTree) -> chex.ArrayTree:
-        """This process's rows [b, ...] of a batch, on the devices."""
+        """Returns this process's rows [b, ...] of a batch, on the devices."""
         ...
 
     def fetch(self, scalars: chex.ArrayTree) -> chex.ArrayTree:
-        """Scalars that all devices agree on, on the host."""
+        """Returns scalars that all devices agree on, on the host."""
         ...
 
     def template(self, shapes: chex.ArrayTree) -> chex.ArrayTree:
-        """`jax.ShapeDtypeStruct`s that say how a state of these shapes comes out of a checkpoint."""
+        """Returns `jax.ShapeDtypeStruct`s that say how a state of these shapes comes out of a checkpoint."""
         ...
 
     def to_checkpoint(self, state: TrainState) -> TrainState:
-        """The state as a checkpoint takes it: one value an array, whatever the layout."""
+        """Returns the state as a checkpoint takes it: one value an array, whatever the layout."""
         ...
 
     def from_checkpoint(self, state: TrainState) -> TrainState:
-        """The inverse of `to_checkpoint`."""
+        """Inverts `to_checkpoint`."""
         ...
 
 
 class Replicated:
-    """A copy of the state on each device, by `jax.pmap`; gradients are averaged over `AXIS`."""
+    """Keeps a copy of the state on each device, by `jax.pmap`; gradients are averaged over `AXIS`."""
 
     def __init__(self):
         self.num_devices = jax.device_count()
@@ -105,25 +104,26 @@ class Replicated:
 
 
 class FullyShared:
-    """One state split over devices, by `jax.jit` on a mesh: fully sharded data parallelism (Rajbhandari et al. 2020).
+    """Splits one state over devices, by `jax.jit` on a mesh: fully sharded data parallelism (Rajbhandari et al. 2020).
 
     Every array of at least `MIN_SPLIT` numbers is cut along its longest axis that can be; XLA gathers a block's weights
     when it is their turn. With fewer devices a copy than there are devices, the copies share the batch.
     """
 
     def __init__(self, devices_a_copy: int = 0):
-        """devices_a_copy: over which one copy of the state is split, a divisor of the devices; 0: all."""
+        """Takes the number of devices that share one copy of the state, a divisor of all; 0: all. Else ValueError."""
         devices = _devices()
         self.num_devices, self._split = len(devices), devices_a_copy or len(devices)
         if self.num_devices % self._split:
-            raise UserError(f"{self.num_devices} devices cannot be dealt out in groups of {self._split}; set "
-                            "--config.fsdp_devices to a divisor of their number, or to 0 for all")
+            fitting = [n for n in range(1, self.num_devices + 1) if self.num_devices % n == 0]
+            raise ValueError(f"fsdp_devices={self._split} does not divide the {self.num_devices} devices; use one of "
+                             f"{', '.join(map(str, fitting))}, or 0 for all")
         self._mesh = Mesh(np.array(devices).reshape(-1, self._split), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
         self._rows = NamedSharding(self._mesh, PartitionSpec(("data", "fsdp")))
         self._whole = NamedSharding(self._mesh, PartitionSpec())
 
     def sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Where the parts of an array lie."""
+        """Returns where the parts of an array lie."""
         axes = [i for i, size in enumerate(shape) if size % self._split == 0]
         if not axes or np.prod(shape) < MIN_SPLIT:
             return self._whole
@@ -156,8 +156,8 @@ class FullyShared:
 
     @contextmanager
     def _rows_stay(self) -> Iterator[None]:
-        """While a model is traced: its activations stay split as the batch is, and weights come to them. Left to itself
-        XLA splits activations as the weights are, and sends them around in every block."""
+        """Keeps activations split as the batch is, while a model is traced; weights come to them. Left to itself, XLA
+        splits activations as the weights are, and sends them around in every block."""
         with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
             with nn.logical_axis_rules((("rows", ("data", "fsdp")),)):
                 yield
@@ -178,12 +178,21 @@ class FullyShared:
         return state
 
 
-# By the names that a config's `parallel` knows.
-LAYOUTS = {"pmap": lambda fsdp_devices: Replicated(), "fsdp": FullyShared}
+def make_layout(parallel: str, *, fsdp_devices: int = 0) -> Layout:
+    """Returns the layout of a name: "pmap" (`Replicated`) or "fsdp" (`FullyShared`, fsdp_devices a copy; 0: all).
+
+    Raises:
+      ValueError: on another name, or devices that cannot be dealt out so; "key=value: …".
+    """
+    if parallel == "pmap":
+        return Replicated()
+    if parallel == "fsdp":
+        return FullyShared(fsdp_devices)
+    raise ValueError(f"parallel={parallel}: expected one of pmap, fsdp")
 
 
 def _devices() -> list[jax.Device]:
-    """All devices, those of a process together: a process's rows of the batch are then its devices'."""
+    """Returns all devices, those of a process together: a process's rows of the batch are then its devices'."""
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
@@ -193,5 +202,5 @@ def _replicate(tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def _own(x: chex.Array) -> chex.Array:
-    """The first of a replicated array's copies that this process holds."""
+    """Returns the first of a replicated array's copies that this process holds."""
     return x.addressable_data(0)[0]

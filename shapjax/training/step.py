@@ -1,6 +1,5 @@
-"""One training step as a pure function: state and batch in, state and metrics out."""
+"""One training step as a pure function: state and batch of stored pixels in, state and metrics out."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,21 +9,23 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from shapjax.training import loss as losses
+from shapjax.data import augmentation
+from shapjax.models import preprocessing
+from shapjax.training.loss import LossSettings, joint_loss
 
 ApplyFn = Callable[[chex.ArrayTree, chex.Array, chex.Array | None], chex.Array]  # (params, images, segment_ids) -> phi
 
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Holds everything that a step changes.
 
     Attributes:
       step: int32 scalar, steps done.
       params: the model's parameters, float32.
       opt_state: of the optimizer.
       ema_params: moving average of the parameters, or None where it is off.
-      teacher: parameters that stay as they are, whose predictions are learned from; None: there are none.
+      teacher: parameters that stay as loaded, whose predictions are learned from; or None.
     """
 
     step: chex.Array
@@ -35,71 +36,35 @@ class TrainState:
 
 
 class StepSettings(NamedTuple):
-    """What a step is made of besides the model and the optimizer."""
+    """Says what a step is made of besides the model and the optimizer.
 
-    loss: losses.LossSettings
-    shapley_weight: optax.Schedule
-    ema_decay: float  # 0 = off
-    train_only: tuple[str, ...] = ()  # parts of the parameters, by their first keys, that have a gradient; (): all
-    accumulate: int = 1  # parts of a device's batch whose gradients are computed one after the other
-
-
-def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
-    """True for the parameters that weight decay acts on: kernels, not norms, biases, positions or extra tokens."""
-
-    def is_kernel(path, _):
-        return path[-1].key == "kernel"
-
-    return jax.tree_util.tree_map_with_path(is_kernel, params)
-
-
-def hold(params: chex.ArrayTree, train_only: tuple[str, ...]) -> chex.ArrayTree:
-    """The same parameters, constants for the gradient but for the named parts; with no names, for none of them.
-
-    Of what only constants come before, no backward pass is computed.
+    Attributes:
+      loss: of the joint loss.
+      num_classes: K.
+      mean, std: per channel, in units of [0, 1]; they normalize the pixels.
+      augment: random changes of the training images.
+      seed: of augmentation and coalitions.
+      teacher_weight: share of the teacher's prediction in the targets; the label has the rest.
+      ema_decay: of the moving average of the parameters; 0: off.
+      train_only: parts of the parameters, by their first keys, that have a gradient; (): all.
+      accumulate: parts of a device's batch whose gradients are computed one after the other.
     """
-    if not train_only:
-        return params
-    return {key: part if key in train_only else jax.lax.stop_gradient(part) for key, part in params.items()}
 
-
-def make_optimizer(
-    *, learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, b2: float, clip_norm: float,
-    train_only: tuple[str, ...] = (),
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW with linear warm-up, cosine decay to zero and clipping of the global gradient norm.
-
-    Args:
-      learning_rate: the peak.
-      warmup_steps, steps: of the warm-up and of the whole run, in optimizer steps.
-      weight_decay: decoupled, on kernels only (`decayed`), times the learning rate.
-      b2: Adam's decay of the squared gradient.
-      clip_norm: largest global norm of a gradient.
-      train_only: as of `StepSettings`; other parts are not changed, by weight decay either, and have no state.
-
-    Returns:
-      the optimizer and its learning-rate schedule.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, max(steps, warmup_steps + 1))
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=decayed),
-    )
-    if train_only:
-        optimizer = optax.partition(
-            {"trained": optimizer, "held": optax.set_to_zero()},
-            lambda params: {key: "trained" if key in train_only else "held" for key in params})
-    return optimizer, schedule
-
-
-def weight_schedule(weight: float, *, begin: int, warmup_steps: int) -> optax.Schedule:
-    """shapley_weight at a step: linear from 0 over the warm-up, which starts at step `begin`, then constant."""
-    return optax.linear_schedule(0.0, weight, warmup_steps, begin) if warmup_steps else optax.constant_schedule(weight)
+    loss: LossSettings
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: augmentation.AugmentSettings = augmentation.AugmentSettings()
+    seed: int = 0
+    teacher_weight: float = 0.0
+    ema_decay: float = 0.0
+    train_only: tuple[str, ...] = ()
+    accumulate: int = 1
 
 
 def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, *, ema: bool,
                teacher: bool = False) -> TrainState:
-    """The state before the first step; its teacher, if it is to have one, are the first parameters."""
+    """Returns the state before the first step; the teacher, if there is to be one, has the first parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -110,12 +75,12 @@ def init_state(params: chex.ArrayTree, optimizer: optax.GradientTransformation, 
 
 
 def inference_params(state: TrainState) -> chex.ArrayTree:
-    """The parameters that evaluation and explanation use: the moving average where there is one."""
+    """Returns the parameters that evaluation and explanation use: the moving average where there is one."""
     return state.params if state.ema_params is None else state.ema_params
 
 
 def example_keys(seed: int, step: chex.Array, indices: chex.Array) -> chex.Array:
-    """One key an example, from (seed, step, example index): independent of the number and layout of devices.
+    """Returns one key an example, from (seed, step, example index), whatever the number and layout of devices.
 
     Args:
       seed: of the run.
@@ -129,50 +94,41 @@ def example_keys(seed: int, step: chex.Array, indices: chex.Array) -> chex.Array
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, indices)
 
 
-def train_step(
-    state: TrainState,
-    images: chex.Array,
-    targets: chex.Array,
-    keys: chex.Array,
-    *,
-    apply_fn: ApplyFn,
-    optimizer: optax.GradientTransformation,
-    settings: StepSettings,
-    axis_name: str | None = None,
-    parts_fn: Callable[[chex.ArrayTree, chex.Array], losses.Parts] | None = None,
-) -> tuple[TrainState, dict[str, chex.Array]]:
-    """One optimization step on the joint loss.
+def train_step(state: TrainState, batch: dict[str, chex.Array], *, apply_fn: ApplyFn,
+               optimizer: optax.GradientTransformation, settings: StepSettings, axis_name: str | None = None
+               ) -> tuple[TrainState, dict[str, chex.Array]]:
+    """Takes one optimization step on the joint loss.
 
     Args:
       state: before the step.
-      images: float32 [B, H, W, C], normalized; B is this device's share where axis_name is given.
-      targets: float32 [B, K], see `losses.joint_loss`.
-      keys: PRNG keys [B], of each example's coalitions, see `example_keys`.
+      batch: image uint8 [B, H, W, C], label int32 [B], index int32 [B]; B is this device's share where axis_name is
+        given.
       apply_fn: (params, images, segment_ids) -> phi [B, N, K].
-      optimizer: from `make_optimizer`.
+      optimizer: from `optimizer.make_optimizer`.
       settings: see `StepSettings`.
       axis_name: of the devices that share the batch; gradients and metrics are averaged over them.
-      parts_fn: (params, images) -> phi and its parts, of a model with an allocation head; else None.
 
     Returns:
-      the state after the step, and float32 scalars: the fields of `losses.LossParts`, shapley_weight, gradient_norm.
+      the state after the step, and float32 scalars: the fields of `loss.LossParts`, and gradient_norm.
     """
-    weight = settings.shapley_weight(state.step)
+    s = settings
+    keys_B = example_keys(s.seed, state.step, batch["index"])
+    images, targets_BK = augmentation.augment(batch["image"], batch["label"], keys_B, settings=s.augment,
+                                              num_classes=s.num_classes)
+    images = preprocessing.normalize(images, s.mean, s.std)
+    if s.teacher_weight:
+        taught_BK = jax.nn.softmax(jnp.sum(apply_fn(state.teacher, images, None), axis=1))
+        targets_BK = optax.incremental_update(taught_BK, targets_BK, s.teacher_weight)
 
-    def gradients_of(images: chex.Array, targets: chex.Array, keys: chex.Array):
+    def gradients_of(images: chex.Array, targets_BK: chex.Array, keys_B: chex.Array):
         def loss_fn(params):
-            params = hold(params, settings.train_only)
-
-            def phi_fn(x: chex.Array, segment_ids: chex.Array | None) -> chex.Array:
-                return apply_fn(params, x, segment_ids)
-
-            return losses.joint_loss(phi_fn, images, targets, keys, shapley_weight=weight, settings=settings.loss,
-                                     axis_name=axis_name,
-                                     parts_fn=parts_fn and functools.partial(parts_fn, params))
+            params = hold(params, s.train_only)
+            return joint_loss(lambda x, segment_ids: apply_fn(params, x, segment_ids), images, targets_BK, keys_B,
+                              settings=s.loss, axis_name=axis_name)
 
         return jax.grad(loss_fn, has_aux=True)(state.params)
 
-    gradients, parts = _mean_over_parts(gradients_of, settings.accumulate, images, targets, keys)
+    gradients, parts = _mean_over_parts(gradients_of, s.accumulate, images, targets_BK, keys_B)
     if axis_name:
         gradients, parts = jax.lax.pmean((gradients, parts), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -180,17 +136,26 @@ def train_step(
     ema_params = state.ema_params
     if ema_params is not None:
         # The decay grows from 0, so that the average does not remember the initial parameters (as in TensorFlow's EMA).
-        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        # What is held stays as it is to the bit; an average of equal numbers need not.
-        new, old = ({key: tree[key] for key in settings.train_only or tree} for tree in (params, ema_params))
+        decay = jnp.minimum(s.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        # Held parts stay equal to the bit; an average of equal numbers need not.
+        new, old = ({key: tree[key] for key in s.train_only or tree} for tree in (params, ema_params))
         ema_params = ema_params | optax.incremental_update(new, old, 1.0 - decay)
-    metrics = parts._asdict() | {"shapley_weight": jnp.asarray(weight, jnp.float32),
-                                 "gradient_norm": optax.tree.norm(gradients)}
+    metrics = parts._asdict() | {"gradient_norm": optax.tree.norm(gradients)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics
 
 
+def hold(params: chex.ArrayTree, train_only: tuple[str, ...]) -> chex.ArrayTree:
+    """Returns the same parameters, constants for the gradient but for the named parts; with no names, for none.
+
+    No backward pass is computed for what only constants come before.
+    """
+    if not train_only:
+        return params
+    return {key: part if key in train_only else jax.lax.stop_gradient(part) for key, part in params.items()}
+
+
 def _mean_over_parts(fn: Callable[..., chex.ArrayTree], num_parts: int, *arrays: chex.Array) -> chex.ArrayTree:
-    """The mean of fn over equal parts of the rows of arrays, one after the other, in the memory of one."""
+    """Returns the mean of fn over equal parts of the rows of arrays, one after the other, in the memory of one."""
     if num_parts == 1:
         return fn(*arrays)
     # Part p takes every num_parts-th row: rows that are split over devices stay where they are.

@@ -1,4 +1,4 @@
-"""Gradient methods against Captum on the same network, and the truths that they promise."""
+"""Gradient methods against Captum on the same network, completeness, additive models, noise; and Grad-CAM."""
 
 import captum.attr
 import jax
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from shapjax.attribution import gradients
-from shapjax.errors import UserError
 from shapjax.games import classifier, removal
 
 GRID = (2, 3)
@@ -119,16 +118,86 @@ def test_a_pixel_belongs_to_the_patch_that_hides_it(rng, size):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda m, x, y: gradients.integrated_gradients(m, x, y, steps=0), "steps is 0"),
+    (lambda m, x, y: gradients.integrated_gradients(m, x, y, steps=0), "steps is 0, expected at least 1"),
     (lambda m, x, y: gradients.integrated_gradients(m, x, y, baseline=(0.0, 0.0, 0.0)), "3 numbers.*2 channels"),
-    (lambda m, x, y: gradients.smoothgrad(m, x, y, jax.random.key(0), samples=0), "0 samples"),
-    (lambda m, x, y: gradients.smoothgrad(m, x, y, jax.random.key(0), noise=-0.1), "noise -0.1"),
-    (lambda m, x, y: gradients.gradient(m, x, y[:2]), r"targets are int\d+ \[2\]"),
+    (lambda m, x, y: gradients.smoothgrad(m, x, y, jax.random.key(0), samples=0), "samples is 0, expected at least 1"),
+    (lambda m, x, y: gradients.smoothgrad(m, x, y, jax.random.key(0), noise=-0.1), "noise is -0.1, expected at"),
+    (lambda m, x, y: gradients.gradient(m, x, y[:2]), r"targets have shape \(2,\), expected \(3\)"),
     (lambda m, x, y: gradients.gradient(m, x.astype(np.uint8), y), "images are uint8"),
     (lambda m, x, y: gradients.gradient(m.replace(grid=(5, 6)), x, y), "5 x 6 patches.*4 x 6 pixels"),
 ])
 def test_what_does_not_fit_is_refused(example, call, message):
     model, _, images, targets = example
-    with pytest.raises(UserError, match=message) as e:
+    with pytest.raises(ValueError, match=message) as e:
         call(model, images, targets)
     assert "\n" not in str(e.value)
+
+
+# Grad-CAM
+
+
+def features_and_logits(params, images, delta=None):
+    axes = ("NHWC", "HWIO", "NHWC")
+    x = jnp.tanh(jax.lax.conv_general_dilated(images, params["conv"], (2, 2), "VALID", dimension_numbers=axes))
+    x = x if delta is None else x + delta
+    return jnp.tanh(x.reshape(len(x), -1) @ params["inner"]) @ params["outer"], x
+
+
+@pytest.fixture(scope="module")
+def cam_example():
+    """Parameters, images [3, 6, 8, 2], targets, and Captum's map [3, 3, 4] of the layer."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (2, 2, 2, 3), "inner": (36, 5), "outer": (5, 4)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    images, targets = rng.normal(size=(3, 6, 8, 2)).astype(np.float32), np.array([3, 0, 2])
+    conv, inner, outer = (torch.tensor(params[name]) for name in shapes)
+    layer = torch.nn.Tanh()
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            x = self.layer(torch.nn.functional.conv2d(x, conv.permute(3, 2, 0, 1), stride=2)).permute(0, 2, 3, 1)
+            return torch.tanh(x.reshape(len(x), -1) @ inner) @ outer
+
+    x = torch.tensor(images).permute(0, 3, 1, 2).requires_grad_()
+    theirs = captum.attr.LayerGradCam(Network(), layer).attribute(x, torch.tensor(targets), relu_attributions=True)
+    return params, images, targets, theirs.detach()
+
+
+def wrapped(params, grid, features_fn=features_and_logits):
+    return classifier.wrap(lambda p, x: features_and_logits(p, x)[0], params, grid=grid,
+                           removal=removal.Constant(0.0), features_fn=features_fn)
+
+
+@pytest.mark.parametrize("batch_size", [256, 2])
+def test_gradcam_on_its_own_grid_is_captums(cam_example, batch_size):
+    params, images, targets, theirs = cam_example
+    out = gradients.gradcam(wrapped(params, (3, 4)), images, targets, batch_size=batch_size)
+    np.testing.assert_allclose(out, theirs.numpy().reshape(3, 12), atol=1e-5)
+    assert (out > 0.01).any() and (out == 0).any()  # the ReLU has something to do
+
+
+def test_a_map_coarser_than_the_grid_is_resized_bilinearly(cam_example):
+    params, images, targets, theirs = cam_example
+    out = gradients.gradcam(wrapped(params, (6, 6)), images, targets)
+    resized = captum.attr.LayerAttribution.interpolate(theirs, (6, 6), "bilinear")
+    np.testing.assert_allclose(out, resized.numpy().reshape(3, 36), atol=1e-5)
+
+
+def test_a_map_finer_than_the_grid_is_smoothed_not_sampled(cam_example):
+    params, images, targets, _ = cam_example
+
+    def corner(params, images, delta):  # bright in one cell of 5 x 5 only, far from where the center would be sampled
+        x = jnp.zeros((len(images), 5, 5, 1)).at[:, 0, 0].set(1.0) + (0.0 if delta is None else delta)
+        return jnp.repeat(x.sum(axis=(1, 2)), 4, axis=1), x
+
+    assert (gradients.gradcam(wrapped(params, (1, 1), corner), images, targets) > 1e-3).all()
+
+
+def test_a_model_without_features_is_refused(cam_example):
+    params, images, targets, _ = cam_example
+    with pytest.raises(ValueError, match="no spatial features"):
+        gradients.gradcam(wrapped(params, (3, 4), features_fn=None), images, targets)

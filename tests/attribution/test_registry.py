@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from shapjax import attribution
 from shapjax.attribution import registry
-from shapjax.errors import UserError
 from shapjax.games import classifier, removal
 
 
@@ -26,26 +26,48 @@ def test_every_method_that_needs_logits_only_explains_any_classifier(plain, key)
     assert values.shape == (2, 16) and jnp.isfinite(values).all()
 
 
-def test_a_plain_classifier_is_not_asked_for_votes_attention_or_features(plain):
+@pytest.mark.parametrize("key", registry.METHODS)
+def test_every_method_refuses_arguments_that_do_not_fit(plain, key):
+    """In one line, before it asks whether the model has what it needs."""
+    method, images, targets = registry.METHODS[key], jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, int)
+    keys = jax.random.split(jax.random.key(0), 2)
+    sampled = [(images, targets, keys, {"coalitions": 5}, "5 coalitions"),
+               (images, targets, keys[:1], {}, "expected one jax.random.key")] if method.sampled else []
+    for x, y, k, options, message in [
+            (images[0], targets, keys, {}, r"images have shape \(8, 8, 1\)"),
+            (images, targets[:1], keys, {}, r"targets have shape \(1,\), expected \(2\)"),
+            (images, targets, keys, {"batch_size": 0}, "batch_size is 0"), *sampled]:
+        with pytest.raises(ValueError, match=message) as e:
+            method.fn(plain, x, y, k, **options)
+        assert "\n" not in str(e.value)
+
+
+def test_a_method_is_a_function_of_the_package_and_no_submodule_hides_it():
+    for key, method in registry.METHODS.items():
+        assert getattr(attribution, key) is method.fn
+    assert all(callable(getattr(attribution, name)) for name in attribution.__all__ if name != "METHODS")
+
+
+def test_a_plain_classifier_is_not_asked_for_phi_attention_or_features(plain):
     keys = {method.key for method in registry.applicable(plain)}
     assert keys == set(registry.METHODS) - {
         "phi", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
-    with pytest.raises(UserError, match="'rollout' needs attention_fn, which this model does not have; choose among"):
+    with pytest.raises(ValueError, match="'rollout' needs attention_fn, which this model does not have: choose among"):
         registry.select(["rollout"], plain)
 
 
 def test_enumeration_is_not_done_unasked_beyond_16_patches_nor_at_all_beyond_20(plain):
     assert "exact" not in {method.key for method in registry.applicable(plain.replace(grid=(4, 5)))}
     assert [m.key for m in registry.select(["exact"], plain.replace(grid=(4, 5)))] == ["exact"]
-    with pytest.raises(UserError, match=r"2\^24 packed passes.*kernel_shap"):
+    with pytest.raises(ValueError, match=r"2\^24 packed passes.*kernel_shap"):
         registry.select(["exact"], plain.replace(grid=(5, 5)))
 
 
 def test_names_are_kept_in_order_once_and_unknown_ones_refused_with_the_near_ones(plain):
     assert [m.key for m in registry.select(["rise", "lime", "rise"], plain)] == ["rise", "lime"]
-    with pytest.raises(UserError, match="'smoothgrat'; did you mean smoothgrad"):
+    with pytest.raises(ValueError, match="'smoothgrat'; did you mean smoothgrad"):
         registry.select(["smoothgrat"], plain)
-    with pytest.raises(UserError, match="there are phi, exact"):
+    with pytest.raises(ValueError, match="there are phi, exact"):
         registry.select(["xyz"], plain)
 
 

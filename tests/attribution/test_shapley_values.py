@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from shapjax.attribution import shapley_values
-from shapjax.errors import UserError
 from shapjax.games import classifier, removal, shapley
 
 with warnings.catch_warnings():
@@ -21,7 +20,7 @@ KEY = jax.random.key(11)
 
 
 @pytest.fixture(scope="module")
-def truth(coalition_game):
+def ground_truth(coalition_game):
     """float64 [B, N, K], in logits."""
     return np.stack([shapley.exact_shapley(v) for v in coalition_game.values])
 
@@ -34,10 +33,10 @@ def spread(values):
 
 
 @pytest.mark.parametrize("batch_size", [50, 300])  # three passes an image, the last one partly; two images a pass
-def test_exact_values_are_those_of_the_table_of_all_coalitions(coalition_game, truth, batch_size):
+def test_exact_values_are_those_of_the_table_of_all_coalitions(coalition_game, ground_truth, batch_size):
     exact = shapley_values.exact_all(coalition_game.model, coalition_game.images, batch_size=batch_size)
     assert exact.dtype == np.float32
-    np.testing.assert_allclose(exact, truth, atol=2e-6 * spread(truth))
+    np.testing.assert_allclose(exact, ground_truth, atol=2e-6 * spread(ground_truth))
 
 
 @pytest.mark.parametrize("output", ["probability", "log_probability"])
@@ -78,7 +77,7 @@ def test_exact_values_agree_with_shapiq_and_with_shap(coalition_game):
 
 def test_too_many_patches_to_enumerate_are_refused_with_the_number_of_passes():
     model = classifier.wrap(lambda x: x.mean((1, 2)), grid=(3, 7), removal=removal.Constant(0.0))
-    with pytest.raises(UserError, match=r"2\^20 packed passes .* kernel_shap"):
+    with pytest.raises(ValueError, match=r"2\^20 packed passes .* kernel_shap"):
         shapley_values.exact_all(model, np.zeros((1, 6, 7, 2), np.float32))
 
 
@@ -86,7 +85,7 @@ def test_too_many_patches_to_enumerate_are_refused_with_the_number_of_passes():
 
 
 @pytest.mark.parametrize("method", [shapley_values.kernel_shap_all, shapley_values.permutation_all])
-def test_rounds_go_on_until_each_image_is_precise_enough(coalition_game, truth, method):
+def test_rounds_go_on_until_each_image_is_precise_enough(coalition_game, ground_truth, method):
     model, images, *_ = coalition_game
 
     def run(tolerance, most=8192):
@@ -99,7 +98,7 @@ def test_rounds_go_on_until_each_image_is_precise_enough(coalition_game, truth, 
         np.testing.assert_allclose(estimate.ratio, ratio, rtol=1e-5)
         total = coalition_game.values[:, -1] - coalition_game.values[:, 0]
         np.testing.assert_allclose(estimate.values.sum(1), total, atol=1e-5)
-        assert (np.abs(estimate.values - truth) < 5 * estimate.standard_errors + 1e-5).all()
+        assert (np.abs(estimate.values - ground_truth) < 5 * estimate.standard_errors + 1e-5).all()
     assert tight.converged.all() and (tight.ratio <= 0.02).all() and loose.converged.all()
     assert (tight.coalitions > loose.coalitions).all() and len(set(tight.coalitions)) > 1
     assert not stopped.converged.any() and 896 <= stopped.coalitions.max() <= 1026
@@ -108,16 +107,17 @@ def test_rounds_go_on_until_each_image_is_precise_enough(coalition_game, truth, 
 def test_an_error_that_cannot_be_known_yet_is_not_precise(coalition_game):
     estimate = shapley_values.kernel_shap_all(coalition_game.model, coalition_game.images, KEY, tolerance=1e9,
                                               round_coalitions=8, max_coalitions=64)
-    assert (estimate.coalitions == 2 + 2 * 12).all()  # the first rounds with more pairs than the 8 players
+    assert (estimate.coalitions >= 2 + 2 * 12).all()  # the first rounds with more pairs than the 8 players
+    assert np.isfinite(estimate.standard_errors[estimate.converged]).all() and estimate.converged.any()
 
 
 @pytest.mark.parametrize("method", [shapley_values.kernel_shap, shapley_values.permutation])
-def test_estimates_of_a_target_are_near_the_exact_values_and_do_not_depend_on_the_batch(coalition_game, truth, method):
+def test_estimates_of_a_target_are_near_the_exact_values_in_any_batch(coalition_game, ground_truth, method):
     model, images, targets, table = coalition_game
     assert np.abs(table[:, 0]).min() > 0.05  # v(∅) is not 0, so forgetting it would show
     keys = jax.random.split(KEY, 3)
     values = np.asarray(method(model, images, targets, keys))
-    expected = truth[np.arange(3), :, targets]
+    expected = ground_truth[np.arange(3), :, targets]
     assert values.dtype == np.float32 and values.shape == (3, 8)
     np.testing.assert_allclose(values, expected, atol=0.05 * spread(expected))
     one = method(model, images[2:], targets[2:], keys[2:], batch_size=100)

@@ -1,4 +1,4 @@
-"""What tests of the commands share: the commands in processes of their own, a short training run."""
+"""Shared by tests of the commands: the commands in processes of their own, a short training run."""
 
 import os
 import pathlib
@@ -16,17 +16,18 @@ from shapjax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.model.depth=1",
-         "--config.model.heads=2", "--config.model.patch_size=14", "--config.batch_size=16", "--config.log_every=5",
-         "--config.cpu_devices=2"]
+         "--config.model.heads=2", "--config.model.patch_size=14", "--config.optim.batch_size=16", "--config.run.log_every=5",
+         "--config.run.cpu_devices=2"]
 # train.py with steps of at least 0.1 s, so that a signal comes before the end.
 SLOW_STEPS = """
 import time
 from shapjax.cli import train
-step = train.RunLog.step
+from shapjax.training.logging import RunLog
+step = RunLog.step
 def slow_step(*arguments):
     time.sleep(0.1)
     step(*arguments)
-train.RunLog.step = slow_step
+RunLog.step = slow_step
 train.run()
 """
 
@@ -176,6 +177,6 @@ def slow_steps():
 def run(tmp_path_factory, command):
     """A short training run, uninterrupted. Tests that write to it copy it."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    out = command("train.py", *SMALL, "--workdir", workdir, "--config.steps=20", "--config.eval_every=10")
+    out = command("train.py", *SMALL, "--workdir", workdir, "--config.optim.steps=20", "--config.run.eval_every=10")
     assert "test accuracy" in out and str(workdir / "checkpoints") in out
     return workdir

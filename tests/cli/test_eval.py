@@ -1,4 +1,4 @@
-"""eval.py as a person types it: figures, the comparison of methods, going on after an interruption, mistakes."""
+"""eval.py as a person types it: metrics, the comparison of methods, going on after an interruption, mistakes."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def evaluated(run, tmp_path_factory, command):
     masks = np.zeros((6, 28, 28), np.int8)
     masks[:, 7:21, 7:21], masks[:, 0] = 1, -1
     np.savez(workdir / "masks.npz", masks=masks)
-    return workdir, command("eval.py", "--checkpoint", workdir, *COMPARE, "--masks", workdir / "masks.npz")
+    return workdir, command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz")
 
 
 def comparison(workdir):
@@ -28,17 +28,19 @@ def comparison(workdir):
     return summary, {method["key"]: method for method in summary["methods"]}
 
 
-def test_figures_and_arrays_agree(evaluated):
+def test_metrics_and_arrays_agree(evaluated):
     workdir, out = evaluated
-    figures = json.loads((workdir / "eval.json").read_text())
+    values = json.loads((workdir / "eval.json").read_text())
     arrays = np.load(workdir / "eval.npz", allow_pickle=False)
-    assert figures["images"] == 1000 and figures["players"] == 4 and figures["efficiency_gap"] <= 1e-4
-    assert figures["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
-    assert figures["accuracy_under_removal"][0] == pytest.approx(figures["accuracy_top1"])
-    assert len(figures["accuracy_under_removal"]) == 10
-    assert arrays["shapley"].shape == arrays["truth"].shape == (6, 2, 2, 10)
+    assert values["images"] == 1000 and values["players"] == 4 and values["efficiency_gap"] <= 1e-4
+    assert values["shapley_error"]["coalitions_per_image"] == 16 and "accuracy, top 1" in out
+    assert values["accuracy_under_removal"][0] == pytest.approx(values["accuracy_top1"])
+    assert len(values["accuracy_under_removal"]) == 10
+    assert values["shapley_error"]["ground_truth"] == "exact" and values["shapley_error"]["r2_ceiling"] == 1
+    assert values["shapley_weight"] > 0 and values["masked_weight"] > 0 and values["checkpoint"] == str(workdir)
+    assert arrays["shapley"].shape == arrays["ground_truth"].shape == (6, 2, 2, 10)
     np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
-    np.testing.assert_allclose(arrays["truth"].sum((1, 2)), arrays["logits"], atol=1e-4)
+    np.testing.assert_allclose(arrays["ground_truth"].sum((1, 2)), arrays["logits"], atol=1e-4)
 
 
 def test_the_table_has_every_method_and_metric_with_intervals_around_their_means(evaluated):
@@ -53,7 +55,7 @@ def test_the_table_has_every_method_and_metric_with_intervals_around_their_means
         assert sum(bool(value and value["best"]) for value in best) == (metric["better"] is not None), metric["key"]
 
 
-def test_exact_values_are_their_own_truth_and_kernel_shap_with_all_coalitions_is_exact(evaluated):
+def test_exact_values_are_their_own_ground_truth_and_kernel_shap_with_all_coalitions_is_exact(evaluated):
     _, methods = comparison(evaluated[0])
     assert methods["exact"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-6)
     assert methods["kernel_shap"]["values"]["shapley_pearson"]["mean"] == pytest.approx(1, abs=1e-3)  # 14 coalitions
@@ -93,8 +95,8 @@ def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path,
     (workdir / "methods" / "random.npz").unlink()
     broken = workdir / "methods" / "kernel_shap.npz"
     broken.write_bytes(broken.read_bytes()[:1000])  # as if the disk had filled up
-    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--masks", workdir / "masks.npz")
-    assert "going on: phi, exact already measured" in out and "true Shapley values of 6 images are already" in out
+    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz")
+    assert "going on: phi, exact already measured" in out and "ground truth of 6 images is already there" in out
     before, after = (comparison(where)[1] for where in (evaluated[0], workdir))
     for key in METHODS:
         assert before[key]["values"] == after[key]["values"], key
@@ -117,10 +119,11 @@ def test_other_ways_to_hide_patches_make_another_game(run, tmp_path, command):
 @pytest.mark.slow
 def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_path, command, small, fails_with_one_line):
     run = tmp_path / "run"
-    command("train.py", *small, "--workdir", run, "--config.steps=2", "--config.model.patch_size=4")
+    command("train.py", *small, "--workdir", run, "--config.optim.steps=2", "--config.model.patch_size=4")
     out = command("eval.py", "--checkpoint", run, "--images", 1, "--methods", "phi", "--metrics", "aopc")
     error = json.loads((run / "eval.json").read_text())["shapley_error"]
-    assert "KernelSHAP" in out and error["truth"] == "kernel_shap" and 0 < error["standard_error"] < 1
+    assert "KernelSHAP" in out and error["ground_truth"] == "kernel_shap" and 0 < error["standard_error"] < 1
+    assert 0.9 < error["r2_ceiling"] < 1 and "R² at most" in out
     assert "kernel_shap" in fails_with_one_line("eval.py", "--checkpoint", run, "--methods", "phi,exact")
     assert "49" in (run / "report" / "index.html").read_text()
 
@@ -129,7 +132,7 @@ def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_pat
     (("--methods", "phi,kernel_shop"), "did you mean kernel_shap"),
     (("--metrics", "deltion"), "did you mean deletion"),
     (("--images", 2000), "has 1000"),
-    (("--masks", "masks.npy"), r"uint8 [3, 20, 28]; expected bools or integers [3, 28, 28]"),
+    (("--object_masks", "masks.npy"), r"uint8 [3, 20, 28]; expected bools or integers [3, 28, 28]"),
     (("--methods", ""), "--methods is empty"),
 ])
 def test_a_mistake_is_one_line_before_the_work_begins(run, tmp_path, fails_with_one_line, arguments, expected):

@@ -1,4 +1,4 @@
-"""python -m shapjax.export as a person types it: what it writes works without shapjax, and in the other commands."""
+"""python -m shapjax export as a person types it: what it writes works without shapjax, and in the other commands."""
 
 import json
 import os
@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import shapjax
+from shapjax.cli import export as export_command
+from shapjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A program in which shapjax and flax cannot be imported, however installed.
@@ -30,7 +33,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("shapjax", "f
 def exported(run, tmp_path_factory, command):
     """An exported model, and what the command printed."""
     directory = tmp_path_factory.mktemp("exported") / "model"
-    return directory, command("-m", "shapjax.export", "--checkpoint", run, "--output", directory)
+    return directory, command("-m", "shapjax", "export", "--checkpoint", run, "--output", directory)
 
 
 @pytest.fixture(scope="module")
@@ -85,35 +88,53 @@ def test_what_was_exported_is_said(run, exported):
 def test_an_exported_model_is_evaluated_and_explained_as_the_run(run, exported, tmp_path, command):
     directory = tmp_path / "moved"
     shutil.copytree(exported[0], directory)
-    out = command("eval.py", "--checkpoint", directory, "--images", 1, "--methods", "none", "--truth", "none")
+    out = command("eval.py", "--checkpoint", directory, "--images", 1, "--methods", "none", "--ground_truth", "none")
     page = (directory / "report" / "index.html").read_text()
     assert str(directory / "report" / "index.html") in out and "Settings" in page and "Training curves" not in page
-    figures = json.loads((directory / "eval.json").read_text())
+    evaluation = json.loads((directory / "eval.json").read_text())
     logged = [x for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["split"] == "test"][-1]
-    assert figures["checkpoint"] == str(directory) and figures["step"] == logged["step"] == 20
-    assert figures["accuracy_top1"] == pytest.approx(logged["accuracy"], abs=1.5e-3)
-    assert figures["cross_entropy"] == pytest.approx(logged["cross_entropy"], rel=1e-4)
+    assert evaluation["checkpoint"] == str(directory) and evaluation["step"] == logged["step"] == 20
+    assert evaluation["accuracy_top1"] == pytest.approx(logged["accuracy"], abs=1.5e-3)
+    assert evaluation["cross_entropy"] == pytest.approx(logged["cross_entropy"], rel=1e-4)
     command("explain.py", "--checkpoint", directory, "--examples", 1, "--output", tmp_path / "out", "--noexact")
     assert (tmp_path / "out" / "test_0000.png").exists()
 
 
-def test_an_exported_model_is_exported_again_for_others(exported, tmp_path, command):
-    out = command("-m", "shapjax.export", "--checkpoint", exported[0], "--output", tmp_path, "--platforms", "tpu",
-                  "--format", "stablehlo")
+@pytest.fixture
+def export(monkeypatch, capsys):
+    """Runs the command within this process; returns what it prints."""
+
+    def run(checkpoint, output, *, platforms=("cpu",), format="all"):
+        flags = types.SimpleNamespace(checkpoint=str(checkpoint), step=None, output=str(output), format=format,
+                                      platforms=list(platforms))
+        monkeypatch.setattr(export_command, "_FLAGS", flags)
+        export_command.main([])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_an_exported_model_is_exported_again_for_others(exported, tmp_path, export):
+    out = export(exported[0], tmp_path, platforms=["tpu"], format="stablehlo")
     assert "for tpu" in out and "the program was not run" in out and not (tmp_path / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--checkpoint", "{run}", "--output", "{run}"], "holds a training run.*--output"),
-    (["--checkpoint", "{run}", "--output", "{file}/in"], r"cannot write to .*/in \(Not a directory\)"),
-    (["--checkpoint", "{empty}", "--output", "{empty}/out"], "is not a shapjax run.*or an exported model"),
-    (["--checkpoint", "{run}", "--output", "{empty}/out", "--platforms", "cpu,gpu"], "platforms cpu,gpu: expected"),
-    (["--checkpoint", "{run}", "--output", "{empty}/out", "--format", "onnx"], "all|stablehlo|safetensors"),
+@pytest.mark.parametrize(("checkpoint", "output", "settings", "message"), [
+    ("{run}", "{run}", {}, "holds a training run.*--output"),
+    ("{run}", "{file}/in", {}, r"cannot write to .*/in \(Not a directory\)"),
+    ("{empty}", "{empty}/out", {}, "is not a shapjax run.*or an exported model"),
+    ("{run}", "{empty}/out", {"platforms": ["cpu", "gpu"]}, "platforms cpu,gpu: expected"),
 ])
-def test_mistakes_are_one_line_and_leave_no_file(run, tmp_path, fails_with_one_line, arguments, message):
+def test_mistakes_are_one_line_and_leave_no_file(run, tmp_path, export, checkpoint, output, settings, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     places = {"run": run, "empty": tmp_path / "empty", "file": tmp_path / "file"}
-    line = fails_with_one_line("-m", "shapjax.export", *(x.format(**places) for x in arguments))
-    assert re.search(message, line), line
+    with pytest.raises(UserError, match=message) as error:
+        export(checkpoint.format(**places), output.format(**places), **settings)
+    assert "\n" not in str(error.value)
     assert not list((tmp_path / "empty").iterdir()) and not (run / "README.md").exists()
+
+
+def test_a_format_that_does_not_exist_is_one_line(run, tmp_path, fails_with_one_line):
+    line = fails_with_one_line("-m", "shapjax", "export", "--checkpoint", run, "--output", tmp_path, "--format", "onnx")
+    assert "all|stablehlo|safetensors" in line

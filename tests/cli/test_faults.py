@@ -66,10 +66,10 @@ def kill_and_go_on(start, wait_for, saved_state, workdir, arguments, code, *, ki
 def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, command, start, wait_for, saved_state, small,
                                                      slow_steps, assert_same_state):
     """Here in FSDP; the long test below is one of pmap."""
-    arguments = [*small, "--config.steps=20", "--config.parallel=fsdp"]
-    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.eval_every=10")
+    arguments = [*small, "--config.optim.steps=20", "--config.run.parallel=fsdp"]
+    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.run.eval_every=10")
     workdir = tmp_path / "killed"
-    arguments += ["--workdir", workdir, "--config.eval_every=2", "--config.log_every=1"]
+    arguments += ["--workdir", workdir, "--config.run.eval_every=2", "--config.run.log_every=1"]
     newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=3, seed=0)
     assert newest == sorted(set(newest)) and newest[-1] < 20
     assert_same_state(tmp_path / "whole", workdir)
@@ -79,10 +79,10 @@ def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, command, start, w
 @pytest.mark.slow
 def test_a_run_killed_25_times_ends_bit_equal(tmp_path, command, start, wait_for, saved_state, small, slow_steps,
                                               assert_same_state):
-    arguments = [*small, "--config.steps=120"]
-    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.eval_every=60")
+    arguments = [*small, "--config.optim.steps=120"]
+    command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.run.eval_every=60")
     workdir = tmp_path / "killed"
-    arguments += ["--workdir", workdir, "--config.eval_every=2", "--config.log_every=1"]
+    arguments += ["--workdir", workdir, "--config.run.eval_every=2", "--config.run.log_every=1"]
     newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=25, seed=1)
     assert newest == sorted(set(newest)) and newest[-1] < 120
     assert_same_state(tmp_path / "whole", workdir)
@@ -92,7 +92,7 @@ def test_a_run_killed_25_times_ends_bit_equal(tmp_path, command, start, wait_for
 def test_sigterm_saves_and_the_run_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small, slow_steps,
                                                      assert_same_state):
     workdir = tmp_path / "stopped"
-    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    arguments = [*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir]
     (process,) = start(*arguments, code=slow_steps)
     wait_for(lambda: (workdir / "metrics.jsonl").exists() and steps_logged(workdir), process)
     while process.popen.poll() is None:  # whoever asks once may ask again, also while it saves
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal_with_room(run, tm
     workdir = tmp_path / "full"
     shutil.copytree(run, workdir)
     shutil.rmtree(workdir / "checkpoints" / "20")
-    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    arguments = [*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir]
     (process,) = start(*arguments, code=FULL_DISK)
     status, _, err = process.end()
     err = [line for line in err if "persistent compilation cache" not in line and "warnings.warn" not in line]
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_one_line_and_deleted_the_one_before_is_used(run
                                                                              fails_with_one_line, assert_same_state):
     workdir = tmp_path / "damaged"
     shutil.copytree(run, workdir)
-    arguments = [*small, "--config.steps=20", "--config.eval_every=10", "--workdir", workdir]
+    arguments = [*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir]
     for path in (workdir / "checkpoints" / "20" / "training").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -144,9 +144,9 @@ def test_what_is_free_to_change_may_change(run, tmp_path, command, small):
     workdir = tmp_path / "changed"
     shutil.copytree(run, workdir)
     shutil.rmtree(workdir / "checkpoints" / "20")
-    out = command("train.py", *small, "--workdir", workdir, "--config.steps=20", "--config.eval_every=5",
-                  "--config.parallel=fsdp", "--config.cpu_devices=1", "--config.log_every=2",
-                  "--config.keep_checkpoints=1", "--config.model.remat=none", "--config.eval_batch_size=100")
+    out = command("train.py", *small, "--workdir", workdir, "--config.optim.steps=20", "--config.run.eval_every=5",
+                  "--config.run.parallel=fsdp", "--config.run.cpu_devices=1", "--config.run.log_every=2",
+                  "--config.run.keep_checkpoints=1", "--config.model.remat=none")
     assert "at step 10" in out and steps_logged(workdir)[-5:] == [12, 14, 16, 18, 20]
     with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
-        assert checkpoint.read_meta(manager, 20).config.parallel == "fsdp"
+        assert checkpoint.read_meta(manager, 20).config.run.parallel == "fsdp"

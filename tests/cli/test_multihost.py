@@ -16,8 +16,8 @@ STEPS = 30
 
 def arguments(small, workdir, *changes, processes=1, parallel="pmap"):
     """Of a process of a run; as many devices whatever the number of processes."""
-    return [*small, "--workdir", workdir, f"--config.steps={STEPS}", "--config.eval_every=15", "--config.log_every=1",
-            f"--config.cpu_devices={DEVICES // processes}", f"--config.parallel={parallel}", *changes]
+    return [*small, "--workdir", workdir, f"--config.optim.steps={STEPS}", "--config.run.eval_every=15", "--config.run.log_every=1",
+            f"--config.run.cpu_devices={DEVICES // processes}", f"--config.run.parallel={parallel}", *changes]
 
 
 def records(workdir, split="train"):
@@ -27,7 +27,7 @@ def records(workdir, split="train"):
 
 
 def assert_close(one, other):
-    """Same steps, same losses and figures but for the order of sums, which 30 steps of Adam amplify."""
+    """Same steps, same losses and metrics but for the order of sums, which 30 steps of Adam amplify."""
     for split, names in (("train", ("loss", "gradient_norm", "accuracy")), ("test", ("accuracy", "cross_entropy"))):
         one_records, other_records = records(one, split), records(other, split)
         assert [r["step"] for r in one_records] == [r["step"] for r in other_records]
@@ -137,7 +137,7 @@ def test_four_processes_train_as_one_does(whole, tmp_path, start, small, paralle
 
 def test_another_global_batch_is_refused_by_every_process(two, tmp_path, start, small):
     cut = cut_at_half(two("pmap")[0], tmp_path / "cut")
-    for process in start(*arguments(small, cut, "--config.batch_size=8", processes=2), processes=2):
+    for process in start(*arguments(small, cut, "--config.optim.batch_size=8", processes=2), processes=2):
         status, out, err = process.end(timeout=120)
         assert status == 1 and not out and len(err) == 1 and "batch_size: 16 -> 8" in err[0], err
 

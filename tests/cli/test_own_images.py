@@ -23,13 +23,14 @@ def pictures(tmp_path_factory):
 def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_with_one_line, pictures, tmp_path):
     train = ["train.py", "--config", "configs/own_folder.py", f"--config.dataset=folder:{pictures}", "--workdir",
              tmp_path / "run", "--config.data.image_size=32", "--config.model.width=16", "--config.model.depth=1",
-             "--config.batch_size=8", "--config.steps=12", "--config.eval_every=6", "--config.cpu_devices=2"]
+             "--config.optim.batch_size=8", "--config.optim.steps=12", "--config.run.eval_every=6",
+             "--config.run.cpu_devices=2"]
     line = fails_with_one_line(*train)
     assert "dark/broken.jpg" in line and "--config.data.corrupt=skip" in line
     out = command(*train, "--config.data.corrupt=skip")
     assert "left out 1 of" in out and "test accuracy" in out
-    meta = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert meta["data"]["corrupt"] == "skip"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["corrupt"] == "skip"
 
     moved = pictures.rename(tmp_path / "moved")
     explain = ["explain.py", "--checkpoint", tmp_path / "run", "--examples", "2", "--output", tmp_path / "out"]

@@ -17,9 +17,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # train.py whose batches stay on the host.
 HOST_BATCHES = """
-from shapjax.training import sharding as layouts
+from shapjax.training import sharding
 from shapjax.cli import train
-layouts.Replicated.batch = lambda self, arrays: {k: x.reshape(2, -1, *x.shape[1:]) for k, x in arrays.items()}
+sharding.Replicated.batch = lambda self, arrays: {k: x.reshape(2, -1, *x.shape[1:]) for k, x in arrays.items()}
 train.run()
 """
 
@@ -38,7 +38,7 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
                                                                           assert_same_state):
     shutil.copytree(run, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
-    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.steps=20", "--config.eval_every=10")
+    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.optim.steps=20", "--config.run.eval_every=10")
     assert "at step 10" in out
     assert_same_state(run, tmp_path / "cut")
     steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
@@ -47,13 +47,13 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
 
 def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):
     before = sorted(run.rglob("checkpoints/*"))
-    out = command("train.py", *small, "--workdir", run, "--config.steps=20", "--config.eval_every=10")
+    out = command("train.py", *small, "--workdir", run, "--config.optim.steps=20", "--config.run.eval_every=10")
     assert "has all its 20 steps already" in out and sorted(run.rglob("checkpoints/*")) == before
 
 
 def test_a_run_is_not_resumed_with_other_settings(run, fails_with_one_line, small):
-    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.steps=20", "--config.shapley_weight=1")
-    assert "shapley_weight: 16.0 -> 1.0" in error
+    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.optim.steps=20", "--config.shapley.weight=1")
+    assert "shapley.weight: 16.0 -> 1.0" in error
 
 
 def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command):
@@ -77,7 +77,7 @@ def test_load_takes_a_directory_and_nothing_else(run):
 def compiled(arguments):
     """How often JAX compiled a program of all devices (pmap calls each of them _fun) in a run."""
     code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
-            "from shapjax.commands import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
+            "from shapjax.cli import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
                             timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -85,14 +85,14 @@ def compiled(arguments):
 
 
 def test_the_step_and_the_evaluation_are_compiled_once_each_also_after_resuming(tmp_path, small):
-    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.steps=12", "--config.eval_every=3"]
+    arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.optim.steps=12", "--config.run.eval_every=3"]
     assert compiled(arguments) == 2
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
     assert compiled(arguments) == 2
 
 
 def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
-    (process,) = start(*small, "--workdir", tmp_path / "run", "--config.steps=3", code=HOST_BATCHES)
+    (process,) = start(*small, "--workdir", tmp_path / "run", "--config.optim.steps=3", code=HOST_BATCHES)
     status, _, err = process.end()
     assert status == 1 and any("Disallowed host-to-device transfer" in line for line in err), err
 
@@ -100,12 +100,13 @@ def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config.shapely_weight=1"], "did you mean shapley_weight"),
-        (["--config.steps=many"], "--config.steps=many"),
+        (["--config.shapley_weight=1"], "did you mean shapley.weight"),
+        (["--config.loaded.center=False"], "not a person"),
+        (["--config.optim.steps=many"], "--config.optim.steps=many"),
         (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
-        (["--config.batch_size=15"], "not divisible by the 2 devices; use 14"),
+        (["--config.optim.batch_size=15"], "not divisible by the 2 devices; use 14"),
         (["--config.dataset=mnist5q"], "did you mean mnist5k"),
-        (["--config.learning_rate=1e30", "--config.warmup=0.0"], "the loss is"),
+        (["--config.optim.learning_rate=1e30", "--config.optim.warmup=0.0"], "the loss is"),
     ],
 )
 def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path, fails_with_one_line, small):

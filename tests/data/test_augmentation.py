@@ -1,4 +1,4 @@
-"""Augmentation: each change is what it says, costs nothing when off, and belongs to its example alone."""
+"""Augmentation: each change is what it claims, costs nothing when off, and depends on its example's key alone."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ K = 3
 
 
 def batch(n, *, size=(8, 10), channels=3):
-    """Images without black, labels, keys."""
+    """Returns images without black, labels, keys."""
     rng = np.random.default_rng(0)
     return (rng.integers(1, 256, (n, *size, channels), np.uint8), (np.arange(n) % K).astype(np.int32),
             jax.random.split(jax.random.key(7), n))
@@ -34,7 +34,7 @@ def run(images, labels, keys, **settings):
 
 
 def primitives(settings):
-    """Names of all operations of the compiled-to-be program, those of inner functions included."""
+    """Returns the program and the names of all its operations, those of inner functions included."""
     args = batch(4)
     closed = jax.make_jaxpr(lambda *a: augment(*a, num_classes=K, settings=settings))(*args)
 
@@ -115,7 +115,7 @@ def test_each_image_is_moved_within_range_black_moves_in_and_all_moves_occur():
         assert len(fits) == 1
         seen[fits[0]] = seen.get(fits[0], 0) + 1
     assert len(seen) == 25
-    assert max(seen.values()) < 3 * 400 / 25  # none is favoured
+    assert max(seen.values()) < 3 * 400 / 25  # none is favored
 
 
 def test_half_of_the_images_are_flipped_left_for_right():

@@ -13,7 +13,7 @@ from shapjax.data.encoded import EncodedSource
 from shapjax.data.sources import ArraySource, load_source
 from shapjax.errors import UserError
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 def config(path, crop_area=1.0, **data):
@@ -24,11 +24,11 @@ def config(path, crop_area=1.0, **data):
 
 
 def fill(directory: pathlib.Path, counts: dict[str, int], *, sizes=((12, 12),), suffix="png") -> None:
-    """Images of one color, that of their class; sizes (width, height) in turn."""
+    """Writes images of one color, that of their class; sizes (width, height) in turn."""
     for name, count in counts.items():
         (directory / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            Image.new("RGB", sizes[i % len(sizes)], COLOURS[name]).save(directory / name / f"{i}.{suffix}")
+            Image.new("RGB", sizes[i % len(sizes)], COLORS[name]).save(directory / name / f"{i}.{suffix}")
 
 
 def everything(source):
@@ -48,7 +48,7 @@ def test_labels_are_the_sorted_directories_and_images_are_theirs(tmp_path):
     assert (len(train), len(test)) == (12, 3) and train.class_names == test.class_names == ("blue", "green", "red")
     batch = everything(train)
     for image, label in zip(batch["image"], batch["label"], strict=True):
-        assert (image == COLOURS[train.class_names[label]]).all()
+        assert (image == COLORS[train.class_names[label]]).all()
     assert np.bincount(batch["label"]).tolist() == [3, 4, 5]
     assert train.mean == pytest.approx((5 / 12, 4 / 12, 3 / 12)) and train.mean == test.mean
 
@@ -57,11 +57,11 @@ def test_a_folder_without_splits_is_split_by_class_the_same_way_every_time(tmp_p
     fill(tmp_path, {"red": 50, "blue": 4, "green": 1})
     train, test = names(tmp_path, "train"), names(tmp_path, "test")
     assert len(set(train) | set(test)) == len(train) + len(test) == 55
-    assert [sum(name.startswith(c) for name in test) for c in COLOURS] == [1, 0, 10]
+    assert [sum(name.startswith(c) for name in test) for c in COLORS] == [1, 0, 10]
     assert (train, test) == (names(tmp_path, "train"), names(tmp_path, "test"))
     assert test != sorted(test)  # classes are mixed
     (tmp_path / "moved").mkdir()
-    for c in COLOURS:
+    for c in COLORS:
         (tmp_path / c).rename(tmp_path / "moved" / c)
     assert names(tmp_path / "moved", "test") == test  # only names count, not where the folder lies
 
@@ -73,6 +73,12 @@ def test_slices_part_a_split_without_overlap(tmp_path):
     assert names(tmp_path, "train[:7]") == whole[:7] and names(tmp_path, "train[-3:]") == whole[-3:]
     assert {name.split("/")[1] for name in names(tmp_path, "train[:50%]")} == {"blue", "red"}
     load_source(config(tmp_path, train_split="train[:90%]", test_split="train[90%:]"), "test")
+
+
+def test_a_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    fill(tmp_path / "pictures", {"red": 4, "blue": 4})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_source(config("~/pictures"), "train")) == 6
 
 
 @pytest.mark.parametrize("directory", ["val", "validation"])
@@ -97,7 +103,7 @@ def test_hidden_files_and_other_types_are_left_out_and_sub_directories_are_not(t
 
 def test_images_of_their_own_size_are_cropped_on_read(tmp_path):
     """Columns tell where a crop lies: pixel value = column."""
-    for name in COLOURS:
+    for name in COLORS:
         (tmp_path / name).mkdir()
         for i in range(4):
             columns = np.broadcast_to(np.arange(200 + i, dtype=np.uint8), (100, 200 + i))

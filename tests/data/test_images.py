@@ -1,4 +1,4 @@
-"""Image files: every kind comes out upright, centered and of the asked size, or with a clear error."""
+"""Image files: every kind is read upright, centered and of the asked size, or refused with a clear error."""
 
 import struct
 import zlib
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shapjax.data.images import read_image
+from shapjax.data.images import read_image, read_masks
 from shapjax.errors import UserError
 
-COLOUR = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-GREY = COLOUR[:, :, 0]
+COLOR = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+GRAY = COLOR[:, :, 0]
 
 
 def save(tmp_path, image, name="image.png", **options):
@@ -27,27 +27,27 @@ def read(path, channels=3, size=(20, 24)):
 
 
 def test_an_image_of_the_asked_size_keeps_its_pixels(tmp_path):
-    np.testing.assert_array_equal(read(save(tmp_path, COLOUR)), COLOUR)
-    np.testing.assert_array_equal(read(save(tmp_path, GREY), channels=1)[..., 0], GREY)
+    np.testing.assert_array_equal(read(save(tmp_path, COLOR)), COLOR)
+    np.testing.assert_array_equal(read(save(tmp_path, GRAY), channels=1)[..., 0], GRAY)
 
 
 def test_gray_becomes_three_equal_channels_and_color_its_luminance(tmp_path):
-    np.testing.assert_array_equal(read(save(tmp_path, GREY)), np.repeat(GREY[..., None], 3, -1))
-    luminance = COLOUR @ [0.299, 0.587, 0.114]
-    assert np.abs(read(save(tmp_path, COLOUR), channels=1)[..., 0] - luminance).max() <= 1
+    np.testing.assert_array_equal(read(save(tmp_path, GRAY)), np.repeat(GRAY[..., None], 3, -1))
+    luminance = COLOR @ [0.299, 0.587, 0.114]
+    assert np.abs(read(save(tmp_path, COLOR), channels=1)[..., 0] - luminance).max() <= 1
 
 
 def test_transparency_is_composited_on_white(tmp_path):
     alpha = np.random.default_rng(1).integers(0, 256, (20, 24, 1), dtype=np.uint8)
     alpha[0], alpha[1] = 0, 255
-    expected = COLOUR * (alpha / 255) + 255 * (1 - alpha / 255)
-    image = read(save(tmp_path, np.concatenate([COLOUR, alpha], -1)))
+    expected = COLOR * (alpha / 255) + 255 * (1 - alpha / 255)
+    image = read(save(tmp_path, np.concatenate([COLOR, alpha], -1)))
     assert np.abs(image - expected).max() <= 1
-    assert (image[0] == 255).all() and (image[1] == COLOUR[1]).all()
+    assert (image[0] == 255).all() and (image[1] == COLOR[1]).all()
 
-    with_alpha = np.concatenate([GREY[..., None], alpha], -1)  # mode LA
+    with_alpha = np.concatenate([GRAY[..., None], alpha], -1)  # mode LA
     image = read(save(tmp_path, with_alpha), channels=1)
-    assert np.abs(image - (GREY[..., None] * (alpha / 255) + 255 * (1 - alpha / 255))).max() <= 1
+    assert np.abs(image - (GRAY[..., None] * (alpha / 255) + 255 * (1 - alpha / 255))).max() <= 1
 
 
 def test_palettes_are_resolved_with_and_without_a_transparent_entry(tmp_path):
@@ -68,7 +68,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 def test_one_bit_is_black_and_white(tmp_path):
-    bits = GREY > 128
+    bits = GRAY > 128
     np.testing.assert_array_equal(read(save(tmp_path, bits), channels=1)[..., 0], bits * 255)
 
 
@@ -109,8 +109,8 @@ UPRIGHT_OF_STORED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 
 def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path, COLOUR, exif=exif)
-    expected = UPRIGHT_OF_STORED[orientation](COLOUR)
+    path = save(tmp_path, COLOR, exif=exif)
+    expected = UPRIGHT_OF_STORED[orientation](COLOR)
     np.testing.assert_array_equal(read(path, size=expected.shape[:2]), expected)
 
 
@@ -179,7 +179,7 @@ def test_small_and_very_long_images_are_enlarged_to_the_target(tmp_path):
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_other_channel_counts_are_refused(tmp_path, channels):
     with pytest.raises(UserError, match=f"not {channels}"):
-        read_image(save(tmp_path, GREY), image_shape=(20, 24, channels))
+        read_image(save(tmp_path, GRAY), image_shape=(20, 24, channels))
 
 
 def refusal(path):
@@ -213,15 +213,45 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(tmp_path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", denied)
-    assert "Permission denied" in refusal(save(tmp_path, GREY))
+    assert "Permission denied" in refusal(save(tmp_path, GRAY))
 
 
 @pytest.mark.parametrize("side", [12_000, 20_000])
 def test_images_beyond_pillows_bomb_guard_are_refused(tmp_path, side):
     """144 megapixels is where Pillow warns, 400 where it raises; a PNG header claims both at no cost."""
-    path = save(tmp_path, GREY)
+    path = save(tmp_path, GRAY)
     data = bytearray(path.read_bytes())
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     path.write_bytes(data)
     assert "more than 89 megapixels" in refusal(path)
+
+
+def test_a_path_in_the_home_directory_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path, COLOR)
+    np.testing.assert_array_equal(read("~/image.png"), COLOR)
+
+
+def test_object_masks_are_the_first_n_of_an_array(tmp_path):
+    masks = np.arange(-1, 23, dtype=np.int8).reshape(4, 2, 3)
+    np.save(tmp_path / "masks.npy", masks)
+    np.savez(tmp_path / "masks.npz", masks=masks)
+    for name in ("masks.npy", "masks.npz"):
+        np.testing.assert_array_equal(read_masks(tmp_path / name, shape=(3, 2, 3)), masks[:3])
+
+
+@pytest.mark.parametrize("array, message", [
+    (np.zeros((2, 2, 3), bool), r"are bool \[2, 2, 3\]; expected bools or integers \[3, 2, 3\]"),
+    (np.zeros((3, 3, 3), bool), r"are bool \[3, 3, 3\]"),
+    (np.zeros((3, 2, 3)), r"are float64 \[3, 2, 3\]"),
+    (None, "there is no file of object masks"),
+    ("no array", r"is neither an .npy of object masks nor an .npz with an array \"masks\""),
+])
+def test_other_object_masks_are_refused(tmp_path, array, message):
+    if isinstance(array, np.ndarray):
+        np.save(tmp_path / "masks.npy", array)
+    elif array:
+        (tmp_path / "masks.npy").write_text(array)
+    with pytest.raises(UserError, match=message):
+        read_masks(tmp_path / "masks.npy", shape=(3, 2, 3))

@@ -154,17 +154,23 @@ def test_an_unknown_split_names_the_known_ones():
 
 @pytest.mark.parametrize("key, value", [("image_size", 32), ("train_split", "train[:90%]"), ("test_split", "train")])
 def test_mnist5k_has_nothing_to_set(key, value):
-    with pytest.raises(UserError, match=f"--config.data.{key}=.*mnist5k is as it is"):
+    with pytest.raises(UserError, match=f"--config.data.{key}=.*mnist5k has one size"):
         load_source(settings(**{key: value}), "train")
 
 
-def test_arrays_have_no_crops_and_give_masks_only_if_there_are_any(train):
-    assert not train.crops_on_read and not train.has_masks and set(train.read(np.array([0]))) == {"image", "label"}
+def test_an_unknown_choice_is_refused_where_it_has_no_effect_too():
+    with pytest.raises(UserError, match="--config.data.corrupt=ignore: expected one of fail, skip"):
+        load_source(settings(corrupt="ignore"), "train")
+
+
+def test_arrays_have_no_crops_and_give_object_masks_only_if_there_are_any(train):
+    assert not train.crops_on_read and not train.has_object_masks
+    assert set(train.read(np.array([0]))) == {"image", "label"}
     with pytest.raises(ValueError, match="crops_on_read"):
         train.read(np.array([0]), crops=np.array([[1.0, 1.0, 0.0, 0.0]]))
     masks = np.arange(3 * 4).reshape(3, 2, 2) % 2 == 0
     source = ArraySource(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 0]), ("a", "b"), (0.0,), (1.0,), masks)
-    np.testing.assert_array_equal(source.read(np.array([2, 0]))["mask"], masks[[2, 0]])
+    np.testing.assert_array_equal(source.read(np.array([2, 0]))["object_mask"], masks[[2, 0]])
 
 
 @pytest.mark.parametrize("wrong", [3, -1])

@@ -1,4 +1,4 @@
-"""Datasets of TFDS: read without TensorFlow, with masks that follow the image, and mistakes named."""
+"""Datasets of TFDS: read without TensorFlow, with masks cut as the image is, and mistakes named."""
 
 import concurrent.futures
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from shapjax.config import default_config
-from shapjax.data import normalization as normalization
+from shapjax.data import normalization
 from shapjax.data.encoded import EncodedSource
 from shapjax.data.sources import ArraySource, load_source
 from shapjax.errors import UserError
@@ -33,7 +33,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def write(data_dir: pathlib.Path, name: str, features: dict, splits: dict[str, list[dict]], supervised=None) -> None:
-    """splits: to examples, dicts of bytes or ints, as stored."""
+    """Writes a prepared dataset; splits: {name: examples}, dicts of bytes or ints, as stored."""
     directory = data_dir / name / "1.0.0"
     directory.mkdir(parents=True)
     tfds.features.FeaturesDict(features).save_config(directory)
@@ -63,7 +63,7 @@ def config(name, data_dir, **data):
 
 
 def pet(seed, trimap=(2, 1, 3)):
-    """An example whose mask can be told from its pixels: the animal is red, its border yellow, the rest black."""
+    """Makes an example whose pixels show its mask: the animal is red, its border yellow, the rest black."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(30, 60, 2)
     background, animal, border = trimap
@@ -90,25 +90,28 @@ def pets(tmp_path_factory):
 @pytest.mark.parametrize("name", ["oxford_iiit_pet", "shapes"])
 def test_masks_are_cut_exactly_as_their_images(pets, name):
     source = load_source(config(name, pets, image_size=20), "train")
-    assert isinstance(source, EncodedSource) and source.has_masks and source.crops_on_read
+    assert isinstance(source, EncodedSource) and source.has_object_masks and source.crops_on_read
     n = np.arange(4)
     rng = np.random.default_rng(0)
     crops = np.stack([rng.uniform(0.3, 0.9, 4), rng.uniform(0.7, 1.4, 4), *rng.uniform(0, 1, (2, 4))], 1)
     for batch in (source.read(n), source.read(n, crops=crops)):
-        assert batch["mask"].dtype == bool and batch["mask"].shape == (4, 20, 20)
+        assert batch["object_mask"].dtype == bool and batch["object_mask"].shape == (4, 20, 20)
         red = batch["image"][..., 0]
-        assert batch["mask"].any((1, 2)).sum() >= 3  # a crop may miss the animal
-        assert batch["mask"][red > 200].all() and not batch["mask"][red < 55].any()
+        assert batch["object_mask"].any((1, 2)).sum() >= 3  # a crop may miss the animal
+        assert batch["object_mask"][red > 200].all() and not batch["object_mask"][red < 55].any()
 
 
 def test_test_images_are_decoded_once_with_their_masks(pets):
     test = load_source(config("oxford_iiit_pet", pets, image_size=20), "test")
-    assert isinstance(test, ArraySource) and test.has_masks and not test.crops_on_read
+    assert isinstance(test, ArraySource) and test.has_object_masks and not test.crops_on_read
     decoded = load_source(config("oxford_iiit_pet", pets, image_size=20, cache_gib=0.0), "test")
     assert isinstance(decoded, EncodedSource)
+    images_alone = 6 * 20 * 20 * 3 / 2**30
+    assert isinstance(load_source(config("oxford_iiit_pet", pets, image_size=20, cache_gib=images_alone), "test"),
+                      EncodedSource)  # the masks take memory too
     for key, values in test.read(np.arange(6)).items():
         np.testing.assert_array_equal(values, decoded.read(np.arange(6))[key])
-    assert test.mean == test.mean == normalization.KNOWN["imagenet2012"][0]
+    assert test.mean == decoded.mean == normalization.KNOWN["imagenet2012"][0]
 
 
 def test_threads_and_copies_in_other_processes_read_the_same(pets):
@@ -128,6 +131,11 @@ def test_a_slice_reads_its_part_in_order(pets):
     part = load_source(config("oxford_iiit_pet", pets, image_size=20, train_split="train[25%:75%]"), "train")
     assert len(part) == 6
     np.testing.assert_array_equal(part.read(np.arange(6))["image"], whole.read(np.arange(3, 9))["image"])
+
+
+def test_the_directory_of_datasets_may_begin_with_a_tilde(pets, monkeypatch):
+    monkeypatch.setenv("HOME", str(pets.parent))
+    assert len(load_source(config("shapes", f"~/{pets.name}", image_size=8), "train")) == 4
 
 
 def test_unknown_means_and_deviations_are_measured(pets):
@@ -174,8 +182,8 @@ def test_supervised_keys_name_the_features_and_others_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name, changes, message", [
-    ("cifar1O", {}, "no dataset that TFDS knows.*did you mean cifar10 or"),
-    ("cifar100", {}, r"not prepared in .*; run `python -m shapjax.data.prepare cifar100 --data_dir "),
+    ("cifar1O", {}, "neither a dataset that TFDS knows nor.*did you mean cifar10 or"),
+    ("cifar100", {}, r"not prepared in .*; run `python -m shapjax prepare cifar100 --data_dir "),
     ("zzqqzz", {}, "see https://www.tensorflow.org/datasets/catalog"),
     ("shapes", {"train_split": "valid"}, r"no split 'valid'; there are train, test, and slices"),
     ("shapes", {"test_split": "train[:x]"}, r"train\[:x\]'; expected a slice such as train\[:90%\]"),

@@ -1,152 +1,155 @@
-"""Methods beside each other: nothing depends on how images are batched, and the table tells differences from chance."""
+"""The comparison as one call from Python: what it returns, what it leaves, how it goes on, what it refuses."""
 
-import dataclasses
+import json
 
 import numpy as np
 import pytest
+from scipy import special
 
-from shapjax.attribution import registry
-from shapjax.errors import UserError
-from shapjax.evaluation import comparison
-from shapjax.evaluation import files as results
-from shapjax.evaluation import table as comparison_table
-from shapjax.games import classifier
-from shapjax.metrics import registry as metrics_registry
-from shapjax.models import probes as vit_probes
+from shapjax.evaluation import comparison, files, table
+from shapjax.evaluation.measurement import Measurement
+from shapjax.games import removal
+from shapjax.metrics.registry import METRICS
 
-SETTINGS = comparison.Settings(coalitions=32, batch_size=16, block=8, explorer_images=2, explorer_classes=3)
+KEYS = ("phi", "exact", "random")
+OPTIONS = {"methods": list(KEYS), "coalitions": 32, "batch_size": 16, "explorer_images": 2, "progress": False}
 
 
-@pytest.fixture(scope="module")
-def game(tiny_vit):
-    """A self-explaining classifier of 4 patches and 3 classes, painted so that nothing is packed."""
-    tiny = tiny_vit()
+@pytest.fixture
+def measuring(monkeypatch):
+    """Makes measuring quick; the measurements and the keys of the methods, one after the other."""
+    measured = []
 
-    def votes(params, images):
-        return tiny.module.apply({"params": params}, images)
+    def measure(work, method, *, done):
+        measured.append((work, method.key))
+        n, (e, c), rng = len(work.subjects.labels), work.classes.shape, np.random.default_rng(len(measured))
+        found = {f"metric/{name}": rng.normal(size=n) for name in METRICS} | {"correct": np.ones(n, bool)}
+        found |= {f"metric/{name}": np.ones((n, 6)) for name in ("pixel_accuracy", "miou")}
+        found |= {f"curve/{name}": np.zeros((n, 5)) for name in table.CURVES}
+        found |= {f"explorer/{name}": rng.normal(size=(e, c, 4)) for name in ("attributions", "order", "deleted")}
+        return found | {f"cost/{name}": np.float64(1) for name in ("passes", "seconds", "peak_bytes")}
 
-    def pair(params, images, mask):
-        phi = tiny.module.apply({"params": params}, images, mask)
-        inside = mask[..., None].astype(phi.dtype)
-        return (phi * inside).sum(1), (phi * (1 - inside)).sum(1)
-
-    return classifier.wrap(lambda p, x: votes(p, x).sum(1), tiny.params, grid=(2, 2), phi_fn=votes, pair_fn=pair,
-                           coalition_fn=lambda p, x, m: pair(p, x, m)[0], pair_passes=1,
-                           **vit_probes.probes(tiny.module))
-
-
-@pytest.fixture(scope="module")
-def subjects(game):
-    rng = np.random.default_rng(0)
-    images = rng.uniform(size=(11, 8, 8, 2)).astype(np.float32)
-    logits = np.asarray(game.logits(images))
-    predicted = logits.argmax(1).astype(np.int32)
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    masks = (rng.uniform(size=(11, 8, 8)) < 0.4).astype(np.int8)
-    truth = rng.normal(size=(11, 4, 3)).astype(np.float32)
-    return comparison.Subjects(images, rng.integers(0, 3, 11).astype(np.int32), predicted, predicted, probabilities,
-                               masks, truth)
+    monkeypatch.setattr(Measurement, "measure", measure)
+    monkeypatch.setattr(comparison, "budget_to_reach", lambda *x, **options: {"phi_r2": 0.5})
+    return measured
 
 
-@pytest.fixture(scope="module")
-def measured(game, subjects):
-    work = comparison.Comparison(game, subjects, SETTINGS)
-    passes = []
-    found = {key: work.measure(registry.METHODS[key], done=passes.append) for key in ("phi", "kernel_shap")}
-    assert sum(passes) == pytest.approx(sum(work.passes(registry.METHODS[key]) for key in found))
-    return found
+@pytest.fixture
+def compare(game, measuring, tmp_path):
+    """Compares everything, and leaves its results in tmp_path."""
+    object_masks = np.random.default_rng(0).integers(-1, 2, game.images.shape[:3])
+
+    def compare(**changes):
+        del measuring[:]
+        arguments = OPTIONS | {"images": game.images, "labels": game.labels, "object_masks": object_masks,
+                               "directory": tmp_path / "methods"} | changes
+        return comparison.compare(game.model, **arguments)
+
+    return compare
 
 
-def test_every_metric_is_measured_for_every_image(measured):
-    for found in measured.values():
-        for metric in metrics_registry.METRICS:
-            assert len(found["metric/" + metric.removesuffix(comparison_table.CORRECT)]) == 11, metric
-        assert found["correct"].dtype == bool
+def test_the_summary_has_every_method_and_metric_and_what_they_rest_on(game, compare):
+    summary, _ = compare()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert [method["key"] for method in summary["methods"]] == list(KEYS)
+    assert [metric["key"] for metric in summary["metrics"]] == list(METRICS)
+    assert {key: summary[key] for key in ("format", "images", "target", "ground_truth", "players", "grid", "seed")} == {
+        "format": files.FORMAT, "images": len(game.labels), "target": "predicted", "ground_truth": "exact",
+        "players": 4, "grid": [2, 2], "seed": 0}
+    assert summary["class_names"] == ["0", "1", "2"] and summary["removal"] == "own"
+    assert summary["sample_efficiency"] == {"phi_r2": 0.5}
 
 
-def test_results_do_not_depend_on_how_images_are_batched(game, subjects, measured):
-    settings = dataclasses.replace(SETTINGS, batch_size=7, block=16)
-    again = comparison.Comparison(game, subjects, settings).measure(registry.METHODS["kernel_shap"])
-    for name, array in measured["kernel_shap"].items():
-        if not name.startswith("cost/"):
-            # Average precision jumps where two of the 64 pixels change places: rounding decides between near ties.
-            atol = 0.05 if name == "metric/map" else 2e-3
-            np.testing.assert_allclose(again[name], array, atol=atol, rtol=1e-3, err_msg=name)
+def test_what_is_measured_is_the_prediction_beside_exact_ground_truth(game, compare, measuring):
+    compare()
+    work = measuring[0][0]
+    np.testing.assert_allclose(work.subjects.probabilities, special.softmax(game.values[:, -1], axis=1), atol=1e-5)
+    np.testing.assert_array_equal(work.subjects.targets, game.values[:, -1].argmax(axis=1))
+    np.testing.assert_allclose(work.subjects.ground_truth, game.exact, atol=1e-5)
+    assert work._exact_seconds > 0 and work.settings.coalitions == 32 and work.settings.batch_size == 16
 
 
-def test_what_is_saved_is_read_back_under_its_own_mark_only(measured, tmp_path):
-    path = tmp_path / "phi.npz"
-    results.save_method(path, "mark", measured["phi"])
-    found = results.load_method(path, "mark")
-    assert set(found) == set(measured["phi"])
-    np.testing.assert_array_equal(found["curve/deletion"], measured["phi"]["curve/deletion"])
-    assert results.load_method(path, "other") is None and results.load_method(tmp_path / "none.npz", "mark") is None
+def test_the_arrays_are_of_the_explorers_images(game, compare, measuring):
+    arrays = compare().arrays
+    np.testing.assert_array_equal(arrays["images"], game.images[:2])
+    np.testing.assert_array_equal(arrays["labels"], game.labels[:2])
+    np.testing.assert_array_equal(arrays["classes"], measuring[0][0].classes)
+    np.testing.assert_allclose(arrays["probabilities"], special.softmax(game.values[:2, -1], axis=1), atol=1e-5)
+    assert arrays["methods"].tolist() == list(KEYS)
+    assert all(arrays[name].shape == (3, 2, 3, 4) for name in ("attributions", "deleted", "order"))
 
 
-def test_the_fingerprint_sees_every_setting_and_every_number(rng):
-    array = rng.normal(size=(3, 2))
-    mark = results.fingerprint({"seed": 0}, array)
-    assert mark == results.fingerprint({"seed": 0}, array.copy())
-    changed = array.copy()
-    changed[2, 1] += 1e-9
-    others = [results.fingerprint({"seed": 1}, array), results.fingerprint({"seed": 0}, changed),
-              results.fingerprint({"seed": 0}, array.reshape(2, 3)), results.fingerprint({"seed": 0})]
-    assert len({mark, *others}) == 5
+def test_an_interrupted_comparison_goes_on_with_what_it_has(game, compare, measuring, tmp_path, capsys):
+    summary, _ = compare()
+    directory = tmp_path / "methods"
+    assert sorted(path.stem for path in directory.iterdir()) == sorted([*KEYS, "ground_truth"])
+    (directory / "random.npz").unlink()
+    broken = directory / "phi.npz"
+    broken.write_bytes(broken.read_bytes()[:1000])  # as if the disk had filled up
+
+    result, out = compare(progress=True), capsys.readouterr().out
+    assert [key for _, key in measuring] == ["phi", "random"]
+    assert f"ground truth of {len(game.labels)} images is already there" in out and "exact already measured" in out
+    before, after = (x["methods"][1]["values"] for x in (summary, result.summary))
+    assert {key: value["mean"] for key, value in before.items()} == {k: value["mean"] for k, value in after.items()}
+    compare()
+    assert not measuring
 
 
-def test_attributions_that_are_not_finite_name_the_method(game, subjects):
-    method = dataclasses.replace(registry.METHODS["phi"], fn=lambda *_, **options: subjects.truth[:1, :, 0] * np.nan)
-    with pytest.raises(UserError, match="attributions of phi are not finite"):
-        comparison.Comparison(game, subjects, SETTINGS).measure(method)
+@pytest.mark.parametrize("changes", [{"target": "label"}, {"coalitions": 64}, {"seed": 1}, {"object_masks": None},
+                                     {"explorer_images": 1}, {"ground_truth": "none"}, {"fresh": True}])
+def test_another_question_is_asked_anew(compare, measuring, changes):
+    compare()
+    compare(**changes)
+    assert [key for _, key in measuring] == list(KEYS)
 
 
-def test_a_target_that_is_no_class_is_named(game, subjects):
-    targets = subjects.targets.copy()
-    targets[4] = 3
-    with pytest.raises(UserError, match="target 3 of row 4 is no class: expected 0 to 2"):
-        comparison.Comparison(game, dataclasses.replace(subjects, targets=targets), SETTINGS)
+def test_bytes_are_pixels_in_zero_to_one_and_the_target_may_be_the_label(game, measuring):
+    images = np.round(game.images * 255).astype(np.uint8)
+    summary, arrays = comparison.compare(game.model, images, game.labels, target="label", metrics=["aopc", "deletion"],
+                                         ground_truth="none", **OPTIONS)
+    work = measuring[0][0]
+    np.testing.assert_allclose(work.subjects.images, game.images, atol=1 / 255)
+    assert work.subjects.images.dtype == np.float32 and arrays["images"].dtype == np.uint8
+    np.testing.assert_array_equal(work.subjects.targets, game.labels)
+    np.testing.assert_array_equal(work.subjects.predicted, work.subjects.probabilities.argmax(axis=1))
+    assert summary["ground_truth"] is None and "sample_efficiency" not in summary and work.subjects.ground_truth is None
+    assert [metric["key"] for metric in summary["metrics"]] == ["aopc", "deletion"]
 
 
-def test_explorer_classes_hold_the_label_and_the_target_and_fall_in_probability():
-    p = np.array([[0.1, 0.5, 0.02, 0.3, 0.08]])
-    assert comparison.explorer_classes(p, np.array([2]), np.array([1]), 3).tolist() == [[1, 3, 2]]
-    assert comparison.explorer_classes(p, np.array([1]), np.array([1]), 9).tolist() == [[1, 3, 0, 4, 2]]
+def test_another_way_to_hide_patches_makes_another_game_with_ground_truth_of_its_own(game, measuring, tmp_path):
+    summary, _ = comparison.compare(game.model, game.images, game.labels, removal=removal.Constant(0.9),
+                                    directory=tmp_path, **OPTIONS)
+    work = measuring[0][0]
+    assert np.abs(work.subjects.ground_truth - game.exact).max() > 0.1
+    np.testing.assert_allclose(work.subjects.ground_truth.sum(axis=1), game.values[:, -1] - np.asarray(
+        game.model.logits(np.full_like(game.images, 0.9))), atol=1e-4)
+    assert summary["removal"] == "Constant(color=0.9)" and (tmp_path / "ground_truth_constant.npz").exists()
 
 
-def rows_of(**values):
-    """The table of one metric, from each method's values an image."""
-    keys = ("phi", "random", "rise")[: len(values)]
-    found = {key: {"metric/deletion": np.array(v), "cost/passes": 1.0, "cost/seconds": 1.0, "cost/peak_bytes": np.nan,
-                   **{f"curve/{name}": np.zeros((len(v), 2)) for name in comparison_table.CURVES}}
-             for key, v in zip(keys, values.values(), strict=True)}
-    rows = comparison_table.summarize(found, [registry.METHODS[key] for key in keys],
-                                      [metrics_registry.METRICS["deletion"]], coalitions=32)
-    return [row["values"]["deletion"] for row in rows]
+def test_a_model_from_load_brings_its_class_names(game, measuring):
+    class Loaded:
+        classifier, class_names = game.model, ("a", "b", "c")
+
+    summary, _ = comparison.compare(Loaded(), game.images, game.labels, **OPTIONS)
+    assert summary["class_names"] == ["a", "b", "c"]
 
 
-def test_what_is_not_worse_is_decided_image_by_image_not_by_overlapping_intervals(rng):
-    level = rng.normal(size=60)  # images differ far more than methods
-    best, slightly, noisy = rows_of(a=level, b=level + 0.1, c=level + rng.normal(size=60) * 3 + 0.01)
-    assert best["best"] and best["not_worse"] and best["difference"] is None
-    assert slightly["low"] < best["high"]  # the intervals overlap, and yet:
-    assert not slightly["not_worse"] and slightly["difference"]["low"] == pytest.approx(0.1)
-    assert noisy["not_worse"] and not noisy["best"]
-
-
-def test_figures_of_correctly_classified_images_leave_the_others_out(measured, subjects):
-    names = ("pixel_accuracy", "miou_correct", "pixel_accuracy_correct", "map_correct")
-    columns = {name: comparison_table.summarize(
-        measured, [registry.METHODS["phi"]], [metrics_registry.METRICS[name]], coalitions=32)[0]["values"][name]
-        for name in names}
-    counts, correct = measured["phi"]["metric/pixel_accuracy"], subjects.predicted == subjects.labels
-    assert 0 < correct.sum() < 11
-    assert columns["pixel_accuracy"]["mean"] == pytest.approx(counts[:, 0].sum() / counts[:, 1].sum())
-    assert columns["pixel_accuracy_correct"]["mean"] == pytest.approx(
-        counts[correct, 0].sum() / counts[correct, 1].sum())
-    assert columns["map_correct"]["mean"] == pytest.approx(measured["phi"]["metric/map"][correct].mean())
-    assert all(columns[name]["images"] == correct.sum() for name in names[1:])
-
-
-def test_a_metric_that_is_undefined_for_all_images_is_null_and_for_some_counts_the_rest():
-    undefined, some = rows_of(a=[np.nan] * 4, b=[np.nan, 1.0, 2.0, 3.0])
-    assert undefined is None and some["images"] == 3 and some["mean"] == 2 and some["best"]
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"methods": ["kernel_shop"]}, "did you mean kernel_shap"),
+    ({"methods": []}, "there is no method to compare"),
+    ({"methods": "attention"}, "needs attention_fn"),
+    ({"metrics": ["deltion"]}, "did you mean deletion"),
+    ({"metrics": ["map"]}, "map"),
+    ({"metrics": ["shapley_pearson"], "ground_truth": "none"}, "shapley_pearson"),
+    ({"ground_truth": "exakt"}, "'exakt' is unknown"),
+    ({"target": "both"}, "target is 'both', expected one of predicted, label"),
+    ({"coalitions": 33}, "coalitions=33"),
+    ({"labels": np.zeros(3, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
+    ({"labels": np.full(11, 7)}, "target 7"),
+    ({"object_masks": np.zeros((11, 4, 5), bool)}, r"object masks are \[11, 4, 5\], expected \[11, 4, 4\]"),
+])
+def test_arguments_that_do_not_fit_are_refused(compare, measuring, changes, message):
+    with pytest.raises(ValueError, match=message):
+        compare(**({"object_masks": None} | changes))
+    assert not measuring

@@ -1,37 +1,23 @@
-"""The devices of a process: the CPU is split, and blocks of images are spread over all devices."""
-
-import os
+"""Blocks of images are spread over all devices, and every image has its own row."""
 
 import jax
 import numpy as np
 import pytest
 
-from shapjax.evaluation import over_images as parallel
+from shapjax.evaluation.over_images import OverImages
 
 DEVICES = 8
 
 
-def test_the_cpu_is_split_into_a_device_a_core_unless_told_otherwise(monkeypatch):
-    updates = []
-    monkeypatch.setattr(jax.config, "update", lambda *x: updates.append(x))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 4})
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    parallel.split_cpu(0)
-    parallel.split_cpu(5)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")  # JAX refuses both at once
-    parallel.split_cpu(5)
-    assert updates == [("jax_num_cpu_devices", 3), ("jax_num_cpu_devices", 5)]
-
-
 @pytest.mark.parametrize("block", [1, 16, 100])
-def test_a_function_over_images_gives_each_its_own_row_whatever_the_block_and_the_devices(rng, block):
+def test_every_image_has_its_own_row_whatever_the_block_and_the_devices(rng, block):
     def fn(weights, images, extra):
         draw = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(extra["keys"])
         return {"scores": images @ weights, "noise": draw, "index": extra["index"]}
 
     weights, images = rng.normal(size=(3, 2)).astype(np.float32), rng.normal(size=(19, 3)).astype(np.float32)
     extra = {"keys": jax.random.split(jax.random.key(0), 19), "index": np.arange(19)}
-    over, seen = parallel.OverImages(fn, block=block), []
+    over, seen = OverImages(fn, block=block), []
     out = over(weights, images, extra, done=seen.append)
     np.testing.assert_allclose(out["scores"], images @ weights, atol=1e-5)
     np.testing.assert_array_equal(out["index"], np.arange(19))
@@ -40,15 +26,17 @@ def test_a_function_over_images_gives_each_its_own_row_whatever_the_block_and_th
     assert over.peak_bytes > 0
 
 
-def test_a_function_over_images_is_compiled_once(rng):
+def test_a_function_over_images_is_compiled_once_and_beforehand_if_asked(rng):
     traces = []
 
     def fn(model, images):
         traces.append(images.shape)
         return images.sum(axis=1)
 
-    over = parallel.OverImages(fn, block=8)
+    over = OverImages(fn, block=8)
+    over.compile((), np.zeros((19, 4), np.float32))
+    assert traces == [(1, 4)]  # one row a device
     for rows in (8, 19, 3, 0):
         images = rng.normal(size=(rows, 4)).astype(np.float32)
         np.testing.assert_allclose(over((), images), images.sum(axis=1), atol=1e-5)
-    assert traces == [(1, 4)]  # one row a device
+    assert traces == [(1, 4)]

@@ -1,27 +1,75 @@
-"""What is refused, and what the message says."""
+"""Arguments that do not fit are refused in one line that says what was given and what is expected."""
 
+import jax
 import numpy as np
 import pytest
 
-from shapjax.errors import UserError
-from shapjax.games import checks
+from shapjax.games import checks, passes
+
+IMAGES, TARGETS, KEY = np.zeros((3, 2, 4, 1), np.float32), np.array([2, 0, 1]), jax.random.key(0)
 
 
-def test_finite_attributions_pass():
+def test_arguments_that_fit_pass_while_tracing_too():
+    def check(images, targets, key):
+        checks.require_arguments(images, targets, key=key, batch_size=2, coalitions=(2, 8))
+        return images
+
+    check(IMAGES, TARGETS, KEY)
+    jax.eval_shape(check, IMAGES, TARGETS, jax.random.split(KEY, 3))
     checks.require_finite(np.zeros((2, 3), np.float32), "lime")
+    checks.require_targets(TARGETS, 3)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"images": IMAGES[:0]}, "the number of images is 0, expected at least 1"),
+    ({"images": IMAGES[0]}, r"the images have shape \(2, 4, 1\), expected \(any, any, any, any\): \[images, height"),
+    ({"targets": TARGETS[:1]}, r"the targets have shape \(1,\), expected \(3\): \[images\]"),
+    ({"targets": np.zeros(3)}, r"the targets are float64, expected class numbers, int \[3\]"),
+    ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+    ({"key": jax.random.split(KEY, 2)}, r"key is key<fry> \[2\], expected one jax.random.key\(seed\)"),
+    ({"key": jax.random.PRNGKey(0)}, "key is uint32"),
+    ({"coalitions": (4, 5)}, "5 coalitions were asked for, expected an even number"),
+    ({"coalitions": (0,)}, "0 coalitions were asked for"),
+])
+def test_arguments_that_do_not_fit_are_refused(change, message):
+    arguments = {"images": IMAGES, "targets": TARGETS, "key": KEY, "batch_size": 1} | change
+    with pytest.raises(ValueError, match=message) as e:
+        checks.require_arguments(arguments.pop("images"), arguments.pop("targets"), **arguments)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_message_names_the_method_the_images_and_their_number(bad):
     attributions = np.zeros((9, 3), np.float32)
     attributions[[1, 4], [0, 2]] = bad
-    with pytest.raises(UserError, match=r"of lime are not finite for 2 of 9 images \(rows 1, 4\)"):
+    with pytest.raises(ValueError, match=r"of lime are not finite for 2 of 9 images \(rows 1, 4\)"):
         checks.require_finite(attributions, "lime")
     attributions[:] = bad
-    with pytest.raises(UserError, match=r"9 of 9 images \(rows 0, 1, 2, 3, 4, …\)"):
+    with pytest.raises(ValueError, match=r"9 of 9 images \(rows 0, 1, 2, 3, 4, …\)"):
         checks.require_finite(attributions, "lime")
 
 
 def test_attributions_of_every_class_or_pixel_are_refused():
-    with pytest.raises(UserError, match=r"shape \(2, 4, 4\), expected \(any, any\): \[images, patches\]"):
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 4\), expected \(any, any\): \[images, patches\]"):
         checks.require_finite(np.zeros((2, 4, 4)), "gradient")
+
+
+@pytest.mark.parametrize("targets", [[0, 3], [0, -1]])
+def test_targets_that_are_no_class_are_refused_with_their_row(targets):
+    with pytest.raises(ValueError, match=f"target {targets[1]} of row 1 is no class: expected 0 to 2"):
+        checks.require_targets(np.array(targets), 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9])
+def test_work_in_passes_is_the_work_on_all_rows(batch_size):
+    x, y = np.arange(14.0, dtype=np.float32).reshape(7, 2), np.arange(7, dtype=np.float32)
+    total, product = passes.in_passes(lambda x, y: (x.sum(axis=1), x * y[:, None]), x, y, batch_size=batch_size)
+    np.testing.assert_array_equal(total, x.sum(axis=1))
+    np.testing.assert_array_equal(product, x * y[:, None])
+
+
+def test_no_rows_and_no_batch_are_refused():
+    with pytest.raises(ValueError, match="the number of rows is 0"):
+        passes.in_passes(lambda x: x, IMAGES[:0], batch_size=1)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        passes.in_passes(lambda x: x, IMAGES, batch_size=0)

@@ -1,4 +1,4 @@
-"""Coalition packing: one pass holds both segment_ids of a pair exactly, and nothing leaks between them."""
+"""Coalition packing: one pass holds both sides of a pair exactly, and nothing leaks between them."""
 
 import functools
 
@@ -11,9 +11,9 @@ import pytest
 from shapjax.games import coalitions, shapley
 
 PATCH = 2  # pixels: 16 players
-# Tokens that do not vote: none, one, three; and both scales of the head.
-SILENT = [dict(), dict(class_token=True, head_scale="mean"), dict(class_token=True, registers=2),
-          dict(class_token=True, input_norm=True, norm_place="pooled")]
+# Without prefix tokens, and with three and all else that loaded weights may bring.
+LOADED = dict(class_token=True, registers=2, input_norm=True, norm_place="pooled", head_scale="mean")
+SETTINGS = [dict(), LOADED]
 
 
 @pytest.fixture
@@ -32,13 +32,16 @@ def packed_values(model, params, images, masks):
 
 def alone(model, params, images, masks):
     """v(S) by running the model on the visible tokens and nothing else; masks [B, N], one size for all images."""
+    return on_tokens(model.module, params, images, np.stack([np.flatnonzero(mask) for mask in masks]))
 
-    def votes(module):
-        tokens = module.embed(images)
-        visible = np.stack([np.flatnonzero(mask) for mask in masks])
-        return module.votes(jnp.take_along_axis(tokens, visible[:, :, None], axis=1)).sum(axis=1)
 
-    return model.module.apply({"params": params}, method=votes)
+@functools.partial(jax.jit, static_argnums=0)
+def on_tokens(module, params, images, indices):
+    def value(module):
+        tokens = jnp.take_along_axis(module.embed(images), indices[:, :, None], axis=1)
+        return module.patch_logits(tokens).sum(axis=1)
+
+    return module.apply({"params": params}, method=value)
 
 
 def pixels_of(mask):
@@ -46,7 +49,7 @@ def pixels_of(mask):
     return np.repeat(np.repeat(np.reshape(mask, (-1, 4, 4)), PATCH, axis=1), PATCH, axis=2)[..., None]
 
 
-@pytest.mark.parametrize("settings", SILENT)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_packed_pair_equals_the_model_run_on_each_sides_tokens_alone(tiny_vit, images, rng, settings):
     model = tiny_vit(patch_size=PATCH, **settings)
     masks = masks_of_size(5, rng=rng)
@@ -69,7 +72,7 @@ def test_a_packed_pair_equals_the_model_run_on_each_sides_tokens_alone(tiny_vit,
 
 
 def test_a_packed_pair_equals_two_masked_passes_in_values_and_gradients(tiny_vit, images, rng):
-    model = tiny_vit(patch_size=PATCH, class_token=True, registers=2)
+    model = tiny_vit(patch_size=PATCH, **LOADED)
     masks = masks_of_size(6, rng=rng)
     noise = rng.normal(size=images.shape).astype(np.float32)
 
@@ -81,8 +84,8 @@ def test_a_packed_pair_equals_two_masked_passes_in_values_and_gradients(tiny_vit
         both = []
         for mask in (masks[:, 0], ~masks[:, 0]):
             hidden_replaced = jnp.where(pixels_of(mask), images, noise)
-            votes = model.apply(params, hidden_replaced, jnp.asarray(mask))
-            both.append(jnp.sum(votes * mask[:, :, None], axis=1))
+            patch_logits = model.apply(params, hidden_replaced, jnp.asarray(mask))
+            both.append(jnp.sum(patch_logits * mask[:, :, None], axis=1))
         return jnp.sum(both[0] ** 2 + 2 * both[1] ** 2), tuple(both)
 
     (_, both), gradient = jax.jit(jax.value_and_grad(packed, has_aux=True))(model.params)
@@ -91,21 +94,20 @@ def test_a_packed_pair_equals_two_masked_passes_in_values_and_gradients(tiny_vit
     chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", SILENT[::2])
-def test_pairs_of_one_image_do_not_mix(tiny_vit, images, rng, settings):
-    model = tiny_vit(patch_size=PATCH, **settings)
+def test_pairs_of_one_image_do_not_mix(tiny_vit, images, rng):
+    model = tiny_vit(patch_size=PATCH, **LOADED)
     masks = masks_of_size(5, rng=rng, pairs=3)
-    values, complements = jax.jit(functools.partial(packed_values, model))(model.params, images, masks)
+    game = jax.jit(functools.partial(packed_values, model))
+    values, complements = game(model.params, images, masks)
     chex.assert_shape((values, complements), (2, 3, 3))
     expected = np.stack([alone(model, model.params, images, masks[:, m]) for m in range(3)], axis=1)
     np.testing.assert_allclose(values, expected, atol=1e-5)
-    swapped = jax.jit(functools.partial(packed_values, model))(model.params, images, ~masks)
+    swapped = game(model.params, images, ~masks)
     chex.assert_trees_all_close(swapped, (complements, values), atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", SILENT[::2])
-def test_a_hidden_patch_has_no_influence_at_all_on_a_coalitions_value(tiny_vit, images, rng, settings):
-    model = tiny_vit(patch_size=PATCH, **settings)
+def test_a_hidden_patch_has_no_influence_at_all_on_a_coalitions_value(tiny_vit, images, rng):
+    model = tiny_vit(patch_size=PATCH, **LOADED)
     masks = masks_of_size(5, rng=rng)
     weights = rng.normal(size=3).astype(np.float32)
 
@@ -119,7 +121,7 @@ def test_a_hidden_patch_has_no_influence_at_all_on_a_coalitions_value(tiny_vit, 
     assert (gradient[visible] != 0).all()
 
 
-@pytest.mark.parametrize("settings", SILENT)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_nothing_visible_is_worth_zero_and_everything_the_prediction(tiny_vit, images, settings):
     model = tiny_vit(patch_size=PATCH, **settings)
     masks = np.zeros((2, 1, 16), bool)
@@ -128,9 +130,9 @@ def test_nothing_visible_is_worth_zero_and_everything_the_prediction(tiny_vit, i
     np.testing.assert_allclose(full[:, 0], model.apply(model.params, images).sum(axis=1), atol=1e-5)
 
 
-def test_votes_sum_to_zero_over_the_classes_where_they_are_centered(tiny_vit, images, rng):
+def test_patch_logits_sum_to_zero_over_the_classes_where_they_are_centered(tiny_vit, images, rng):
     masks = masks_of_size(5, rng=rng)
-    centered, plain = (tiny_vit(patch_size=PATCH, center_votes=c) for c in (True, False))
+    centered, plain = (tiny_vit(patch_size=PATCH, center=c) for c in (True, False))
     values = packed_values(centered, centered.params, images, masks)[0]
     raw = packed_values(plain, plain.params, images, masks)[0]
     np.testing.assert_allclose(values.sum(axis=-1), 0, atol=1e-5)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from shapjax.errors import UserError
 from shapjax.games import removal
 
 REMOVALS = [removal.Constant(-2.0), removal.Constant((0.5, -1.0)), removal.Blur(1.0), removal.Noise(0.2, 0.5),
@@ -57,7 +56,7 @@ def test_blur_is_the_gaussian_filter_of_scipy(images, sigma):
 def test_a_constant_is_one_color_or_one_a_channel(images, hidden):
     painted = np.asarray(removal.Constant((0.5, -1.0))(images, hidden))
     np.testing.assert_array_equal(np.unique(painted[hidden[..., 0]], axis=0), [[0.5, -1.0]])
-    with pytest.raises(UserError, match="3 channels for images of 2"):
+    with pytest.raises(ValueError, match="3 channels for images of 2"):
         removal.Constant((0.1, 0.2, 0.3))(images, hidden)
 
 
@@ -109,7 +108,7 @@ def test_patches_of_any_image_cover_it_once_in_nearly_equal_sizes(size):
 
 
 def test_masks_and_images_that_do_not_fit_the_grid_are_refused():
-    with pytest.raises(UserError, match="a mask of 4 patches for a grid of 4 x 4: expected 16"):
+    with pytest.raises(ValueError, match="a mask of 4 patches for a grid of 4 x 4: expected 16"):
         removal.hidden_pixels(jnp.ones((4, 4), bool), (4, 4), (8, 8))
-    with pytest.raises(UserError, match="an image of 3 x 8 pixels has no 4 x 4 patches"):
+    with pytest.raises(ValueError, match="an image of 3 x 8 pixels has no 4 x 4 patches"):
         removal.hidden_pixels(jnp.ones((1, 16), bool), (4, 4), (3, 8))

@@ -1,4 +1,4 @@
-"""Segmentation figures against scikit-learn, upsampling against torch, and what is not labeled or not there."""
+"""Segmentation metrics against scikit-learn, upsampling against torch, constant maps, missing labels and objects."""
 
 import functools
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from shapjax.errors import UserError
 from shapjax.metrics import localization
 
 GRID, SIZE = (3, 4), (14, 20)
@@ -47,20 +46,20 @@ def test_counts_agree_with_scikit_learn_on_the_labeled_pixels(attributions, mask
     counts = counts_of(attributions, masks)
     for b in range(5):
         labeled = masks[b] >= 0
-        truth, said = masks[b][labeled], (maps[b] > maps[b].mean())[labeled]
+        label, predicted = masks[b][labeled], (maps[b] > maps[b].mean())[labeled]
         assert counts.labeled[b] == labeled.sum()
-        assert counts.correct[b] / counts.labeled[b] == pytest.approx(reference.accuracy_score(truth, said))
-        np.testing.assert_allclose(
-            counts.intersection[b] / counts.union[b], reference.jaccard_score(truth, said, average=None), rtol=1e-6)
+        assert counts.correct[b] / counts.labeled[b] == pytest.approx(reference.accuracy_score(label, predicted))
+        iou = reference.jaccard_score(label, predicted, average=None)
+        np.testing.assert_allclose(counts.intersection[b] / counts.union[b], iou, rtol=1e-6)
 
 
 def test_a_dataset_is_one_large_image(attributions, masks, maps):
     total = localization.total(counts_of(attributions, masks))
     labeled = masks >= 0
-    truth = masks[labeled]
-    said = (maps > maps.mean(axis=(1, 2), keepdims=True))[labeled]
-    assert localization.pixel_accuracy(total) == pytest.approx(reference.accuracy_score(truth, said))
-    assert localization.mean_iou(total) == pytest.approx(reference.jaccard_score(truth, said, average="macro"))
+    label = masks[labeled]
+    predicted = (maps > maps.mean(axis=(1, 2), keepdims=True))[labeled]
+    assert localization.pixel_accuracy(total) == pytest.approx(reference.accuracy_score(label, predicted))
+    assert localization.mean_iou(total) == pytest.approx(reference.jaccard_score(label, predicted, average="macro"))
 
 
 def test_a_selection_of_images_counts_alone(attributions, masks):
@@ -75,19 +74,19 @@ def test_average_precision_is_over_background_and_foreground_scores(attributions
     expected = []
     for mask, scaled in zip(masks, maps, strict=True):
         labeled = mask >= 0
-        truth = np.concatenate([mask[labeled] == 0, mask[labeled] == 1])
+        label = np.concatenate([mask[labeled] == 0, mask[labeled] == 1])
         expected.append(reference.average_precision_score(
-            truth, np.concatenate([1 - scaled[labeled], scaled[labeled]])))
+            label, np.concatenate([1 - scaled[labeled], scaled[labeled]])))
     np.testing.assert_allclose(precision_of(attributions, masks), expected, rtol=1e-4)
 
 
 def test_average_precision_with_ties_agrees_with_scikit_learn(rng):
     scores = rng.integers(0, 5, size=(6, 40)).astype(np.float32) / 4  # 0 and 1 among them
-    truth = rng.random((6, 40)) < 0.4
-    truth[5] = False
-    expected = [reference.average_precision_score(t, s) for t, s in zip(truth[:5], scores[:5], strict=True)]
+    positive = rng.random((6, 40)) < 0.4
+    positive[5] = False
+    expected = [reference.average_precision_score(p, s) for p, s in zip(positive[:5], scores[:5], strict=True)]
     np.testing.assert_allclose(
-        jax.vmap(localization.average_precision)(scores, truth, ~truth), [*expected, np.nan], rtol=1e-5)
+        jax.vmap(localization.average_precision)(scores, positive, ~positive), [*expected, np.nan], rtol=1e-5)
 
 
 def test_a_perfect_map_is_perfect():
@@ -108,6 +107,16 @@ def test_a_constant_map_is_background_and_no_label_no_precision(masks):
     np.testing.assert_array_equal(counts.intersection[:, 1], 0)
     np.testing.assert_array_equal(counts.correct, (masks == 0).sum(axis=(1, 2)))
     np.testing.assert_array_equal(np.isnan(precision_of(np.ones((5, 12), np.float32), masks)), [0, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("side", [7, 14])
+def test_every_constant_map_is_background_at_the_sizes_of_use(side, rng):
+    constants = np.concatenate([rng.normal(size=38), [0.1, 1 / 3]]).astype(np.float32)
+    maps = np.repeat(constants[:, None], side * side, axis=1)
+    at_size = dict(grid=(side, side), image_size=(224, 224))
+    counts = localization.segmentation_counts(maps, np.ones((40, 224, 224), np.int8), **at_size)
+    np.testing.assert_array_equal(counts.intersection[:, 1], 0)
+    assert (np.ptp(localization.upsample(maps, (side, side), (224, 224), num_images=40), axis=(1, 2)) == 0).all()
 
 
 def test_bool_masks_and_those_of_0_and_255_are_the_same(attributions, masks):
@@ -131,11 +140,11 @@ def test_a_tied_pointer_points_at_random():
 
 
 def test_masks_of_another_size_are_refused_with_both_sizes(attributions, masks):
-    with pytest.raises(UserError, match=r"masks have shape \(5, 14, 20\), expected \(5, 28, 20\)"):
+    with pytest.raises(ValueError, match=r"object masks have shape \(5, 14, 20\), expected \(5, 28, 20\)"):
         localization.segmentation_counts(attributions, masks, grid=GRID, image_size=(28, 20))
-    with pytest.raises(UserError, match=r"masks have shape \(4, 14, 20\), expected \(5, 14, 20\)"):
+    with pytest.raises(ValueError, match=r"object masks have shape \(4, 14, 20\), expected \(5, 14, 20\)"):
         localization.segmentation_average_precision(attributions, masks[:4], **SHAPES)
-    with pytest.raises(UserError, match=r"attributions have shape \(5, 11\), expected \(5, 12\)"):
+    with pytest.raises(ValueError, match=r"attributions have shape \(5, 11\), expected \(5, 12\)"):
         localization.segmentation_counts(attributions[:, :11], masks, **SHAPES)
-    with pytest.raises(UserError, match=r"attributions have shape \(5, 12\), expected \(4, 12\)"):
+    with pytest.raises(ValueError, match=r"attributions have shape \(5, 12\), expected \(4, 12\)"):
         localization.pointing_game(attributions, masks[:4], KEY, grid=GRID)

@@ -1,4 +1,4 @@
-"""The same figures as Quantus and Captum on one network, where they define the same; the relation where they do not.
+"""The same results as Quantus and Captum on one network, where they define the same; the relation where they do not.
 
 Every patch is one pixel, so that Quantus' pixels are our players; removed pixels are black in both.
 """
@@ -12,7 +12,7 @@ from captum.metrics import infidelity as captum_infidelity
 
 from shapjax.games import classifier
 from shapjax.games.removal import NoisyLinear
-from shapjax.metrics import correlation, infidelity, monotonicity, perturbation, ranking, road, sparseness
+from shapjax.metrics import faithfulness, perturbation, ranking, sparseness
 
 QUIET = dict(disable_warnings=True, display_progressbar=False)
 BLACK = dict(perturb_baseline=0.0, **QUIET)  # its "black" is the least pixel of each image
@@ -68,20 +68,20 @@ def test_faithfulness_correlation_is_that_of_quantus_on_the_same_subsets(example
             removed[image, run, np.random.choice(16, size, replace=False)] = True
     np.random.seed(7)
     metric = quantus.FaithfulnessCorrelation(
-        nr_runs=runs, subset_size=size, normalize=False, return_aggregate=False, **BLACK)
+        nr_runs=runs, subset_size=size, normalise=False, return_aggregate=False, **BLACK)
     theirs = ask(metric, twin, example, softmax=True)
     full, _, without = pairs(removed)
-    ours = correlation.faithfulness_correlation(example.attributions, removed, full, without)
+    ours = faithfulness.faithfulness_correlation(example.attributions, removed, full, without)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_the_deletion_curve_is_pixel_flipping_with_the_whole_image_in_front(example, twin, example_curves):
-    theirs = ask(quantus.PixelFlipping(features_in_step=1, normalize=False, **BLACK), twin, example, softmax=True)
+    theirs = ask(quantus.PixelFlipping(features_in_step=1, normalise=False, **BLACK), twin, example, softmax=True)
     p = np.exp(perturbation.target_log_probability(example_curves, example.targets).deleted)
     np.testing.assert_allclose(p[:, 1:], theirs, atol=1e-5)
     # Theirs is per step and begins with one pixel gone; ours per fraction, from the whole image.
     auc = (np.trapezoid(theirs, axis=1) + (p[:, 0] + theirs[:, 0]) / 2) / 16
-    np.testing.assert_allclose(perturbation.deletion_auc(example_curves, example.targets), auc, atol=1e-5)
+    np.testing.assert_allclose(perturbation.deletion(example_curves, example.targets), auc, atol=1e-5)
 
 
 def test_sparseness_is_that_of_quantus(example, twin):
@@ -104,10 +104,10 @@ def test_monotonicity_is_that_of_quantus_if_its_pixels_are_revealed(example, twi
     for attributions in (example.attributions, np.float32(alone.T - p[:, None])):
         curves = perturbation.curves(
             example.model, example.images, ranking.order(attributions, jax.random.key(0)))
-        theirs = ask(quantus.Monotonicity(perturb_func=reveal, normalize=False, **QUIET), twin, example, attributions,
+        theirs = ask(quantus.Monotonicity(perturb_func=reveal, normalise=False, **QUIET), twin, example, attributions,
                      softmax=True)
-        np.testing.assert_array_equal(monotonicity.monotonicity(curves, example.targets), theirs)
-    assert ask(quantus.Monotonicity(normalize=False, **BLACK), twin, example).all()
+        np.testing.assert_array_equal(perturbation.monotonicity(curves, example.targets), theirs)
+    assert ask(quantus.Monotonicity(normalise=False, **BLACK), twin, example).all()
 
 
 def test_infidelity_is_that_of_quantus_on_its_growing_blocks(example, twin, pairs):
@@ -117,12 +117,12 @@ def test_infidelity_is_that_of_quantus_on_its_growing_blocks(example, twin, pair
     removed = np.tile(np.tri(16, dtype=bool), (6, 1, 1))
     full, _, without = pairs(removed)
     worth = example.attributions * example.images.reshape(6, 16)
-    np.testing.assert_allclose(infidelity.infidelity(worth, removed, full, without), theirs, rtol=1e-3)
+    np.testing.assert_allclose(faithfulness.infidelity(worth, removed, full, without), theirs, rtol=1e-3)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_infidelity_is_that_of_captum_on_the_same_subsets(example, twin, pairs, normalize):
-    removed = np.asarray(correlation.sample_masks(jax.random.key(2), num_players=16, num_masks=12))
+    removed = np.asarray(faithfulness.sample_masks(jax.random.key(2), num_players=16, num_masks=12))
     whole = torch.tensor(channel_first(example.images))
     draws = iter(np.repeat(removed, 6, axis=0).reshape(12, 6, 1, 4, 4))
 
@@ -140,7 +140,7 @@ def test_infidelity_is_that_of_captum_on_the_same_subsets(example, twin, pairs, 
     full, _, without = pairs(np.tile(removed, (6, 1, 1)))
     worth = example.attributions * example.images.reshape(6, 16)
     np.testing.assert_allclose(
-        infidelity.infidelity(worth, removed, full, without, normalize=normalize), theirs, rtol=1e-3)
+        faithfulness.infidelity(worth, removed, full, without, normalize=normalize), theirs, rtol=1e-3)
 
 
 def test_noisy_linear_imputation_is_that_of_quantus(rng):
@@ -159,8 +159,9 @@ def test_road_is_that_of_quantus_at_the_same_numbers_of_pixels(example, twin, ex
     """Quantus rounds down: 16 pixels are asked for by the percentages that give our numbers."""
     counts = perturbation.removed_counts(16)[1:]
     percentages = [int(np.ceil(100 * count / 16)) for count in counts]
-    metric = quantus.ROAD(percentages=percentages, noise=0.0, normalize=False, **QUIET)
+    metric = quantus.ROAD(percentages=percentages, noise=0.0, normalise=False, **QUIET)
     metric(model=twin, x_batch=channel_first(example.images), y_batch=example.targets,
            a_batch=example.attributions.reshape(-1, 1, 4, 4).copy(), channel_first=True)
-    ours = road.road(example.model, example.images, example_order, example.targets, imputation=NoisyLinear(noise=0.0))
+    ours = perturbation.road(example.model, example.images, example_order, example.targets,
+                             imputation=NoisyLinear(noise=0.0))
     np.testing.assert_allclose(ours[:, 1:].mean(axis=0), [metric.evaluation_scores[p] for p in percentages], atol=1e-6)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from shapjax.errors import UserError
+from shapjax.games import classifier
+from shapjax.games.removal import Constant, NoisyLinear, hidden_pixels
 from shapjax.metrics import perturbation
 
 N = 5  # q·N is 0.5, 1 … 4.5: every other one is a half
@@ -42,10 +43,10 @@ def test_both_curves_equal_a_loop_over_single_coalitions(example, example_order,
 def test_in_reverse_insertion_is_deletion_and_positive_is_negative(example, example_order, example_curves):
     back = perturbation.curves(example.model, example.images, example_order[:, ::-1])
     np.testing.assert_allclose(
-        perturbation.insertion_auc(back), perturbation.deletion_auc(example_curves), atol=1e-5)
+        perturbation.insertion(back), perturbation.deletion(example_curves), atol=1e-5)
     np.testing.assert_allclose(
-        perturbation.positive_perturbation_auc(back, example.targets),
-        perturbation.negative_perturbation_auc(example_curves, example.targets), atol=1e-4)
+        perturbation.positive_perturbation(back, example.targets),
+        perturbation.negative_perturbation(example_curves, example.targets), atol=1e-4)
 
 
 @pytest.mark.parametrize(("num_players", "counts"), [
@@ -56,14 +57,14 @@ def test_fractions_are_rounded_to_whole_patches_halves_up(num_players, counts):
 
 
 def test_areas_are_trapezoids_over_the_fraction(hand_made, probabilities):
-    for auc, p in zip((perturbation.insertion_auc, perturbation.deletion_auc), probabilities, strict=True):
+    for auc, p in zip((perturbation.insertion, perturbation.deletion), probabilities, strict=True):
         np.testing.assert_allclose(auc(hand_made), np.trapezoid(p, np.arange(N + 1) / N, axis=1), atol=1e-6)
 
 
 def test_a_constant_probability_is_its_own_area():
     curves = perturbation.Curves(*[jnp.log(jnp.broadcast_to(jnp.array([0.7, 0.3]), (1, N + 1, 2)))] * 2)
-    assert perturbation.insertion_auc(curves)[0] == pytest.approx(0.7)
-    assert perturbation.deletion_auc(curves)[0] == pytest.approx(0.7)
+    assert perturbation.insertion(curves)[0] == pytest.approx(0.7)
+    assert perturbation.deletion(curves)[0] == pytest.approx(0.7)
     assert perturbation.aopc(curves)[0] == pytest.approx(0, abs=1e-7)
 
 
@@ -85,7 +86,7 @@ def test_lodds_is_finite_where_the_probability_underflows():
 
 def test_another_target_is_the_same_as_renaming_the_classes(hand_made):
     targets = np.array([0, 1, 2, 0, 1, 2, 0])
-    for metric in (perturbation.insertion_auc, perturbation.aopc, perturbation.lodds):
+    for metric in (perturbation.insertion, perturbation.aopc, perturbation.lodds):
         rolled = np.concatenate([
             metric(jax.tree.map(lambda logits, t=t: jnp.roll(logits, -t, axis=-1), hand_made), jnp.zeros(7, int))[None]
             for t in range(3)])
@@ -94,19 +95,19 @@ def test_another_target_is_the_same_as_renaming_the_classes(hand_made):
 
 @pytest.mark.parametrize("labels", [None, np.array([0, 1, 2, 0, 1, 2, 0])])
 def test_perturbation_areas_average_to_the_area_under_the_accuracy(hand_made, labels):
-    truth = np.argmax(hand_made.deleted[:, 0], axis=-1) if labels is None else labels
+    correct = np.argmax(hand_made.deleted[:, 0], axis=-1) if labels is None else labels
     counts = perturbation.removed_counts(N)
-    positive = [np.mean(np.argmax(hand_made.deleted[:, k], axis=-1) == truth) for k in counts]
-    negative = [np.mean(np.argmax(hand_made.inserted[:, N - k], axis=-1) == truth) for k in counts]
+    positive = [np.mean(np.argmax(hand_made.deleted[:, k], axis=-1) == correct) for k in counts]
+    negative = [np.mean(np.argmax(hand_made.inserted[:, N - k], axis=-1) == correct) for k in counts]
     fractions = np.arange(10) / 10
-    assert np.mean(perturbation.positive_perturbation_auc(hand_made, labels)) == pytest.approx(
+    assert np.mean(perturbation.positive_perturbation(hand_made, labels)) == pytest.approx(
         100 * np.trapezoid(positive, fractions), rel=1e-5)
-    assert np.mean(perturbation.negative_perturbation_auc(hand_made, labels)) == pytest.approx(
+    assert np.mean(perturbation.negative_perturbation(hand_made, labels)) == pytest.approx(
         100 * np.trapezoid(negative, fractions), rel=1e-5)
 
 
 def test_an_image_that_stays_correct_has_an_area_of_90():
-    assert perturbation.accuracy_auc(np.ones((1, 10), bool))[0] == pytest.approx(90)
+    assert perturbation.accuracy_area(np.ones((1, 10), bool))[0] == pytest.approx(90)
 
 
 def test_removed_logits_are_those_of_the_deletion_curve(example, example_order, example_curves):
@@ -115,5 +116,75 @@ def test_removed_logits_are_those_of_the_deletion_curve(example, example_order, 
 
 
 def test_an_order_of_other_patches_is_refused(example):
-    with pytest.raises(UserError, match=r"orders have shape \(6, 9\), expected \(6, 16\)"):
+    with pytest.raises(ValueError, match=r"orders have shape \(6, 9\), expected \(6, 16\)"):
         perturbation.curves(example.model, example.images, np.zeros((6, 9), int))
+
+
+# Monotonicity
+
+
+def of_probabilities(*deleted):
+    """Of class 0 of two, from p without the first 0 … N patches of the order."""
+    p = jnp.asarray([deleted], jnp.float32)
+    logits = jnp.log(jnp.stack([p, 1 - p], axis=-1))
+    return perturbation.Curves(logits[:, ::-1], logits)
+
+
+@pytest.mark.parametrize(("deleted", "monotone"), [
+    ((0.9, 0.7, 0.5, 0.2), 1),  # read from the right: 0.5, 0.7, 0.9
+    ((0.9, 0.9, 0.5, 0.2), 1),  # staying level is no fall
+    ((0.9, 0.5, 0.7, 0.2), 0),
+    ((0.8, 0.9, 0.5, 0.2), 0),  # the most important patch lowers it
+    ((0.9, 0.7, 0.5, 0.6), 1),  # the value of no patches at all does not count
+])
+def test_falls_count_from_one_visible_patch_on(deleted, monotone):
+    assert perturbation.monotonicity(of_probabilities(*deleted), jnp.zeros(1, int))[0] == monotone
+
+
+def test_the_target_is_the_predicted_class_unless_given():
+    rising = of_probabilities(0.1, 0.3, 0.5, 0.8)
+    assert perturbation.monotonicity(rising)[0] == 1  # class 1 is predicted, and falls as 0 rises
+    assert perturbation.monotonicity(rising, np.zeros(1, int))[0] == 0
+
+
+# ROAD
+
+
+def test_removed_patches_are_imputed_then_classified(example, example_order):
+    imputation = NoisyLinear(noise=0.5, seed=3)
+    got = perturbation.road(
+        example.model, example.images, example_order, example.targets, batch_size=16, imputation=imputation)
+    assert got.shape == (6, 10) and got.dtype == np.float32
+    rank = np.argsort(np.asarray(example_order), axis=1)
+    impute = jax.jit(imputation)
+    for i, count in enumerate(perturbation.removed_counts(16)):
+        images = impute(example.images, hidden_pixels(rank >= count, (4, 4), (4, 4)))
+        right = np.argmax(example.model.logits(images), axis=-1) == example.targets
+        np.testing.assert_array_equal(got[:, i], right)
+
+
+def test_road_without_removal_is_the_accuracy(example, example_order):
+    predictions = np.argmax(example.model.logits(example.images), axis=-1)
+    assert (perturbation.road(example.model, example.images, example_order, predictions)[:, 0] == 1).all()
+    assert (perturbation.road(example.model, example.images, example_order, (predictions + 1) % 3)[:, 0] == 0).all()
+
+
+# Random removal
+
+
+def test_the_right_number_of_patches_goes_each_as_often():
+    """Class 1 is predicted while patch 0 is visible: the accuracy is the share of visible patches."""
+    model = classifier.wrap(lambda x: jnp.stack([jnp.full(len(x), 0.5), x[:, 0, 0, 0]], axis=1), grid=(4, 4),
+                            removal=Constant(0.0))
+    correct = perturbation.random_removal(
+        model, jnp.ones((2000, 4, 4, 1)), jnp.ones(2000, int), jax.random.key(0))
+    assert correct.shape == (2000, 10)
+    np.testing.assert_allclose(correct.mean(axis=0), 1 - perturbation.removed_counts(16) / 16, atol=0.03)
+    assert (np.diff(correct, axis=1) <= 0).all()  # nested: what has gone stays away
+
+
+def test_an_image_loses_the_same_patches_in_any_batch(example):
+    keys = classifier.row_keys(jax.random.key(1), 6)
+    whole = perturbation.random_removal(example.model, example.images, example.targets, jax.random.key(1))
+    part = perturbation.random_removal(example.model, example.images[3:], example.targets[3:], keys[3:])
+    np.testing.assert_array_equal(whole[3:], part)

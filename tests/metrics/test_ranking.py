@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from shapjax import attribution
+from shapjax.games import classifier
 from shapjax.games.classifier import row_keys
+from shapjax.games.removal import Constant
 from shapjax.metrics import ranking
 
 KEY = jax.random.key(3)
@@ -28,6 +31,14 @@ def test_ties_take_every_place_equally_often_and_what_is_not_tied_stays():
     for place in (1, 2, 3):
         share = np.bincount(order[:, place], minlength=5)[[0, 2, 4]] / 3000
         np.testing.assert_allclose(share, 1 / 3, atol=0.04)
+
+
+def test_ties_are_not_broken_by_the_draws_of_the_random_attributions():
+    """Else an all-tied map would be the exact reverse of the random baseline."""
+    model = classifier.wrap(lambda x: x.sum(axis=(1, 2)), grid=(14, 14), removal=Constant(0.0))
+    values = attribution.random(model, np.zeros((1, 14, 14, 1), np.float32), np.zeros(1, int), KEY)
+    tied, ranked = ranking.ranks(ranking.order(jnp.zeros((1, 196)), KEY)), ranking.ranks(ranking.order(values, KEY))
+    assert abs(np.corrcoef(tied[0], ranked[0])[0, 1]) < 0.25
 
 
 def test_an_image_keeps_its_order_in_any_batch():

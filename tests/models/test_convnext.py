@@ -1,4 +1,4 @@
-"""ConvNeXt: its published sizes, its pooled classifier as votes, what is refused. Its game is in test_painted.py."""
+"""ConvNeXt: its published sizes, its pooled classifier as patch logits. Its game is in test_masked_conv.py."""
 
 import flax.linen as nn
 import jax
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import config, models
-from shapjax.errors import UserError
+from shapjax import models
 from shapjax.models import convnext
 from tests.conftest import random_tree
 
@@ -21,31 +20,17 @@ def test_variants_have_the_published_number_of_parameters(name, millions):
     assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
-def test_the_votes_of_a_coalition_add_up_to_what_the_published_head_makes_of_its_cells():
+def test_the_value_of_a_coalition_is_what_the_published_head_makes_of_its_cells():
     module = convnext.ConvNeXt(num_classes=3, image_size=(8, 12), patch_size=4, width=4, stages=(1,),
-                               head_scale="mean", center_votes=False)
+                               head_scale="mean", center=False)
     params = random_tree(models.param_shapes(module, image_shape=(8, 12, 1)), scale=0.3)
     apply = jax.jit(module.apply, static_argnames="method")
     images = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
     mask = jnp.array([[True, False, True, False, True, True], [True] * 6])
-    votes = apply({"params": params}, images, mask, method="visible_patch_logits")
-    hidden = ~jnp.repeat(jnp.repeat(mask.reshape(2, 2, 3), 4, axis=1), 4, axis=2)[..., None]
-    cells = apply({"params": params}, jnp.where(hidden, 0, images), method="features").reshape(2, 6, -1)
+    patch_logits = apply({"params": params}, images, mask, method="visible_patch_logits")
+    cells = apply({"params": params}, images, mask, method="features")
     for image, seen in enumerate(mask):
         pooled = nn.LayerNorm(1e-6).apply({"params": params["norm"]}, cells[image, seen].mean(axis=0))
         logits = pooled @ params["head"]["kernel"] + params["head"]["bias"]
-        np.testing.assert_allclose(votes[image, seen].sum(axis=0), logits * seen.sum() / 6, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(votes[1], apply({"params": params}, images)[1], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"patch_size": 6}, r"model.stages=\(1, 1, 1\) with model.patch_size=6: .*a multiple of 2\^\(stages - 1\)"),
-    ({"stages": (1, 0, 1)}, "at least one block a stage"),
-    ({"stages": ()}, "at least one block a stage"),
-])
-def test_impossible_sizes_are_explained(changes, message):
-    c = config.default_config()
-    c.model.update({"backbone": "convnext", "patch_size": 8, "width": 8} | changes)
-    with pytest.raises(UserError, match="--config.*" + message) as e:
-        config.validate(config.resolve(c), image_shape=(24, 24, 3), num_devices=1)
-    assert "\n" not in str(e.value)
+        np.testing.assert_allclose(patch_logits[image, seen].sum(axis=0), logits * seen.sum() / 6, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(patch_logits[1], apply({"params": params}, images)[1], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,6 @@
-"""The layers that backbones share: a pooled norm that can be shared out, activations as published."""
+"""The layers that backbones share: a pooled norm that can be split over the patches, activations, precision."""
+
+import re
 
 import flax.linen as nn
 import jax
@@ -7,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from shapjax.games import coalitions, shapley
 from shapjax.models import layers
 
 
 @pytest.fixture
 def pooled(rng):
     """A pooled norm with parameters, and tokens [2, 5, 6] whose mean and spread differ from one to the next."""
-    norm = layers.PooledNorm(epsilon=1e-3, dtype=jnp.float32)
+    norm = layers.PooledNorm(epsilon=1e-3)
     params = {name: jnp.asarray(rng.normal(size=6), jnp.float32) for name in ("scale", "bias")}
     tokens = jnp.asarray(rng.normal(size=(2, 5, 6)) * rng.uniform(1, 3, size=(2, 5, 1)) + 1, jnp.float32)
     return lambda segment_ids=None, tokens=tokens: norm.apply({"params": params}, tokens, segment_ids), params, tokens
@@ -25,16 +28,16 @@ def test_the_mean_of_a_pooled_norm_is_the_norm_of_the_mean(pooled):
     np.testing.assert_allclose(normalize().mean(axis=1), expected, atol=1e-5)
 
 
-def test_each_side_of_a_pooled_norm_is_normalized_as_if_alone(pooled):
+def test_each_segment_of_a_pooled_norm_is_normalized_as_if_alone(pooled):
     normalize, _, tokens = pooled
     segment_ids = np.array([True, False, True, True, False])
     both = normalize(jnp.broadcast_to(segment_ids, (2, 5)))
-    for side in (segment_ids, ~segment_ids):
-        np.testing.assert_allclose(both[:, side], normalize(tokens=tokens[:, side]), atol=1e-5)
+    for members in (segment_ids, ~segment_ids):
+        np.testing.assert_allclose(both[:, members], normalize(tokens=tokens[:, members]), atol=1e-5)
     assert np.abs(both - normalize()).max() > 1e-2
 
 
-def test_an_empty_side_of_a_pooled_norm_gives_no_nan(pooled):
+def test_an_empty_segment_of_a_pooled_norm_gives_no_nan(pooled):
     normalize, _, _ = pooled
     whole = normalize(jnp.ones((2, 5), bool))
     np.testing.assert_allclose(whole, normalize(), atol=1e-6)
@@ -50,11 +53,56 @@ def test_activations_are_torchs(name, reference):
     np.testing.assert_allclose(layers.ACTIVATIONS[name](x), reference(torch.tensor(x)), atol=1e-6)
 
 
-def test_a_votings_head_is_linear_with_what_follows_it(rng):
+def test_the_head_is_linear_together_with_its_scale_and_centering(rng):
     head = layers.PatchHead(3, scale="sqrt", center=True)
     params = {"kernel": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), "bias": jnp.arange(3.0)}
     x = jnp.asarray(rng.normal(size=(2, 4, 6)), jnp.float32)
     kernel, bias = (head.follow(params[name], 16) for name in ("kernel", "bias"))
-    votes = head.apply({"params": params}, x, 16)
-    np.testing.assert_allclose(votes, x @ kernel + bias, atol=1e-5)
-    np.testing.assert_allclose(votes.sum(axis=-1), 0, atol=1e-5)
+    patch_logits = head.apply({"params": params}, x, 16)
+    np.testing.assert_allclose(patch_logits, x @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(patch_logits.sum(axis=-1), 0, atol=1e-5)
+
+
+def products(fn, *arguments):
+    """Lines of the program of fn and its gradient that hold a matrix product."""
+    def loss(*arguments):
+        return sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(fn(*arguments)))
+
+    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).as_text()
+    return [line for line in program.splitlines() if "dot_general" in line]
+
+
+def head(x):
+    module = layers.PatchHead(3)
+    return module.apply({"params": {"kernel": jnp.ones((6, 3)), "bias": jnp.ones(3)}}, x, 5)
+
+
+def head_of_kernel(kernel):
+    return layers.PatchHead(3).apply({"params": {"kernel": kernel, "bias": jnp.ones(3)}}, jnp.ones((2, 5, 6)), 5)
+
+
+def pooled_norm(x):
+    params = {"scale": jnp.ones(6), "bias": jnp.ones(6)}
+    return layers.PooledNorm(1e-6).apply({"params": params}, x, jnp.zeros((2, 5), bool))
+
+
+MASKS = jnp.ones((2, 4, 5), bool)
+
+
+@pytest.mark.parametrize(("fn", "shape", "num_products"), [
+    (head, (2, 5, 6), 2), (head_of_kernel, (6, 3), 2), (pooled_norm, (2, 5, 6), 0),
+    (lambda x: coalitions.pair_sums(x, MASKS), (2, 4, 5, 3), 0),
+    (lambda x: shapley.coalition_sums(x, MASKS), (2, 5, 3), None)])
+def test_sums_of_patch_logits_use_no_shortened_products(fn, shape, num_products):
+    """Accelerators multiply float32 as bfloat16 or TF32 unless told not to; efficiency would be off by percents."""
+    found = products(fn, jnp.ones(shape))
+    assert num_products is None or len(found) == num_products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in found)
+
+
+def test_every_product_with_the_classes_of_a_bfloat16_model_is_in_full_precision(tiny_vit):
+    model = tiny_vit(dtype=jnp.bfloat16, explainer_depth=1, norm_place="pooled", num_classes=7)
+    program = jax.jit(model.module.apply).lower({"params": model.params}, jnp.ones((2, 8, 8, 2))).as_text()
+    found = [line for line in program.splitlines() if "dot_general" in line and re.search(r"-> tensor<\d+x7x", line)]
+    assert len(found) == 2  # the head's and the explainer head's
+    assert all("precision = [HIGHEST, HIGHEST]" in line and "bf16" not in line for line in found)

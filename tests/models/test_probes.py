@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from shapjax.attribution import attention
+from shapjax.attribution import attention_maps
 from shapjax.games import classifier, removal
-from shapjax.models import probes as vit_probes
+from shapjax.models import probes as model_probes
 from shapjax.models import vit_relevance
 
-SETTINGS = {"plain": dict(center_votes=False, head_scale="mean"), "silent": dict(class_token=True, registers=1)}
+SETTINGS = {"plain": dict(center=False, head_scale="mean"), "prefix": dict(class_token=True, registers=1)}
 # As pretrained weights may want it.
 FOREIGN = {"foreign": dict(class_token=True, activation="gelu", norm_epsilon=1e-3, input_norm=True,
                           norm_place="pooled")}
@@ -30,7 +30,7 @@ def probed(tiny_vit):
     @functools.cache
     def make(setting):
         model = tiny_vit(**(SETTINGS | FOREIGN)[setting])
-        return model, {name: jax.jit(fn) for name, fn in vit_probes.probes(model.module).items()}
+        return model, {name: jax.jit(fn) for name, fn in model_probes.probes(model.module).items()}
 
     return make
 
@@ -49,12 +49,13 @@ def test_the_pass_that_carries_relevance_is_the_model(probed, images, setting):
     module, params = model.module, {"params": model.params}
     tokens, _ = module.apply(params, images, method=lambda m, x: m.sequence(m.embed(x)))
     t = 4 + module.num_prefix_tokens
-    votes = vit_relevance.votes(module, model.params, tokens, jnp.zeros((2, 2, 2, t, t)))
-    np.testing.assert_allclose(votes, model.apply(model.params, images), atol=1e-4)
+    patch_logits = jax.jit(functools.partial(vit_relevance.patch_logits, module))(
+        model.params, tokens, jnp.zeros((2, 2, 2, t, t)))
+    np.testing.assert_allclose(patch_logits, model.apply(model.params, images), atol=1e-4)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_maps_are_distributions_over_silent_tokens_and_patches(probed, images, setting):
+def test_maps_are_distributions_over_prefix_tokens_and_patches(probed, images, setting):
     model, probes = probed(setting)
     maps = probes["attention_fn"](model.params, images, None)[1]
     t = 4 + model.module.num_prefix_tokens
@@ -68,17 +69,17 @@ def test_maps_are_distributions_over_silent_tokens_and_patches(probed, images, s
     assert moved[:, -1].all() and moved[-1, 1:].all() and not moved[:-1, :-1].any()
 
 
-def test_maps_of_a_pair_are_of_one_side_each_and_give_its_votes(probed, images):
-    model, _ = probed("silent")
+def test_maps_of_a_pair_are_of_one_side_each_and_give_its_patch_logits(probed, images):
+    model, _ = probed("prefix")
     segment_ids = jnp.array([[True, False, True, False], [False, False, True, True]])
 
-    def votes_and_maps(module):
-        x, allowed = module.sequence(module.embed(images), segment_ids)
-        x, maps = module.blocks(x, allowed, jnp.zeros((2, 2, 2, 8, 8)))
+    def patch_logits_and_maps(module):
+        x, attention_mask = module.sequence(module.embed(images), segment_ids)
+        x, maps = module.blocks(x, attention_mask, jnp.zeros((2, 2, 2, 8, 8)))
         return module.read(x[:, -4:]), maps
 
-    votes, maps = model.module.apply({"params": model.params}, method=votes_and_maps)
-    np.testing.assert_allclose(votes, model.apply(model.params, images, segment_ids), atol=1e-4)
+    patch_logits, maps = jax.jit(lambda p: model.module.apply({"params": p}, method=patch_logits_and_maps))(model.params)
+    np.testing.assert_allclose(patch_logits, model.apply(model.params, images, segment_ids), atol=1e-4)
     other = np.broadcast_to((segment_ids[:, :, None] != segment_ids[:, None, :])[None, :, None], (2, 2, 2, 4, 4))
     assert (np.asarray(maps)[..., -4:, -4:][other] == 0).all()
 
@@ -86,7 +87,7 @@ def test_maps_of_a_pair_are_of_one_side_each_and_give_its_votes(probed, images):
 @pytest.mark.parametrize(("name", "shape"), [("attention_fn", (2, 2, 2, 6, 6)), ("features_fn", (2, 2, 2, 16))])
 def test_the_gradient_of_delta_is_the_slope_of_the_logits(probed, images, rng, name, shape):
     """Against a finite difference in a random direction; and delta shows in what is returned."""
-    model, probes = probed("silent")
+    model, probes = probed("prefix")
     direction = jnp.asarray(rng.normal(size=shape), jnp.float32)
     fn, zero = probes[name], jnp.zeros(shape)
     _, plain = fn(model.params, images, zero)
@@ -100,16 +101,16 @@ def test_the_gradient_of_delta_is_the_slope_of_the_logits(probed, images, rng, n
     np.testing.assert_allclose((up - plain)[last], 1e-2 * direction[last], atol=1e-4)
 
 
-def test_features_are_what_the_votes_of_the_same_patch_are_read_from(probed, images):
-    model, probes = probed("silent")
+def test_features_are_what_the_patch_logits_are_read_from(probed, images):
+    model, probes = probed("prefix")
     _, features = probes["features_fn"](model.params, images, None)
-    votes = model.module.apply({"params": model.params}, features.reshape(2, 4, 16), method="read")
-    np.testing.assert_allclose(votes, model.apply(model.params, images), atol=1e-4)
+    patch_logits = model.module.apply({"params": model.params}, features.reshape(2, 4, 16), method="read")
+    np.testing.assert_allclose(patch_logits, model.apply(model.params, images), atol=1e-4)
 
 
 def test_bfloat16_models_show_float32(tiny_vit, images):
     model = tiny_vit(dtype=jnp.bfloat16)
-    probes = vit_probes.probes(model.module)
+    probes = model_probes.probes(model.module)
     logits = model.apply(model.params, images).sum(axis=1)
     for name in ("attention_fn", "features_fn"):
         shown_logits, shown = jax.jit(probes[name])(model.params, images, None)
@@ -124,13 +125,15 @@ def test_relevance_is_conserved_through_all_layers(probed, images, setting):
     module = model.module
     tokens, _ = module.apply({"params": model.params}, images, method=lambda m, x: m.sequence(m.embed(x)))
     t = 4 + module.num_prefix_tokens
-    _, pullback = jax.vjp(lambda x: vit_relevance.votes(module, model.params, x, jnp.zeros((2, 2, 2, t, t))), tokens)
-    (at_tokens,) = pullback(jnp.broadcast_to(jax.nn.one_hot(jnp.array([1, 2]), 3)[:, None], (2, 4, 3)))
+    delta = jnp.zeros((2, 2, 2, t, t))
+    given = jnp.broadcast_to(jax.nn.one_hot(jnp.array([1, 2]), 3)[:, None], (2, 4, 3))
+    (at_tokens,) = jax.jit(lambda tokens: jax.vjp(
+        lambda x: vit_relevance.patch_logits(module, model.params, x, delta), tokens)[1](given))(tokens)
     np.testing.assert_allclose(at_tokens.sum(axis=(1, 2)), [4.0, 4.0], rtol=1e-3)
 
 
 def test_relevance_of_an_image_does_not_depend_on_its_batch(probed, images):
-    model, probes = probed("silent")
+    model, probes = probed("prefix")
     both = probes["relevance_fn"](model.params, images, jnp.array([1, 2]))
     beside_another = probes["relevance_fn"](model.params, images.at[0].multiply(-3.0), jnp.array([0, 2]))
     np.testing.assert_allclose(both[:, 1], beside_another[:, 1], rtol=1e-3, atol=1e-5)
@@ -211,14 +214,14 @@ def test_relevance_is_that_of_an_independent_implementation(probed, images, sett
     params = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf, np.float64)), model.params)
     scale = n**-0.5 if module.head_scale == "sqrt" else 1 / n
     kernel, bias = params["head"]["kernel"] * scale, params["head"]["bias"] * scale
-    if module.center_votes:
+    if module.center:
         kernel, bias = kernel - kernel.mean(dim=1, keepdim=True), bias - bias.mean()
     tokens, _ = module.apply({"params": model.params}, images, method=lambda m, x: m.sequence(m.embed(x)))
 
     model = classifier.wrap(lambda p, x: probes["attention_fn"](p, x, None)[0], model.params, grid=(2, 2),
                             removal=removal.Constant(0.0), **probes)
     relevance = model.relevance(images, targets)
-    explained = attention.relevance(model, images, targets)
+    explained = attention_maps.relevance(model, images, targets)
     for image, target in enumerate(targets):
         x = torch.tensor(np.asarray(tokens[image], np.float64), requires_grad=True)
         gradients, relevances = reference(params, x, target, heads=2, patches=n, kernel=kernel, bias=bias)

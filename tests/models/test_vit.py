@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax import config, models
-from shapjax.errors import UserError
+from shapjax import models
 from shapjax.models import vit
 
 
@@ -29,17 +28,10 @@ def test_the_patch_size_is_the_number_after_the_slash():
     assert vit.variant("B/8") == dict(width=768, depth=12, heads=12, patch_size=8)
 
 
-@pytest.mark.parametrize("name", ["XL/16", "S", "S/", "S/16/2", "s/16", "S16", ""])
-def test_an_unknown_variant_is_refused_with_the_known_ones(name):
-    with pytest.raises(UserError, match="Ti, S, B, L, H") as e:
-        vit.variant(name)
-    assert "\n" not in str(e.value)
-
-
 @pytest.mark.parametrize("shape", [(2, 8, 12, 2), (2, 12, 12, 2), (8, 8, 2), (1, 2, 8, 8, 2)])
 def test_images_of_another_size_are_refused_with_the_size_expected(tiny_vit, shape):
     model = tiny_vit()
-    with pytest.raises(UserError, match=r"\[B, 8, 8, C\], got \[") as e:
+    with pytest.raises(ValueError, match=r"\[B, 8, 8, C\], got \[") as e:
         model.module.apply({"params": model.params}, jnp.zeros(shape))
     assert "\n" not in str(e.value)
 
@@ -72,13 +64,13 @@ def test_patches_interact_and_know_their_place(tiny_vit, images):
     model = tiny_vit()
     phi = model.apply(model.params, images)
     changed = model.apply(model.params, images.at[:, :4, :4].add(1.0))
-    assert (np.abs(changed - phi).max(axis=2) > 1e-4).all()  # every patch's vote depends on the first patch
+    assert (np.abs(changed - phi).max(axis=2) > 1e-4).all()  # every patch's logits depend on the first patch
     mirrored = model.apply(model.params, images.reshape(2, 2, 4, 8, 2)[:, ::-1].reshape(2, 8, 8, 2))
     assert np.abs(mirrored.reshape(2, 2, 2, 3)[:, ::-1].reshape(2, 4, 3) - phi).max() > 1e-2
 
 
 def test_layers_start_from_different_weights_and_a_zero_head_from_the_game_that_is_zero(images):
-    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2, head_init="zero")
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2)
     params = models.init_params(module, jax.random.key(0), image_shape=(8, 8, 2))
     kernel = params["blocks"]["mlp_in"]["kernel"]
     assert kernel.shape == (2, 16, 64) and not np.allclose(kernel[0], kernel[1])
@@ -86,18 +78,19 @@ def test_layers_start_from_different_weights_and_a_zero_head_from_the_game_that_
 
 
 def test_the_mean_head_is_a_mean_pooled_classifier_and_the_sqrt_head_is_root_n_times_it(tiny_vit, images):
-    mean, sqrt = tiny_vit(head_scale="mean", center_votes=False), tiny_vit(head_scale="sqrt", center_votes=False)
+    mean, sqrt = tiny_vit(head_scale="mean", center=False), tiny_vit(head_scale="sqrt", center=False)
 
     def pooled(module):
         x, _ = module.blocks(module.embed(images), None, None)
         return module.norm(x).mean(axis=1) @ mean.params["head"]["kernel"] + mean.params["head"]["bias"]
 
-    votes = mean.apply(mean.params, images)
-    np.testing.assert_allclose(votes.sum(axis=1), mean.module.apply({"params": mean.params}, method=pooled), atol=1e-5)
-    np.testing.assert_allclose(sqrt.apply(sqrt.params, images), 2 * votes, atol=1e-5)  # √4 patches
+    patch_logits = mean.apply(mean.params, images)
+    expected = jax.jit(lambda params: mean.module.apply({"params": params}, method=pooled))(mean.params)
+    np.testing.assert_allclose(patch_logits.sum(axis=1), expected, atol=1e-5)
+    np.testing.assert_allclose(sqrt.apply(sqrt.params, images), 2 * patch_logits, atol=1e-5)  # √4 patches
 
 
-def test_bfloat16_computes_with_float32_parameters_and_returns_float32_votes(tiny_vit, images):
+def test_bfloat16_computes_with_float32_parameters_and_returns_float32_phi(tiny_vit, images):
     exact, coarse = tiny_vit(), tiny_vit(dtype=jnp.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(coarse.params)} == {jnp.dtype("float32")}
     phi, phi_coarse = exact.apply(exact.params, images), coarse.apply(coarse.params, images)
@@ -106,11 +99,11 @@ def test_bfloat16_computes_with_float32_parameters_and_returns_float32_votes(tin
     assert 1e-6 < difference < 0.05  # near, and not secretly float32
 
 
-@pytest.mark.parametrize(("remat", "packed"), [("full", False), ("full", True), ("dots", True)])
-def test_rematerialisation_changes_neither_votes_nor_gradients(tiny_vit, images, remat, packed):
+@pytest.mark.parametrize(("remat", "packed"), [("full", False), ("dots", True)])
+def test_rematerialization_changes_neither_phi_nor_gradients(tiny_vit, images, remat, packed):
     segment_ids = jnp.array([[True, False, True, False], [False, False, True, False]]) if packed else None
 
-    def votes_and_gradient(model):
+    def phi_and_gradient(model):
         def loss(params):
             phi = model.module.apply({"params": params}, images, segment_ids)
             return jnp.sum(phi**2), phi
@@ -118,7 +111,7 @@ def test_rematerialisation_changes_neither_votes_nor_gradients(tiny_vit, images,
         (_, phi), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)
         return phi, gradient
 
-    kept, computed_again = votes_and_gradient(tiny_vit()), votes_and_gradient(tiny_vit(remat=remat))
+    kept, computed_again = phi_and_gradient(tiny_vit()), phi_and_gradient(tiny_vit(remat=remat))
     chex.assert_trees_all_close(kept, computed_again, rtol=1e-4, atol=1e-4)
 
 
@@ -130,9 +123,3 @@ def test_the_more_is_computed_again_in_the_backward_pass_the_less_is_kept(tiny_v
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
 
     assert saved_bytes("full") < 0.8 * saved_bytes("dots") and saved_bytes("dots") < 0.8 * saved_bytes("none")
-
-
-def test_build_follows_the_config_and_the_images():
-    settings = config.resolve(config.default_config()).model
-    module = models.build(settings, image_shape=(28, 14, 1), num_classes=7, mean=(0.5,), std=(0.25,))
-    assert (module.grid, module.num_classes, module.width, module.dtype) == ((4, 2), 7, settings.width, jnp.float32)

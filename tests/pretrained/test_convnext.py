@@ -20,14 +20,14 @@ SIZE = (16, 24, 3)  # 2 x 3 cells
 
 
 @pytest.fixture(scope="module")
-def classifier(randomised):
-    """classifier(**config): a ConvNeXt of transformers with random parameters."""
-    return lambda **config: randomised(transformers.ConvNextForImageClassification(
+def classifier(randomized):
+    """Returns classifier(**config), which makes a ConvNeXt of transformers with random parameters."""
+    return lambda **config: randomized(transformers.ConvNextForImageClassification(
         transformers.ConvNextConfig(**TINY | config)))
 
 
 def in_timm(tensors):
-    """Tensors of a ConvNextForImageClassification under timm's names."""
+    """Returns the tensors of a ConvNextForImageClassification under timm's names."""
     def renamed(name):
         name = name.replace("classifier.", "head.fc.").removeprefix("convnext.")
         name = name.replace("embeddings.patch_embeddings", "stem.0").replace("embeddings.layernorm", "stem.1")
@@ -46,14 +46,13 @@ def test_features_and_logits_are_those_of_transformers(changes, tmp_path, load, 
     model.save_pretrained(tmp_path)
     size = tuple(side * changes.get("patch_size", 4) // 4 for side in SIZE[:2]) + (changes.get("num_channels", 3),)
     loaded, images = load(tmp_path, image_shape=size), pixels(*size)
-    votes, features = jax.jit(loaded.module.apply, static_argnames="method")(
-        {"params": loaded.params}, images, method="patch_logits_and_features")
+    features, ours = loaded.features_and_logits(images)
     with torch.no_grad():
         images = torch.from_numpy(images.transpose(0, 3, 1, 2))
         theirs = model.convnext(images).last_hidden_state.permute(0, 2, 3, 1).numpy()
         logits = model(images).logits.numpy()
     np.testing.assert_allclose(features, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
-    np.testing.assert_allclose(votes.sum(axis=1), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(ours, logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
     assert loaded.module.grid == (2, 3)
     assert (loaded.report.skipped, loaded.report.ignored, loaded.report.new) == ((), (), ())
 
@@ -64,7 +63,7 @@ def test_the_settings_are_those_of_the_files(tmp_path, load, classifier):
     assert (a.layout, a.image_size, a.num_classes, a.channels) == ("Hugging Face ConvNeXt", None, 5, 3)
     assert a.settings == dict(
         backbone="convnext", patch_size=8, width=8, stages=(1, 2), mlp_ratio=4.0, activation="gelu",
-        norm_epsilon=1e-12, norm_place="pooled", head_scale="mean", center_votes=False)
+        norm_epsilon=1e-12, norm_place="pooled", head_scale="mean", center=False)
 
 
 @pytest.mark.parametrize("convolutions", [False, True])
@@ -99,7 +98,7 @@ def test_the_published_sizes_are_recognized_as_their_variants():
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda t: t.pop("stages.1.blocks.1.mlp.fc2.bias"), r"lack 1 of its tensors: stages.1.blocks.1.mlp.fc2.bias"),
-    (lambda t: t.update({"stages.0.blocks.0.mlp.grn.weight": torch.ones(4)}), "has not: stages.0.blocks.0.mlp.grn"),
+    (lambda t: t.update({"stages.0.blocks.0.mlp.grn.weight": torch.ones(4)}), "lacks: stages.0.blocks.0.mlp.grn"),
     (lambda t: t.update({"stages.1.blocks.0.conv_dw.weight": torch.ones(16, 1, 3, 3)}),
      r"conv_dw.weight is \[16, 1, 3, 3\] instead of \[16, 1, 7, 7\]"),
     (lambda t: t.pop("stem.1.weight"), "lack 1 of its tensors: stem.1.weight"),

@@ -1,4 +1,4 @@
-"""Names: paths, and models on the hub, which there need not be a network for."""
+"""Names of weights: paths, and models on the hub, with and without a network."""
 
 import sys
 
@@ -11,7 +11,9 @@ from shapjax.pretrained import hub
 def test_a_path_that_exists_is_taken_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "google" / "vit").mkdir(parents=True)
-    assert hub.locate("google/vit").samefile(tmp_path / "google" / "vit")
+    assert hub.locate("google/vit").resolve() == (tmp_path / "google" / "vit").resolve()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.locate("~/google/vit") == tmp_path / "google" / "vit"
 
 
 def test_a_name_is_downloaded_without_pickles(tmp_path, monkeypatch):
@@ -27,7 +29,7 @@ def test_without_a_network_what_to_do_is_said_in_one_line(tmp_path, monkeypatch)
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="google/nothing is no file or directory, and could not be downloaded .*hf "
+    with pytest.raises(UserError, match="google/nothing is not a file or directory, and could not be downloaded .*hf "
                                         "download google/nothing --local-dir") as e:
         hub.locate("google/nothing")
     assert "\n" not in str(e.value)

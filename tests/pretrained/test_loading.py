@@ -1,4 +1,4 @@
-"""What weights become of: kept and new heads, other images, what does not fit, what is reported."""
+"""Loading weights: kept and new heads, other images, weights that do not fit, the report."""
 
 import re
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from shapjax import models
-from shapjax.config import default_config
+from shapjax import config, models
 from shapjax.errors import UserError
 from shapjax.models import vit
 from shapjax.pretrained import loading
@@ -17,7 +16,7 @@ PATCHES = "vit.embeddings.patch_embeddings.projection.weight"
 
 @pytest.fixture
 def weights(tmp_path, write_vit):
-    """A directory with the weights of a tiny ViT: 3 classes, images 28x28x3, patches of 14."""
+    """Returns a directory with the weights of a tiny ViT: 3 classes, images 28x28x3, patches of 14."""
     write_vit(tmp_path / "weights")
     return tmp_path / "weights"
 
@@ -33,11 +32,11 @@ def changed(weights, change):
 def test_the_head_is_kept_as_it_is_and_the_report_counts(weights, load):
     loaded = load(weights)
     numbers = sum(x.size for x in load_file(weights / "model.safetensors").values())
-    assert loaded.report.numbers == numbers - 16  # the position of CLS is added to CLS
-    assert loaded.report.tensors == 24 and loaded.report.new == () == loaded.report.skipped
+    assert loaded.report.num_parameters == numbers - 16  # the position of CLS is added to CLS
+    assert loaded.report.num_tensors == 24 and loaded.report.new == () == loaded.report.skipped
     text = str(loaded.report)
     assert f"{weights}: Hugging Face ViT, 24 tensors, {numbers - 16:,} parameters" in text
-    assert "head read the CLS token" in text
+    assert "head was trained on the CLS token" in text
 
 
 def test_another_number_of_classes_takes_a_new_head(weights, load):
@@ -45,7 +44,7 @@ def test_another_number_of_classes_takes_a_new_head(weights, load):
         load(weights, num_classes=7)
     loaded = load(weights, num_classes=7, new_head=True)
     assert loaded.report.new == ("head (119 parameters)",) and "CLS" not in str(loaded.report)
-    assert loaded.report.tensors == 22 and loaded.report.ignored == ("classifier.bias", "classifier.weight")
+    assert loaded.report.num_tensors == 22 and loaded.report.ignored == ("classifier.bias", "classifier.weight")
 
 
 def test_a_new_head_can_be_made_for_the_same_number_of_classes(weights, load):
@@ -145,8 +144,8 @@ def test_a_model_that_the_weights_are_not_of_is_refused_with_what_disagrees(chan
 
 
 def test_weights_for_another_backbone_are_refused(weights):
-    settings = default_config().model
-    settings.update(backbone="resnet", patch_size=4)
-    module = models.build(settings, image_shape=(28, 28, 3), num_classes=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    c = config.default_config()
+    config.set_model(c, {"backbone": "resnet", "patch_size": 4, "stages": (1, 1)})
+    module = models.build(config.model_settings(c), image_shape=(28, 28, 3), num_classes=3)
     with pytest.raises(UserError, match="backbone is vit instead of resnet"):
         loading.load(str(weights), module, image_shape=(28, 28, 3), num_classes=3, new_head=False)

@@ -21,7 +21,7 @@ def test_on_the_same_grid_positions_stay_as_they_are(rng):
     assert interpolate(positions, (2, 3), (2, 3)) is positions
 
 
-@pytest.mark.parametrize(("rows", "silent", "grid", "expected"), [
+@pytest.mark.parametrize(("rows", "prefix_tokens", "grid", "expected"), [
     (197, 1, None, (1, (14, 14))),  # CLS
     (198, 2, None, (2, (14, 14))),  # CLS, distillation
     (196, 5, None, (0, (14, 14))),  # CLS, 4 registers, positions of the patches only
@@ -31,5 +31,5 @@ def test_on_the_same_grid_positions_stay_as_they_are(rng):
     (50, 1, (4, 6), (1, (7, 7))),  # the config is of another size
     (24, 1, None, None),
 ])
-def test_the_grid_is_told_from_the_number_of_positions(rows, silent, grid, expected):
-    assert grid_of(rows, silent=silent, grid=grid) == expected
+def test_the_grid_is_told_from_the_number_of_positions(rows, prefix_tokens, grid, expected):
+    assert grid_of(rows, prefix_tokens=prefix_tokens, grid=grid) == expected

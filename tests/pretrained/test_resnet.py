@@ -21,11 +21,11 @@ KINDS = {"basic": BASIC, "bottleneck": BOTTLENECK, "v1": BOTTLENECK | {"downsamp
 
 
 @pytest.fixture(scope="module")
-def classifier(randomised):
-    """classifier(**config): a ResNet of transformers with random parameters and running statistics."""
+def classifier(randomized):
+    """Returns classifier(**config), which makes a ResNet of transformers with random parameters and statistics."""
 
     def make(**config):
-        model = randomised(transformers.ResNetForImageClassification(transformers.ResNetConfig(**config, num_labels=5)))
+        model = randomized(transformers.ResNetForImageClassification(transformers.ResNetConfig(**config, num_labels=5)))
         generator = torch.Generator().manual_seed(1)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
@@ -38,26 +38,20 @@ def classifier(randomised):
 
 
 def size_of(config):
-    """An image of 2 x 3 cells, and its channels."""
+    """Returns the shape of an image of 2 x 3 cells."""
     stride = 4 * 2 ** (len(config["depths"]) - 1)
     return 2 * stride, 3 * stride, config.get("num_channels", 3)
 
 
 def expected_of(model, images):
-    """The last feature map [B, gh, gw, D] and the logits [B, K], by transformers."""
+    """Returns the last feature map [B, gh, gw, D] and the logits [B, K], by transformers."""
     with torch.no_grad():
         images = torch.from_numpy(images.transpose(0, 3, 1, 2))
         return model.resnet(images).last_hidden_state.permute(0, 2, 3, 1).numpy(), model(images).logits.numpy()
 
 
-def ours_of(loaded, images):
-    votes, features = jax.jit(loaded.module.apply, static_argnames="method")(
-        {"params": loaded.params}, images, method="patch_logits_and_features")
-    return features, votes.sum(axis=1)
-
-
 def in_timm(tensors):
-    """Tensors of a ResNetForImageClassification under timm's names."""
+    """Returns the tensors of a ResNetForImageClassification under timm's names."""
     def renamed(name):
         name = name.replace("classifier.1.", "fc.").removeprefix("resnet.")
         name = name.replace("embedder.embedder.convolution", "conv1").replace("embedder.embedder.normalization", "bn1")
@@ -76,7 +70,7 @@ def test_features_and_logits_are_those_of_transformers(kind, tmp_path, load, cla
     loaded, images = load(tmp_path, image_shape=size), pixels(*size)
     assert loaded.architecture.layout == "Hugging Face ResNet" and loaded.architecture.num_classes == 5
     assert loaded.module.stride_in_1x1 == (kind == "v1") and loaded.module.grid == (2, 3)
-    (features, logits), (their_features, their_logits) = ours_of(loaded, images), expected_of(model, images)
+    (features, logits), (their_features, their_logits) = loaded.features_and_logits(images), expected_of(model, images)
     np.testing.assert_allclose(features, their_features, rtol=1e-5, atol=1e-5 * np.abs(their_features).max())
     np.testing.assert_allclose(logits, their_logits, rtol=1e-5, atol=1e-5 * np.abs(their_logits).max())
     assert loaded.report.skipped == () and loaded.report.new == ()
@@ -116,7 +110,7 @@ def test_the_published_sizes_are_recognized_as_their_variants(tmp_path):
     (lambda t: t.pop("layer2.0.bn1.running_var"), "lack 1 of its tensors: layer2.0.bn1.running_var"),
     (lambda t: t.update({"conv1.weight": torch.ones(8, 3, 3, 3)}), r"conv1.weight is \[8, 3, 3, 3\] instead of"),
     (lambda t: t.pop("conv1.weight"), "lack .* of its tensors: conv1.weight"),
-    (lambda t: t.update({"layer1.0.se.fc1.weight": torch.ones(2)}), "this model has not: layer1.0.se.fc1.weight"),
+    (lambda t: t.update({"layer1.0.se.fc1.weight": torch.ones(2)}), "this model lacks: layer1.0.se.fc1.weight"),
     (lambda t: t.update({"layer2.0.conv2.weight": torch.ones(16, 1, 3, 3)}), r"is \[16, 1, 3, 3\] instead"),
     (lambda t: t.update({"fc.weight": torch.ones(5, 7)}), r"fc.weight is \[5, 7\] instead of \[5, 16\]"),
 ])

@@ -55,7 +55,7 @@ class GoogleViT(nn.Module):
 
 
 def reference(images, rng, **settings):
-    """The tensors by name, and what the model makes of the images: patches after the norm, logits."""
+    """Returns the tensors by name, the patches after the norm, and the logits."""
     module = GoogleViT(**settings)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.3), jnp.float32),
                           jax.eval_shape(module.init, jax.random.key(0), images)["params"])
@@ -64,7 +64,7 @@ def reference(images, rng, **settings):
 
 
 def stacked(tensors):
-    """As big_vision's scan over blocks stores them."""
+    """Returns the tensors as big_vision's scan over blocks stores them."""
     first = {name for name in tensors if "encoderblock_0/" in name}
     rest = {name: x for name, x in tensors.items() if "encoderblock_" not in name}
     return rest | {name.replace("encoderblock_0/", "encoderblock/"): np.stack(

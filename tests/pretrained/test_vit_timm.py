@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class TimmViT(nn.Module):
-    """timm's VisionTransformer, as far as it goes here.
+    """timm's VisionTransformer, without the parts that are not tested.
 
     pool: "token" or "avg", of the patches; fc_norm: the last norm after pooling; embed_prefix: positions are also of
     the tokens before the patches.
@@ -73,7 +73,7 @@ class TimmViT(nn.Module):
         return x[:, self.prefix:]
 
     def classify(self, patches):
-        """What our head is to make of the patches: timm's, for pool "avg"."""
+        """Returns the logits that our head should give; for pool "avg" they are timm's."""
         if hasattr(self, "fc_norm"):
             return self.head(self.fc_norm(patches.mean(1)) if self.pool == "avg" else self.fc_norm(patches).mean(1))
         return self.head(self.norm(patches).mean(1))
@@ -92,7 +92,7 @@ MODELS = {
 
 
 def save(path, model, **config):
-    """The model's tensors and timm's config.json."""
+    """Writes the model's tensors and timm's config.json."""
     path.mkdir()
     save_file(model.state_dict(), path / "model.safetensors")
     config = {"architecture": "vit_of_a_test", "num_classes": CLASSES, "model_args": {"num_heads": HEADS}} | config
@@ -101,8 +101,8 @@ def save(path, model, **config):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_under_timms_names_gives_the_same_logits(name, tmp_path, load, randomised, pixels):
-    model, grid = randomised(TimmViT(**MODELS[name])), MODELS[name].get("grid", (3, 3))
+def test_a_model_under_timms_names_gives_the_same_logits(name, tmp_path, load, randomized, pixels):
+    model, grid = randomized(TimmViT(**MODELS[name])), MODELS[name].get("grid", (3, 3))
     size = [3, grid[0] * PATCH, grid[1] * PATCH]
     loaded = load(save(tmp_path / "model", model, global_pool=model.pool, pretrained_cfg={
         "input_size": size, "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}))
@@ -120,8 +120,8 @@ def test_a_model_under_timms_names_gives_the_same_logits(name, tmp_path, load, r
     assert ("CLS" in str(loaded.report)) == (model.pool == "token")
 
 
-def test_without_a_config_tensors_tell_what_they_can(tmp_path, load, randomised):
-    model = randomised(TimmViT(pool="avg", fc_norm=True, cls=False))
+def test_without_a_config_tensors_tell_what_they_can(tmp_path, load, randomized):
+    model = randomized(TimmViT(pool="avg", fc_norm=True, cls=False))
     path = save(tmp_path / "model", model)
     path = (path / "model.safetensors").rename(tmp_path / "alone.safetensors")
     with pytest.raises(UserError, match="do not tell how many attention heads"):
@@ -143,7 +143,7 @@ def test_what_no_tensor_tells_comes_from_the_name(architecture, settings, tmp_pa
 def test_what_this_vit_does_not_have_is_refused(tmp_path, load):
     model = TimmViT()
     model.blocks[0].attn.q_norm = nn.LayerNorm(8)
-    with pytest.raises(UserError, match="have in their blocks what this model has not: blocks.0.attn.q_norm.bias"):
+    with pytest.raises(UserError, match="their blocks have tensors that this model lacks: blocks.0.attn.q_norm.bias"):
         load(save(tmp_path / "norms", model))
     with pytest.raises(UserError, match="norms follow the attention"):
         load(save(tmp_path / "order", TimmViT(), architecture="vit_base_patch16_rpn_224"))
@@ -158,5 +158,5 @@ def test_a_head_that_pools_by_attention_is_left_out_and_the_report_says_so(tmp_p
     model.attn_pool = nn.Linear(WIDTH, WIDTH)
     loaded = load(save(tmp_path / "model", model, global_pool="map"))
     assert loaded.architecture.num_classes is None and loaded.report.skipped == ()
-    assert "its head follows pooling by map and is left out" in str(loaded.report)
+    assert "the head follows pooling by map and is left out" in str(loaded.report)
     assert {"attn_pool.weight", "head.weight"} <= set(loaded.report.ignored)

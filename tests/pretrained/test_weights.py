@@ -16,7 +16,7 @@ TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.one
 
 
 def sharded(directory):
-    """The tensors in two files and an index, in a new directory."""
+    """Writes the tensors in two files and an index to a new directory, and returns it."""
     directory.mkdir()
     parts = {"one.safetensors": ("a.weight",), "two.safetensors": ("b", "c", "d")}
     for file, names in parts.items():
@@ -27,7 +27,7 @@ def sharded(directory):
 
 
 def in_form(form, tmp_path):
-    """A path to the tensors in a form."""
+    """Writes the tensors in a form and returns the path."""
     if form == "shards":
         return sharded(tmp_path / "shards")
     if form == "npz":
@@ -111,7 +111,7 @@ def test_numbers_that_a_npz_stores_wrongly_are_found_when_they_are_read(tmp_path
 
 
 def spoilt(how, tmp_path):
-    """A path at which something is wrong."""
+    """Returns a path at which something is wrong."""
     directory = tmp_path / "directory"
     if how == "shard missing":
         (sharded(directory) / "two.safetensors").unlink()
@@ -128,19 +128,21 @@ def spoilt(how, tmp_path):
     else:
         directory.mkdir()
         (directory / "README.md").write_text("")
-    return {"absent": tmp_path / "absent.safetensors", "of no format": directory / "README.md"}.get(how, directory)
+    return {"absent": tmp_path / "absent.safetensors", "of no format": directory / "README.md",
+            "in a bucket": "gs://bucket/model.safetensors"}.get(how, directory)
 
 
 @pytest.mark.parametrize(("how", "expected"), [
     ("shard missing", "names files that are not beside it: two.safetensors"),
     ("tensor missing", "lack 2 tensors that it lists: c, d"),
-    ("shard elsewhere", "is no index of shards"),
+    ("shard elsewhere", "is not an index of shards"),
     ("index of nothing", "is a JSON list, expected an object"),
     ("config no JSON", "config.json is not JSON"),
     ("several", "holds several files of weights .one.safetensors, two.safetensors.; give one"),
     ("none", "holds no weights; expected model.safetensors"),
     ("absent", "absent.safetensors do not exist"),
     ("of no format", "are of no known format; expected one of .safetensors, .npz"),
+    ("in a bucket", "gs://bucket/model.safetensors are not on a local disk"),
 ])
 def test_what_is_wrong_with_a_path_is_said_in_one_line(how, expected, tmp_path):
     with pytest.raises(UserError, match=expected) as e:

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from shapjax.metrics.shapley_error import shapley_error
+from shapjax.report import page
 
 NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
 IMAGES, GRID = 14, (2, 2)
+CONFIG = {"dataset": "pets", "model": {"width": 64}}
 
 METHODS = {  # key: title, family, citation, options, passes, how much of the map is noise
     "random": ("Random", "baseline", "", "", 0.0, 1.0),
@@ -38,44 +40,60 @@ METRICS = [
     {"key": "insertion", "title": "Insertion AUC", "better": "higher", "digits": 3,
      "hint": "mean probability of the class while the most important patches are shown one by one"},
     {"key": "sensitivity", "title": "Sensitivity-n", "better": "higher", "digits": 2,
-     "hint": "rank correlation of a random selection’s attribution with the model’s probability for it"},
+     "hint": "rank correlation of a random selection’s attribution with the model’s log-odds for it"},
     {"key": "gini", "title": "Gini", "better": None, "digits": 2,
      "hint": "sparseness: 0 if all patches have the same share, near 1 if one patch has it all"},
 ]
 
 
-def _softmax(logits):
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+@pytest.fixture(scope="session")
+def leave_out_plots():
+    """leave_out_plots(patch): makes pages without the plots, which take most of the time."""
+
+    def patch_page(patch):
+        plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
+        patch.setattr(page, "_variants", lambda *_, **__: plots)
+
+    return patch_page
+
+
+@pytest.fixture
+def no_curves(monkeypatch, leave_out_plots):
+    """Leaves out the plots, where a test looks at words."""
+    leave_out_plots(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def make_run():
-    """Writes the files of a run whose votes are the exact values with some noise."""
+    """Writes the files of a run whose predicted values are ground ground_truth with some noise."""
 
-    def make(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, **changes):
+    def make(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, errors=(), config=CONFIG, **changes):
         rng = np.random.default_rng(seed)
-        truth = rng.normal(0, 2, (IMAGES, *GRID, len(names)))
-        votes = (truth + noise * rng.normal(size=truth.shape)).astype(np.float32)
+        ground_truth = rng.normal(0, 2, (IMAGES, *GRID, len(names)))
+        values = (ground_truth + noise * rng.normal(size=ground_truth.shape)).astype(np.float32)
         arrays = {
             "images": rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8),
             "labels": rng.integers(0, len(names), IMAGES).astype(np.int32),
-            "logits": votes.sum((1, 2)),
-            "shapley": votes,
-            "truth": truth,
+            "logits": values.sum((1, 2)),
+            "shapley": values,
+            "ground_truth": ground_truth,
             "class_names": np.array(names),
         }
-        errors = shapley_error(votes, truth) | {
-            "truth": "exact", "images": IMAGES, "coalitions_per_image": 16, "seconds": 1.0}
+        r2 = 1 - ((values - ground_truth) ** 2).mean((1, 2, 3)) / ground_truth.var((1, 2, 3))
+        errors = {
+            "r2": float(r2.mean()), "r2_per_image": r2.tolist(), "r2_shares": 0.9 * float(r2.mean()), "mse": noise**2,
+            "pearson": 0.987, "spearman": 0.976, "ground_truth": "exact", "images": IMAGES, "coalitions_per_image": 16,
+            "standard_error": 0.0, "r2_ceiling": 1.0, "seconds": 1.0} | dict(errors)
         evaluation = {
-            "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "shapley_weight": weight,
+            "format": 2, "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test",
+            "config": config and config | {"shapley": {"weight": weight}}, "shapley_weight": weight,
             "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
             "efficiency_gap": 3.3e-6, "players": 4, "classes": len(names), "parameters": 123456,
             "shapley_error": errors if exact else None, "seconds": 2.0, "device": "cpu x 2",
             "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
         }
         if not exact:
-            del arrays["truth"]
+            del arrays["ground_truth"]
         records = [
             {"step": s, "split": split, "loss_classification": 2 / s, "loss_masked": 3 / s, "loss_shapley": 1 / s,
              "accuracy": 1 - 1 / s} for s in range(10, 60, 10) for split in ("train", "test")]
@@ -83,8 +101,6 @@ def make_run():
         (directory / "eval.json").write_text(json.dumps(evaluation))
         np.savez(directory / "eval.npz", **arrays)
         (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        config = {"dataset": "pets", "model": {"width": 64}, "shapley_weight": weight}
-        (directory / "config.json").write_text(json.dumps(config))
         return directory
 
     return make
@@ -101,17 +117,17 @@ def make_methods():
         centers = rng.uniform((0.5, 0.5), (grid[0] - 1.5, grid[1] - 1.5), (images, 2))
         distance = np.hypot(rows[None] - centers[:, :1, None], columns[None] - centers[:, 1:, None])
         blob = np.exp(-0.5 * (distance / (0.22 * max(grid))) ** 2).reshape(images, n, 1)
-        truth = (6 / n + 20 / n * blob) * rng.normal(0.05, 0.5, (images, n, k))
-        favourites = rng.integers(0, k, images)
-        truth[np.arange(images), :, favourites] += (0.02 + 5 * blob[..., 0]) / blob.sum((1, 2))[:, None]
-        probabilities = _softmax(truth.sum(1))
+        ground_truth = (6 / n + 20 / n * blob) * rng.normal(0.05, 0.5, (images, n, k))
+        favorites = rng.integers(0, k, images)
+        ground_truth[np.arange(images), :, favorites] += (0.02 + 5 * blob[..., 0]) / blob.sum((1, 2))[:, None]
+        probabilities = softmax(ground_truth.sum(1), axis=-1)
         labels = np.where(rng.random(images) < 0.75, probabilities.argmax(-1), rng.integers(0, k, images))
         order = np.argsort(-probabilities, axis=-1)
         classes = order[:, :offered].copy()
         absent = ~(classes == labels[:, None]).any(1)
         classes[absent, -1] = labels[absent]
 
-        explained = np.take_along_axis(truth, classes[:, None], -1).transpose(0, 2, 1)  # [e, C, N]
+        explained = np.take_along_axis(ground_truth, classes[:, None], -1).transpose(0, 2, 1)  # [e, C, N]
         attributions = np.zeros((m, *explained.shape), np.float32)
         scales = {"shapley": 1.0, "self-explaining": 1.0, "gradient": 3e-5, "attention": 0.02}
         for index, key in enumerate(keys):
@@ -125,7 +141,7 @@ def make_methods():
             """Probability after the first k of `removal` [m, e, C, N] are gone: [m, e, C, N + 1]."""
             position = np.argsort(removal, axis=-1)
             kept = position[..., None, :] >= np.arange(n + 1)[:, None]  # [m, e, C, N + 1, N]
-            after = _softmax(np.einsum("mecsn,enk->mecsk", kept.astype(np.float32), truth))
+            after = softmax(np.einsum("mecsn,enk->mecsk", kept.astype(np.float32), ground_truth), axis=-1)
             return np.take_along_axis(after, np.broadcast_to(
                 classes[None, :, :, None, None], (*after.shape[:-1], 1)), -1)[..., 0].astype(np.float32)
 
@@ -170,18 +186,18 @@ def make_methods():
         pictures = np.clip((texture + 0.8 * glow)[..., None] * palette[:, None, None, :], 0, 255).astype(np.uint8)
         budgets = [64, 128, 256, 512, 1024, 2048, 4096]
         summary = {
-            "format": 1, "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "images": 500,
+            "format": 2, "checkpoint": str(directory), "step": 1200, "dataset": "pets", "split": "test", "images": 500,
             "target": "predicted", "players": n, "grid": list(grid), "class_names": list(names), "seconds": 321.5,
             "device": "cpu x 2", "versions": {"shapjax": "0.1.0"}, "confidence": 0.95, "metrics": METRICS,
             "methods": entries,
-            "efficiency": {"kernel_shap": [{"coalitions": b, "r2": 1 - 40 / b} for b in budgets], "phi_r2": 0.94,
-                           "reached_at": 1024},
+            "sample_efficiency": {"kernel_shap": [{"coalitions": b, "r2": 1 - 40 / b} for b in budgets],
+                                  "phi_r2": 0.94, "reached_at": 1024},
         }
         (directory / "methods.json").write_text(json.dumps(summary))
         np.savez(
             directory / "methods.npz", images=pictures, labels=labels.astype(np.int32),
             probabilities=probabilities.astype(np.float32), classes=classes.astype(np.int32),
-            attributions=attributions, deleted=deleted, methods=np.array(keys))
+            attributions=attributions, deleted=deleted, order=removal, methods=np.array(keys))
         return directory
 
     return make

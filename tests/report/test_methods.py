@@ -1,4 +1,4 @@
-"""The comparison of methods: what is read, what is refused, what the table and the curves then say."""
+"""The comparison of methods: what the table, the curves and the explorer say of the numbers in the files."""
 
 import base64
 import json
@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from shapjax.errors import UserError
-from shapjax.report import charts, formatting, methods
-from shapjax.report.comparison import read_comparison
+from shapjax.report import charts, formatting, methods, reading
 
 KEYS = ("random", "gradient", "kernel_shap", "exact", "phi")
+
+
+def read_comparison(run):
+    return reading.read_comparison(run, step=1200)
 
 
 @pytest.fixture
@@ -139,86 +141,9 @@ def test_the_explorers_numbers_are_those_of_the_file(run, comparison):
     assert (np.diff(ranked, axis=-1) <= 0).all()
 
 
-def test_the_order_in_which_patches_were_removed_is_taken_from_the_file(run, comparison):
-    change_arrays(run, order=comparison.arrays["order"][..., ::-1])
-    np.testing.assert_array_equal(read_comparison(run).arrays["order"], comparison.arrays["order"][..., ::-1])
-    change_arrays(run, order=np.zeros_like(comparison.arrays["order"]))
-    with pytest.raises(UserError, match="order is not one of all patches"):
-        read_comparison(run)
-
-
 def test_a_comparison_without_images_has_no_explorer(run, comparison):
     arrays = {name: comparison.arrays[name] for name in ("images", "labels", "probabilities", "classes")}
     empty = {name: array[:0] for name, array in arrays.items()}
     change_arrays(run, **empty, attributions=comparison.arrays["attributions"][:, :0],
-                  deleted=comparison.arrays["deleted"][:, :0])
+                  deleted=comparison.arrays["deleted"][:, :0], order=comparison.arrays["order"][:, :0])
     assert methods.explorer(read_comparison(run)) is None
-
-
-def _first(summary):
-    return summary["methods"][0]
-
-
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda s: s.update(format=2), "of format 2, not 1"),
-    (lambda s: s.pop("metrics"), "lacks 'metrics'"),
-    (lambda s: s.update(grid=[3, 3]), "does not have 12 players"),
-    (lambda s: s.update(target="best"), "target is 'best'"),
-    (lambda s: s["methods"].append(_first(s)), "one is there twice"),
-    (lambda s: s["metrics"][0].update(better="up"), "unknown direction"),
-    (lambda s: _first(s)["values"].pop("deletion"), "lacks 'deletion'"),
-    (lambda s: _first(s)["values"]["deletion"].update(mean=float("nan")), "deletion of method random"),
-    (lambda s: _first(s)["curves"]["deletion"].pop(), "not 13 numbers"),
-    (lambda s: _first(s)["curves"].update(positive=[0.5] * 9), "not 10 numbers"),
-    (lambda s: _first(s)["cost"].update(seconds=-1), "has seconds -1"),
-    (lambda s: s.update(methods=3), "not as expected"),
-    (lambda s: s["efficiency"].update(phi_r2="high"), "not numbers"),
-])
-def test_a_summary_that_cannot_be_right_is_refused(run, change, match):
-    change_summary(run, change)
-    with pytest.raises(UserError, match=match) as error:
-        read_comparison(run)
-    assert "methods.json" in str(error.value) and "python eval.py" in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda a: {"methods": a["methods"][::-1]}, "not those of methods.json"),
-    (lambda a: {"deleted": a["deleted"][..., :-1]}, "fit together"),
-    (lambda a: {"images": a["images"].astype(np.float32)}, "fit together"),
-    (lambda a: {"attributions": a["attributions"] * np.nan}, "not finite"),
-    (lambda a: {"deleted": a["deleted"] * 100}, "between 0 and 1"),
-    (lambda a: {"classes": a["classes"] * 0 + (a["labels"][:, None] + 1) % 4}, "label is not among them"),
-    (lambda a: {"attributions": None}, "lacks the array 'attributions'"),
-])
-def test_arrays_that_cannot_be_right_are_refused(run, comparison, change, match):
-    change_arrays(run, **change(comparison.arrays))
-    with pytest.raises(UserError, match=match) as error:
-        read_comparison(run)
-    assert "methods.npz" in str(error.value)
-
-
-def test_a_missing_array_file_is_named(run):
-    (run / "methods.npz").unlink()
-    with pytest.raises(UserError, match="methods.npz is missing: run `python eval.py"):
-        read_comparison(run)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "–"), (0, "0 s"), (2e-7, "0.2 µs"), (1.2e-4, "120 µs"), (0.0012, "1.2 ms"), (0.9999, "1.0 s"),
-    (2345, "2\u202f345 s")])
-def test_duration(seconds, text):
-    assert formatting.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("size", "text"), [(None, "–"), (512, "0.5 kB"), (3.4e6, "3.4 MB"), (9.996e8, "1.0 GB")])
-def test_size(size, text):
-    assert formatting.size(size) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(None, "–"), (1.0, "1"), (33.5, "33.5"), (2048.0, "2\u202f048")])
-def test_passes(number, text):
-    assert formatting.passes(number) == text
-
-
-def test_an_interval_has_real_minus_signs():
-    assert formatting.interval(-0.123, 0.05, digits=2) == "[−0.12, 0.05]"

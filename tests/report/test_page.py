@@ -15,48 +15,36 @@ import pytest
 
 from shapjax.cli import report as report_command
 from shapjax.errors import UserError
-from shapjax.report import formatting, page
-from shapjax.report.runs import read_run
+from shapjax.report import formatting, gallery, page
+from shapjax.report.reading import read_run
 
 NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
-IMAGES, GRID, CLASSES = 14, (2, 2), len(NAMES)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, make_run):
     base = tmp_path_factory.mktemp("runs")
-    return [make_run(base / "model"), make_run(base / "twin", noise=3.0, weight=0.0, accuracy_top1=0.912, seed=1)]
+    return [make_run(base / "model"), make_run(base / "baseline", noise=3.0, weight=0.0, accuracy_top1=0.912, seed=1)]
 
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    """The text of a page about a model and its plain twin."""
+    """The text of a page about a model and its baseline model."""
     return page.write_report(tmp_path_factory.mktemp("report"), runs).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
-def methods_report(runs, tmp_path_factory, make_methods, make_run):
+def methods_report(runs, tmp_path_factory, make_methods, make_run, leave_out_plots):
     """The text of a page with a comparison of methods."""
     run = make_methods(make_run(tmp_path_factory.mktemp("runs") / "model"))
     with pytest.MonkeyPatch.context() as patch:
-        leave_out_curves(patch)
+        leave_out_plots(patch)
         return page.write_report(tmp_path_factory.mktemp("report"), [run]).read_text("utf-8")
 
 
 @pytest.fixture(params=["report", "methods_report"])
 def any_report(request):
     return request.getfixturevalue(request.param)
-
-
-def leave_out_curves(monkeypatch):
-    plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
-    monkeypatch.setattr(page, "_variants", lambda *_, **__: plots)
-
-
-@pytest.fixture
-def no_curves(monkeypatch):
-    """Leaves out the plots, which take most of the time, where a test looks at words."""
-    leave_out_curves(monkeypatch)
 
 
 class Tags(html.parser.HTMLParser):
@@ -132,22 +120,22 @@ def test_names_are_escaped(any_report):
         assert name in Tags(any_report).words
 
 
-def test_the_figures_of_both_runs_are_on_the_page(report, runs):
+def test_the_metrics_of_both_runs_are_on_the_page(report, runs):
     words = Tags(report).words
     for run, accuracy in zip(runs, ("90.0", "91.2"), strict=True):
         measured = json.loads((run / "eval.json").read_text())["shapley_error"]
         assert f"{accuracy} %" in words and f"{accuracy} ± 0.9 %" in words
-        for key, digits in (("r2", 3), ("r2_allocation", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
+        for key, digits in (("r2", 3), ("r2_shares", 3), ("mse", 4), ("pearson", 3), ("spearman", 3)):
             assert formatting.decimal(measured[key], digits=digits) in words
-    assert "3.3 × 10⁻⁶" in words
+    assert "99.9 ± 0.1 %" in words and "0.310" in words and "3.3 × 10⁻⁶" in words
     assert formatting.count(123456) in words
-    assert "Plain twin" in words and "cpu x 2" in words and "0.10.2" in words
+    assert "Baseline model" in words and "cpu x 2" in words and "0.10.2" in words
 
 
 def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, runs):
     words = Tags(report).words
     with np.load(runs[0] / "eval.npz") as arrays:
-        logits, labels, exact = arrays["logits"], arrays["labels"], arrays["truth"]
+        logits, labels, exact = arrays["logits"], arrays["labels"], arrays["ground_truth"]
     shown = range(page.GALLERY_IMAGES)
     for index in shown:
         best = logits[index].argmax()
@@ -160,109 +148,66 @@ def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, 
 
 def test_the_two_maps_of_an_image_share_a_symmetric_scale(runs):
     run = read_run(runs[0])
-    picture = page._picture(run, 0, None)
+    picture = gallery.picture(run, 0, None)
     best = run.arrays["logits"][0].argmax()
-    largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "truth"))
+    largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "ground_truth"))
     assert picture["limit"] == pytest.approx(largest)
-    assert [m["title"] for m in picture["maps"]] == ["Predicted votes", "Exact Shapley values"]
+    assert [m["title"] for m in picture["maps"]] == ["Predicted values", "Exact values"]
 
 
 def test_settings_in_which_the_runs_differ_are_marked(report):
     rows = re.findall(r"<tr( class=\"differs\")?><th scope=\"row\">([\w.]+)</th>", report)
     assert ("", "model.width") in rows
-    assert (' class="differs"', "shapley_weight") in rows
+    assert (' class="differs"', "shapley.weight") in rows
 
 
-def test_a_twin_that_differs_in_more_than_the_weight_is_not_called_the_same(report, tmp_path, no_curves, make_run):
+def test_a_baseline_that_differs_in_more_than_the_weight_is_not_called_the_same(report, tmp_path, no_curves, make_run):
     assert "in nothing else" in Tags(report).words
-    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", weight=0.0)]
-    (runs[1] / "config.json").write_text(json.dumps({"dataset": "pets", "model": {"width": 96}, "shapley_weight": 0.0}))
-    words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
-    assert "in nothing else" not in words and "they differ in model.width, shapley_weight" in words
+    for changes, said in (({"model": {"width": 96}}, "they differ in model.width, shapley.weight"),
+                          ({"run": {"cpu_devices": 1}}, "in nothing else")):  # which changes no result
+        runs = [make_run(tmp_path / said / "a", config={"run": {"cpu_devices": 0}, "model": {"width": 64}}),
+                make_run(tmp_path / said / "b", weight=0.0,
+                         config={"run": {"cpu_devices": 0}, "model": {"width": 64}} | changes)]
+        assert said in Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
 
 
 def test_the_same_runs_give_the_same_bytes(report, runs, tmp_path):
     assert page.write_report(tmp_path, runs).read_text("utf-8") == report
 
 
-def test_one_run_without_exact_values_makes_a_page_that_says_so(tmp_path, no_curves, make_run):
+def test_one_run_without_ground_truth_makes_a_page_that_says_so(tmp_path, no_curves, make_run):
     run = make_run(tmp_path / "run", exact=False)
     words = Tags(page.write_report(tmp_path / "new" / "report", [run]).read_text("utf-8")).words
-    assert "not measured" in words
-    assert "twin" not in words.lower()
-    assert "Exact Shapley values" not in words
-    assert "Predicted votes" in words
+    assert "not measured" in words and "Predicted values" in words
+    assert "baseline" not in words.lower() and "Exact values" not in words
 
 
-def test_estimated_values_are_not_called_exact(tmp_path, no_curves, make_run):
-    run = make_run(tmp_path / "run")
-    evaluation = json.loads((run / "eval.json").read_text())
-    evaluation["shapley_error"] |= {"truth": "kernel_shap"}
-    (run / "eval.json").write_text(json.dumps(evaluation))
+def test_estimates_are_not_called_exact_and_the_ceiling_of_their_r2_is_stated(report, tmp_path, no_curves, make_run):
+    run = make_run(tmp_path / "run", errors={"ground_truth": "kernel_shap", "r2_ceiling": 0.9876})
     words = Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
-    assert "Estimated Shapley values" in words and "R² against estimated values" in words
-    assert "exact" not in words.lower()
+    assert "estimated Shapley values" in words and words.count("0.988") == 2 and "exact" not in words.lower()
+    assert "eiling" not in Tags(report).words
 
 
-def test_measures_that_are_undefined_are_called_so(tmp_path, no_curves, make_run):
-    run = make_run(tmp_path / "run")
-    evaluation = json.loads((run / "eval.json").read_text())
-    evaluation["shapley_error"] |= {"r2": None, "r2_allocation": None, "pearson": None, "spearman": None}
-    (run / "eval.json").write_text(json.dumps(evaluation))
+def test_metrics_that_are_undefined_are_called_so(tmp_path, no_curves, make_run):
+    run = make_run(tmp_path / "run", errors={"r2": None, "r2_shares": None, "pearson": None, "spearman": None})
     assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
 
 
-def test_a_comparison_with_a_run_that_is_no_plain_twin_calls_it_by_its_name(tmp_path, no_curves, make_run):
+def test_a_run_that_is_no_baseline_is_called_by_its_name(tmp_path, no_curves, make_run):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "heavier", weight=16.0)]
     words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
-    assert "heavier" in words and "plain twin" not in words.lower()
+    assert "heavier" in words and "baseline" not in words.lower()
 
 
-@pytest.mark.parametrize(("name", "maker"), [
-    ("eval.json", "eval.py"), ("eval.npz", "eval.py"), ("metrics.jsonl", "train.py"), ("config.json", "train.py")])
-@pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"\x80\x02\xff\xfe\n"])
-def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(tmp_path, name, maker, content, make_run):
-    run = make_run(tmp_path / "run")
-    (run / name).unlink()
-    if content is not None:
-        (run / name).write_bytes(content)
-    if (name, content) in (("metrics.jsonl", b""), ("metrics.jsonl", b"[1, 2")):
-        return  # nothing recorded yet, or only the line at which a run was cut off
-    with pytest.raises(UserError) as error:
-        page.write_report(tmp_path / "report", [run])
-    message = str(error.value)
-    assert str(run / name) in message and f"python {maker}" in message and "\n" not in message
-    assert ("is missing" in message) == (content is None)
-    assert not (tmp_path / "report").exists()
-
-
-def test_pickled_arrays_are_refused(tmp_path, make_run):
-    run = make_run(tmp_path / "run")
-    np.savez(run / "eval.npz", images=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(UserError, match="plain arrays"):
-        read_run(run)
-
-
-@pytest.mark.parametrize(("change", "match"), [
-    ({"logits": np.zeros((3, 2), np.float32)}, "fit together"),
-    ({"labels": np.full(IMAGES, CLASSES, np.int32)}, "fit together"),
-    ({"shapley": np.full((IMAGES, *GRID, CLASSES), np.nan, np.float32)}, "not finite"),
-    ({"truth": None}, "not from the same evaluation"),
-    ({"logits": None}, "lacks the array 'logits'"),
-])
-def test_arrays_that_cannot_be_right_are_refused(tmp_path, change, match, make_run):
-    run = make_run(tmp_path / "run")
-    with np.load(run / "eval.npz") as file:
-        arrays = {name: value for name, value in ({**file} | change).items() if value is not None}
-    np.savez(run / "eval.npz", **arrays)
-    with pytest.raises(UserError, match=match):
-        read_run(run)
-
-
-def test_figures_that_are_missing_or_not_numbers_are_named(tmp_path, make_run):
-    run = make_run(tmp_path / "run", accuracy_top1="high", cross_entropy=float("nan"))
-    with pytest.raises(UserError, match="has no accuracy_top1, cross_entropy"):
-        read_run(run)
+def test_an_evaluation_is_all_that_is_needed(tmp_path, no_curves, make_run):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", weight=0.0, config=None)]
+    (runs[1] / "metrics.jsonl").unlink()
+    assert read_run(runs[1]).records == []
+    words = Tags(page.write_report(tmp_path / "report", runs).read_text("utf-8")).words
+    assert "Baseline model" in words and "Training" in words and "Settings" in words and "they differ" not in words
+    words = Tags(page.write_report(tmp_path / "report", runs[1:]).read_text("utf-8")).words
+    assert "Training" not in words and "Settings" not in words
 
 
 def test_runs_of_different_data_are_not_compared(tmp_path, make_run):
@@ -283,32 +228,14 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path, runs, no_c
         page.write_report(tmp_path / "file", runs[:1])
 
 
-def test_an_old_report_stays_when_a_new_one_fails(tmp_path, monkeypatch, runs, no_curves):
-    (tmp_path / "index.html").write_text("old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(UserError, match="No space left"):
-        page.write_report(tmp_path, runs[:1])
-    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    assert (tmp_path / "index.html").read_text() == "old"
-
-
-@pytest.mark.parametrize(("number", "text"), [(3.3e-6, "3.3 × 10⁻⁶"), (0, "0"), (0.25, "0.25"), (2.5e10, "2.5 × 10¹⁰")])
-def test_scientific(number, text):
-    assert formatting.scientific(number) == text
-
-
 def test_the_command_prints_the_path(tmp_path, runs, monkeypatch, capsys, no_curves):
-    monkeypatch.setattr(report_command, "_FLAGS", types.SimpleNamespace(runs=list(runs), output=tmp_path))
+    monkeypatch.setattr(report_command, "_FLAGS", types.SimpleNamespace(runs=list(runs), output=str(tmp_path)))
     report_command.main([])
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
 
 
 def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
-    command = [sys.executable, "-m", "shapjax.commands.report", "--runs", f"{tmp_path}/nowhere"]
+    command = [sys.executable, "-m", "shapjax", "report", "--runs", f"{tmp_path}/nowhere"]
     result = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.count("\n") == 1 and f"{tmp_path}/nowhere" in result.stderr

@@ -1,4 +1,4 @@
-"""Checkpoints: which ones are kept, and that what comes back is what was saved."""
+"""Checkpoints: which ones are kept, and that a saved state comes back as it was."""
 
 import chex
 import jax
@@ -10,7 +10,8 @@ from jax.experimental import multihost_utils
 from shapjax import config
 from shapjax.errors import UserError
 from shapjax.training import checkpoint
-from shapjax.training import step as training
+from shapjax.training.optimizer import make_optimizer
+from shapjax.training.step import init_state
 
 META = checkpoint.Meta(config=config.default_config(), class_names=("a", "b"), image_shape=(8, 8, 1), mean=(0.1,),
                        std=(0.3,))
@@ -19,9 +20,9 @@ META = checkpoint.Meta(config=config.default_config(), class_names=("a", "b"), i
 def state_at(step, *, ema, teacher=False):
     """A state of a tiny model whose arrays all depend on the step."""
     params = {"kernel": jnp.arange(6.0).reshape(2, 3) + step, "bias": jnp.full(3, 0.1 * step)}
-    optimizer, _ = training.make_optimizer(learning_rate=0.1, warmup_steps=1, steps=9, weight_decay=0.1, b2=0.9,
+    optimizer, _ = make_optimizer(learning_rate=0.1, warmup_steps=1, steps=9, weight_decay=0.1, b2=0.9,
                                            clip_norm=1.0)
-    state = training.init_state(params, optimizer, ema=ema, teacher=teacher).replace(step=jnp.int32(step))
+    state = init_state(params, optimizer, ema=ema, teacher=teacher).replace(step=jnp.int32(step))
     _, opt_state = optimizer.update(params, state.opt_state, params)
     state = state.replace(opt_state=opt_state)
     state = state.replace(teacher=jax.tree.map(lambda x: x / 7, params)) if teacher else state
@@ -100,4 +101,10 @@ def test_parameters_of_other_names_are_refused_in_one_line(tmp_path):
         save(manager, state_at(1, ema=False))
     with pytest.raises(UserError, match="of another model") as e:
         checkpoint.load_params(tmp_path, lambda _: {"scale": np.zeros(3)})
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_of_an_older_layout_is_refused_in_one_line_that_says_so(tmp_path):
+    with pytest.raises(UserError, match="older version of shapjax .format 2; this version reads 3.*train again") as e:
+        checkpoint.Meta.from_json(META.to_json() | {"format": 2}, tmp_path)
     assert "\n" not in str(e.value)

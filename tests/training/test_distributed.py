@@ -12,15 +12,15 @@ import pytest
 from jax.experimental import multihost_utils
 
 from shapjax.errors import UserError
-from shapjax.training import distributed as processes
+from shapjax.training import distributed
 
-START = "from shapjax import processes; processes.start(multihost=False, coordinator='localhost:{port}', " \
-        "num_processes=2, process_id={i}, timeout_s=2)"
+START = "from shapjax.training import distributed; distributed.start(multihost=False, " \
+        "coordinator='localhost:{port}', num_processes=2, process_id={i}, timeout_s=2)"
 
 
 def start(**given):
-    """`processes.start` with what is given on the command line."""
-    processes.start(**(dict(multihost=False, coordinator=None, num_processes=None, process_id=None) | given))
+    """`distributed.start` with what is given on the command line."""
+    distributed.start(**(dict(multihost=False, coordinator=None, num_processes=None, process_id=None) | given))
 
 
 def test_a_run_of_one_process_needs_nothing():
@@ -71,7 +71,7 @@ def sigterm():
 
 
 def test_sigterm_is_a_request_while_the_block_runs_and_a_second_one_changes_nothing(sigterm):
-    with processes.stop_request() as stop:
+    with distributed.stop_request() as stop:
         assert not stop.now()
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(stop.now)
@@ -81,7 +81,7 @@ def test_sigterm_is_a_request_while_the_block_runs_and_a_second_one_changes_noth
 
 
 def test_without_a_request_sigterm_is_as_before_after_the_block(sigterm):
-    with processes.stop_request() as stop:
+    with distributed.stop_request() as stop:
         assert signal.getsignal(signal.SIGTERM) == stop.ask
     assert signal.getsignal(signal.SIGTERM) is sigterm
 
@@ -90,5 +90,5 @@ def test_processes_that_agree_on_where_to_stop_count_their_own_steps_from_1(monk
     """JAX stops a run that hears the signal before its first question at number 1, resumed or not."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: number == 3)
-    with processes.stop_request() as stop:
+    with distributed.stop_request() as stop:
         assert [stop.now() for _ in range(4)] == [False, False, True, False]

@@ -1,69 +1,114 @@
-"""The pieces of a run from its config: whose predictions are learned from, and which parts are trained."""
+"""The pieces of a run from its config, and settings that cannot work."""
 
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from shapjax import config, models
 from shapjax.errors import UserError
 from shapjax.models import preprocessing
-from shapjax.training import loop as experiment
+from shapjax.training import loop
 from tests.conftest import random_tree
 
 SOURCE = types.SimpleNamespace(class_names=("a", "b", "c"), image_shape=(8, 8, 1), mean=(0.4,), std=(0.3,),
                                crops_on_read=False)
+SMALL = {"model.patch_size": 4, "model.width": 16, "model.depth": 1, "model.heads": 2, "augment.max_shift": 0,
+         "optim.steps": 4, "optim.warmup": 0.0, "model.remat": "none"}
 
 
-def make(**changes):
+def make(*, num_devices=1, **changes):
     c = config.default_config()
-    c.model.update({"patch_size": 4, "width": 16, "depth": 1, "heads": 2})
-    c.update({"pretrained": "weights", "steps": 4, "warmup": 0.0} | changes)
-    c.augment.max_shift = 0
-    return experiment.setup(config.resolve(c), SOURCE)
+    c.update_from_flattened_dict(SMALL | {key.replace("__", "."): value for key, value in changes.items()})
+    return loop.setup(loop.resolve(c), SOURCE, num_devices=num_devices)
 
 
 @pytest.fixture
 def batch(rng):
     return {"image": jnp.asarray(rng.integers(0, 256, (6, 8, 8, 1)), jnp.uint8), "index": jnp.arange(6),
-            "label": jnp.asarray(rng.integers(0, 3, 6), jnp.int32)}
+            "label": jnp.asarray(rng.integers(0, 3, 6), jnp.int32), "valid": jnp.arange(6) < 4}
 
 
 def weights(run):
     return random_tree(models.param_shapes(run.module, image_shape=SOURCE.image_shape), scale=0.5)
 
 
-@pytest.mark.parametrize("num_pairs", [0, 1])
-def test_what_is_learned_is_label_and_teacher_in_shares_whatever_the_parameters_become(batch, num_pairs):
-    run = make(teacher_weight=0.3, num_pairs=num_pairs)
-    loaded = weights(run)
-    step = jax.jit(run.step)
-    state, first = step(run.init_state(loaded), batch)
-    state, second = step(state, batch)
-    jax.tree.map(np.testing.assert_array_equal, state.teacher, loaded)
-    assert np.abs(state.params["head"]["kernel"] - loaded["head"]["kernel"]).max() > 1e-4
+def test_the_settings_of_a_step_are_those_of_the_config():
+    run = make(shapley__weight=3.0, shapley__gradient="game", shapley__masked_weight=0.5, shapley__num_pairs=2,
+               shapley__masked_target="prediction", optim__ema_decay=0.7, optim__accumulate=3, seed=5)
+    s = run.settings
+    assert tuple(s.loss) == (2, 3.0, 0.5, "prediction", "game")
+    assert (s.ema_decay, s.accumulate, s.seed, s.mean, s.std, s.num_classes) == (0.7, 3, 5, (0.4,), (0.3,), 3)
 
-    images = preprocessing.normalize(batch["image"], SOURCE.mean, SOURCE.std)
-    logits = run.module.apply({"params": loaded}, images, None).sum(axis=1)
-    targets = 0.7 * jax.nn.one_hot(batch["label"], 3) + 0.3 * jax.nn.softmax(logits)
-    expected = optax.softmax_cross_entropy(logits, targets).mean()
-    assert first["loss_classification"] == pytest.approx(float(expected), rel=1e-4)
-    assert abs(second["loss_classification"] - first["loss_classification"]) > 1e-3
-    _, without = jax.jit(make(num_pairs=num_pairs).step)(make(num_pairs=num_pairs).init_state(loaded), batch)
-    assert abs(without["loss_classification"] - first["loss_classification"]) > 1e-3
+
+def test_the_first_steps_leave_coalitions_and_the_explainer_head_out(batch):
+    run = make(model__explainer_depth=1)
+    state = run.init_state(weights(run))
+    step = jax.jit(run.step, static_argnames="coalitions")
+    plain, plain_metrics = step(state, batch, coalitions=False)
+    joint, joint_metrics = step(state, batch, coalitions=True)
+    assert plain_metrics["loss_masked"] == plain_metrics["loss_shapley"] == 0 < joint_metrics["loss_masked"]
+    assert plain_metrics["loss_classification"] == pytest.approx(float(joint_metrics["loss_classification"]), rel=1e-5)
+
+    def change(new):  # of the explainer's last kernel, beyond the weight decay that both have
+        return np.asarray(new.params["explainer"]["head"]["bias"] - state.params["explainer"]["head"]["bias"])
+
+    assert not change(plain).any() and change(joint).any()
+
+
+def test_test_sums_count_the_valid_rows_alone(batch):
+    run = make()
+    params = weights(run)
+    sums = jax.jit(run.test_sums)(params, batch)
+    images = preprocessing.normalize(batch["image"], (0.4,), (0.3,))
+    logits = np.asarray(run.module.apply({"params": params}, images).sum(axis=1))[:4]
+    labels = np.asarray(batch["label"])[:4]
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    assert sums["images"] == 4 and sums["accuracy"] == (logits.argmax(axis=1) == labels).sum()
+    assert sums["cross_entropy"] == pytest.approx(-log_p[np.arange(4), labels].sum(), rel=1e-4)
 
 
 def test_weights_without_a_head_cannot_teach():
-    run = make(teacher_weight=0.5)
+    run = make(shapley__teacher_weight=0.5, pretrained="weights")
     body = {key: value for key, value in weights(run).items() if key != "head"}
     with pytest.raises(UserError, match="teacher_weight=0.5: weights has no head"):
         run.init_state(body)
 
 
-def test_parts_to_train_must_be_parts_of_the_model():
-    with pytest.raises(UserError, match="train_only: the model has no part 'allocation'; it has .*head") as e:
-        make(train_only=("head", "allocation"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__patch_size": 5}, "model.patch_size=5.*does not divide the image size 8x8; use one of 2, 4"),
+        ({"model__patch_size": 8}, "makes the whole image one patch"),
+        ({"model__heads": 5}, "model.heads=5 does not divide the width 16"),
+        ({"model__remat": "some"}, "expected one of none, dots, full"),
+        ({"model__backbone": "vgg"}, "model.backbone=vgg: expected one of vit, resnet, convnext"),
+        ({"shapley__gradient": "half"}, "shapley.gradient=half: expected one of allocation, game, full"),
+        ({"shapley__masked_target": "x"}, "shapley.masked_target=x: expected one of label, prediction"),
+        ({"optim__batch_size": 33}, "batch_size=33 is not divisible by the 2 devices; use 32"),
+        ({"optim__accumulate": 5}, "batch_size=48 .*use 40"),
+        ({"optim__learning_rate": -1.0}, "optim.learning_rate=-1.0"),
+        ({"augment__flip": False, "augment__mixup": 200.0}, "augment.mixup=200.0: expected 0 to 100"),
+        ({"data__mean": (0.5, 0.5), "data__std": (0.5, 0.5)}, "data.mean"),
+        ({"optim__train_only": ("head", "explainer"), "pretrained": "weights"},
+         "train_only: the model has no part 'explainer'; it has .*head"),
+        ({"model__variant": "ResNet-19"}, "variant=ResNet-19: .*Ti, S, B, L, H.*ResNet-18, ResNet-34.*ConvNeXt-T"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_what_would(changes, message):
+    with pytest.raises(UserError, match="--config.*" + message) as e:
+        make(num_devices=2, **changes)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(("name", "backbone", "stages"), [
+    ("S/16", "vit", (1, 1, 1)), ("ResNet-50", "resnet", (3, 4, 6, 3)), ("ConvNeXt-T", "convnext", (3, 3, 9, 3))])
+def test_a_variant_brings_its_backbone_and_sizes(name, backbone, stages):
+    c = config.default_config()
+    c.model.variant = name
+    c = loop.resolve(c)
+    assert (c.model.backbone, c.model.stages) == (backbone, stages)
+    assert c.loaded.bottleneck == (name == "ResNet-50")
+    assert models.variant_of(config.model_settings(c)) == name

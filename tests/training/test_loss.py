@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from shapjax import effects
 from shapjax.games import coalitions, shapley
 from shapjax.training import loss as losses
 from shapjax.training.loss import LossSettings
 from tests.conftest import every_pair, random_values
 
-SETTINGS = LossSettings(num_pairs=2, masked_weight=0.7, masked_target="label", label_smoothing=0.1,
-                        shapley_gradient="allocation", shapley_scale="variance", own_weight=1.0)
-FULL = SETTINGS._replace(shapley_gradient="full", shapley_scale="none")
+SETTINGS = LossSettings(num_pairs=2, weight=1.5, masked_weight=0.7, masked_target="label", gradient="allocation")
+FULL = SETTINGS._replace(gradient="full")
 
 
 @pytest.fixture
@@ -28,16 +26,19 @@ def batch(rng):
     return images, targets.at[5].set(jnp.array([0.3, 0.1, 0.6])), jax.random.split(jax.random.key(4), 6)
 
 
-def loss_of(toy, batch, settings, *, weight=1.5, part="loss"):
+def loss_of(toy, batch, settings, *, part="loss"):
     """The joint loss, or a part of it, as a compiled function of the parameters."""
 
     @jax.jit
     def loss(params, batch):
-        _, parts = losses.joint_loss(functools.partial(toy.apply, params), *batch, shapley_weight=weight,
-                                     settings=settings)
-        return getattr(parts, part)
+        return getattr(losses.joint_loss(functools.partial(toy.apply, params), *batch, settings=settings)[1], part)
 
     return functools.partial(loss, batch=batch)
+
+
+def residual_loss(phi, masks, v, c):
+    """The Shapley task without its scale."""
+    return jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, v, c)))
 
 
 # The parts
@@ -45,9 +46,9 @@ def loss_of(toy, batch, settings, *, weight=1.5, part="loss"):
 
 def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, batch):
     images, targets, keys = batch
-    _, parts = jax.jit(lambda *x: losses.joint_loss(functools.partial(toy.apply, toy.params), *x, shapley_weight=1.5,
-                                                    settings=SETTINGS))(*batch)
-    labels, targets = np.argmax(targets, axis=1), 0.9 * np.asarray(targets) + 0.1 / 3
+    phi_fn = functools.partial(toy.apply, toy.params)
+    _, parts = jax.jit(lambda *x: losses.joint_loss(phi_fn, *x, settings=SETTINGS))(*batch)
+    labels, targets = np.argmax(targets, axis=1), np.asarray(targets)
     phi = np.asarray(toy.apply(toy.params, images))
     values, residuals, masked = [], [], []
     for b in range(6):
@@ -83,10 +84,10 @@ def test_coalitions_may_be_taught_the_prediction_which_is_then_no_way_to_the_tot
     # A shift of the whole image's logits alone leaves the gradient as it is: the prediction is a constant here.
     def masked_of(shift):
         def phi_fn(images, segment_ids):
-            votes = jnp.zeros((6, 5, 3)).at[:, 0].set(jnp.arange(3.0))
-            return votes + (shift if segment_ids is None else 0)
+            phi = jnp.zeros((6, 5, 3)).at[:, 0].set(jnp.arange(3.0))
+            return phi + (shift if segment_ids is None else 0)
 
-        return losses.joint_loss(phi_fn, *batch, shapley_weight=0.0, settings=settings)[1].loss_masked
+        return losses.joint_loss(phi_fn, *batch, settings=settings)[1].loss_masked
 
     assert masked_of(jnp.array([1.0, 0.0, 0.0])) != pytest.approx(float(masked_of(jnp.zeros(3))))
     np.testing.assert_array_equal(jax.grad(masked_of)(jnp.zeros(3)), 0)
@@ -99,32 +100,11 @@ def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions
         seen.append(segment_ids)
         return toy.apply(toy.params, images, segment_ids)
 
-    loss, parts = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(num_pairs=0))
+    loss, parts = losses.joint_loss(phi_fn, *batch, settings=SETTINGS._replace(num_pairs=0))
     assert seen == [None]
     assert loss == parts.loss == parts.loss_classification
     assert loss == pytest.approx(float(loss_of(toy, batch, SETTINGS, part="loss_classification")(toy.params)), rel=1e-5)
     assert parts.loss_masked == parts.loss_shapley == parts.masked_accuracy == 0
-
-
-def test_the_own_task_joins_the_loss_of_a_model_that_has_own_parts(toy, batch, rng):
-    phi_fn = functools.partial(toy.apply, toy.params)
-
-    def parts_of(others=None, **changes):
-        return losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS._replace(**changes),
-                                 parts_fn=lambda images: (phi_fn(images), 2 * phi_fn(images), others))[1]
-
-    without = losses.joint_loss(phi_fn, *batch, shapley_weight=1.5, settings=SETTINGS)[1]
-    assert without.loss_own == 0
-    masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(batch[2])
-    in_pairs = 2 * phi_fn(batch[0]), masks, coalitions.pair_patch_logits(phi_fn, batch[0], masks)
-    own = losses.own_loss(*in_pairs)
-    found = parts_of(own_weight=0.3)
-    assert found.loss_own == pytest.approx(float(own), rel=1e-5)
-    assert found.loss == pytest.approx(float(without.loss + 0.3 * own), rel=1e-5)
-    others = jnp.asarray(rng.normal(size=(len(batch[0]), 1, 5, 3, 3, 3)), jnp.float32)
-    assert parts_of(others, own_weight=0.3).loss_own == pytest.approx(
-        float(losses.own_loss(*in_pairs, effects.in_context(others, masks))), rel=1e-5)
-    assert parts_of(num_pairs=0).loss == parts_of(num_pairs=0).loss_classification
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FULL])
@@ -135,8 +115,7 @@ def test_the_order_of_a_batch_does_not_matter(toy, batch, settings):
 
 
 def test_compiled_equals_eager_and_the_loss_is_the_one_that_is_reported(toy, batch):
-    loss, parts = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, shapley_weight=1.5,
-                                    settings=SETTINGS)
+    loss, parts = losses.joint_loss(functools.partial(toy.apply, toy.params), *batch, settings=SETTINGS)
     assert loss == parts.loss
     np.testing.assert_allclose(loss_of(toy, batch, SETTINGS)(toy.params), loss, rtol=1e-5)
 
@@ -149,10 +128,29 @@ def test_nothing_is_silently_broadcast_over_ranks(toy, batch):
 # Gradients
 
 
+def unscaled(toy, batch, settings):
+    """The joint loss with the variance, a constant for the gradient, that it has at the toy's parameters."""
+    images, _, keys = batch
+    masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=toy.apply(toy.params, images).shape[1],
+                                                           num_pairs=settings.num_pairs))(keys)
+    both = jnp.concatenate(coalitions.pair_values(functools.partial(toy.apply, toy.params), images, masks), axis=1)
+    variance = jnp.var(both, axis=(0, 1)).mean()
+
+    @jax.jit
+    def loss(params):
+        phi_fn = functools.partial(toy.apply, params)
+        rest = losses.joint_loss(phi_fn, *batch, settings=settings._replace(weight=0.0))[0]
+        values = coalitions.pair_values(phi_fn, images, masks)
+        return rest + settings.weight * residual_loss(phi_fn(images, None), masks, *values) / variance
+
+    chex.assert_trees_all_close(jax.grad(loss_of(toy, batch, settings))(toy.params), jax.grad(loss)(toy.params), rtol=1e-3, atol=1e-4)
+    return loss
+
+
 def test_the_gradient_agrees_with_finite_differences(toy, batch):
     with jax.enable_x64(True):
         params, *exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (toy.params, *batch[:2]))
-        loss = loss_of(toy, (*exact, batch[2]), FULL)
+        loss = unscaled(toy, (*exact, batch[2]), FULL)
         assert loss(params).dtype == jnp.float64
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
@@ -161,7 +159,7 @@ def test_the_gradient_of_the_vision_model_agrees_with_finite_differences(tiny_vi
     model = tiny_vit()
     images = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
     batch = images, jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(0), 2)
-    jax.test_util.check_grads(loss_of(model, batch, FULL._replace(num_pairs=1)), (model.params,), order=1,
+    jax.test_util.check_grads(unscaled(model, batch, FULL._replace(num_pairs=1)), (model.params,), order=1,
                               modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
 
 
@@ -170,14 +168,14 @@ def test_without_weight_the_shapley_task_gives_no_gradient(toy, batch):
         return (loss_of(toy, batch, SETTINGS, part="loss_classification")(params)
                 + 0.7 * loss_of(toy, batch, SETTINGS, part="loss_masked")(params))
 
-    off = jax.grad(loss_of(toy, batch, SETTINGS, weight=0.0))(toy.params)
-    on = jax.grad(loss_of(toy, batch, SETTINGS, weight=1.0))(toy.params)
+    off = jax.grad(loss_of(toy, batch, SETTINGS._replace(weight=0.0)))(toy.params)
+    on = jax.grad(loss_of(toy, batch, SETTINGS))(toy.params)
     chex.assert_trees_all_close(off, jax.grad(rest)(toy.params), rtol=1e-4, atol=1e-5)
     assert np.abs(on["kernel"] - off["kernel"]).max() > 1e-2
 
 
-def test_the_allocation_gradient_cannot_move_all_votes_together(toy, batch):
-    """The head's bias shifts every patch's vote alike, so it moves totals and nothing else."""
+def test_the_allocation_gradient_cannot_move_all_values_together(toy, batch):
+    """The head's bias shifts every patch's logits alike, so it moves totals and nothing else."""
     images, _, keys = batch
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(keys)
 
@@ -187,8 +185,8 @@ def test_the_allocation_gradient_cannot_move_all_votes_together(toy, batch):
         phi_fn = functools.partial(toy.apply, toy.params | {"bias": bias})
         phi, values = phi_fn(images), jax.lax.stop_gradient(coalitions.pair_values(phi_fn, images, masks))
         if held:
-            return losses.shapley_loss(phi, masks, *values, gradient="allocation", scale="none")
-        return jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, *values)))
+            return losses.shapley_loss(phi, masks, *values, gradient="allocation")
+        return residual_loss(phi, masks, *values)
 
     np.testing.assert_allclose(bias_gradient(toy.params["bias"], held=True), 0, atol=1e-5)
     assert np.abs(bias_gradient(toy.params["bias"], held=False)).max() > 1e-2  # without holding the total it would
@@ -197,28 +195,27 @@ def test_the_allocation_gradient_cannot_move_all_votes_together(toy, batch):
     assert np.abs(joint["kernel"]).max() > 1e-2
 
 
-@pytest.mark.parametrize("scale", losses.SHAPLEY_SCALES)
-def test_the_allocation_gradient_reaches_no_coalition_value_and_no_total(rng, scale):
+def test_the_allocation_gradient_reaches_no_coalition_value_and_no_total(rng):
     phi, masks, v, c = random_values(rng)
 
     def gradient(kind):
-        return jax.grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind, scale=scale),
+        return jax.grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind),
                         argnums=(0, 1, 2))(phi, v, c)
 
     phi_gradient, *value_gradients = gradient("allocation")
     assert all((np.asarray(g) == 0).all() for g in value_gradients)
     np.testing.assert_allclose(phi_gradient.sum(axis=1), 0, atol=1e-6)
+    assert np.abs(phi_gradient).max() > 1e-3
     full, *value_gradients = gradient("full")
     assert all(np.abs(g).max() > 1e-3 for g in value_gradients)
     np.testing.assert_allclose(phi_gradient, full - full.mean(axis=1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", losses.SHAPLEY_SCALES)
-def test_the_game_gradient_moves_the_difference_of_a_pair_and_neither_its_sum_nor_a_total(rng, scale):
+def test_the_game_gradient_moves_the_difference_of_a_pair_and_neither_its_sum_nor_a_total(rng):
     phi, masks, v, c = random_values(rng)
 
     def loss_and_gradient(kind):
-        return jax.value_and_grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind, scale=scale),
+        return jax.value_and_grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind),
                                   argnums=(0, 1, 2))(phi, v, c)
 
     full_loss, (_, full_v, full_c) = loss_and_gradient("full")
@@ -243,7 +240,7 @@ def test_over_all_coalitions_the_exact_values_are_stationary_for_the_allocation_
     v, c = (jnp.asarray(values[i], jnp.float32)[None] for i in (codes, 2**n - 1 - codes))
 
     def gradient(phi, kind):
-        return jax.grad(lambda p: losses.shapley_loss(p, masks, v, c, gradient=kind, scale="none"))(phi)
+        return jax.grad(lambda p: losses.shapley_loss(p, masks, v, c, gradient=kind))(phi)
 
     np.testing.assert_allclose(gradient(exact, "allocation"), 0, atol=1e-6)
     moved = exact.at[0, 0].add(0.1).at[0, 1].add(-0.1)
@@ -257,33 +254,46 @@ def test_over_all_coalitions_the_exact_values_are_stationary_for_the_allocation_
 def test_in_units_of_the_variance_the_loss_does_not_depend_on_the_size_of_the_logits(rng):
     phi, masks, v, c = random_values(rng)
 
-    def loss(factor, scale):
-        return float(losses.shapley_loss(factor * phi, masks, factor * v, factor * c, gradient="full", scale=scale))
+    def loss(factor):
+        return float(losses.shapley_loss(factor * phi, masks, factor * v, factor * c, gradient="full"))
 
-    assert loss(7.0, "variance") == pytest.approx(loss(1.0, "variance"), rel=1e-4)
-    assert loss(7.0, "none") == pytest.approx(49 * loss(1.0, "none"), rel=1e-4)
+    assert loss(7.0) == pytest.approx(loss(1.0), rel=1e-4)
 
 
 def test_the_variance_is_that_of_each_class_over_images_and_coalitions_of_both_sides(rng):
     phi, masks, v, c = random_values(rng)
     v, c = v + jnp.array([50.0, -50.0]), c + jnp.array([50.0, -50.0])  # a class's mean is no variance
     both = np.concatenate([v, c], axis=1).reshape(-1, 2)
-    plain, scaled = (losses.shapley_loss(phi, masks, v, c, gradient="full", scale=s) for s in ("none", "variance"))
-    assert plain / scaled == pytest.approx(both.var(axis=0).mean(), rel=1e-2)
+    scaled = losses.shapley_loss(phi, masks, v, c, gradient="full")
+    assert residual_loss(phi, masks, v, c) / scaled == pytest.approx(both.var(axis=0).mean(), rel=1e-2)
+
+
+def test_the_variance_is_a_constant_for_the_gradient(rng):
+    phi, masks, v, c = random_values(rng)
+    variance = np.concatenate([v, c], axis=1).reshape(-1, 2).var(axis=0).mean()
+    gradient = jax.grad(lambda v: losses.shapley_loss(phi, masks, v, c, gradient="full"))(v)
+    expected = jax.grad(lambda v: residual_loss(phi, masks, v, c))(v) / variance
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_where_values_hardly_vary_the_loss_stays_finite(rng):
     phi, masks, v, c = random_values(rng, scale=1e-3)
-    plain, scaled = (losses.shapley_loss(phi, masks, v, c, gradient="full", scale=s) for s in ("none", "variance"))
-    assert scaled == pytest.approx(float(plain) / losses.MIN_VARIANCE, rel=1e-5)
-    zero = losses.shapley_loss(0 * phi, masks, 0 * v, 0 * c, gradient="allocation", scale="variance")
-    assert zero == 0
+    scaled = losses.shapley_loss(phi, masks, v, c, gradient="full")
+    assert scaled == pytest.approx(float(residual_loss(phi, masks, v, c)) / losses.MIN_VARIANCE, rel=1e-5)
+    assert losses.shapley_loss(0 * phi, masks, 0 * v, 0 * c, gradient="allocation") == 0
 
 
 def test_devices_that_share_a_batch_divide_by_the_variance_of_the_whole_batch(rng):
     values = random_values(rng, b=4)
-    whole = losses.shapley_loss(*values, gradient="allocation", scale="variance")
-    shares = jax.vmap(
-        lambda *x: losses.shapley_loss(*x, gradient="allocation", scale="variance", axis_name="devices"),
-        axis_name="devices")(*(x.reshape(2, 2, *x.shape[1:]) for x in values))
+    whole = losses.shapley_loss(*values, gradient="allocation")
+    shares = jax.vmap(lambda *x: losses.shapley_loss(*x, gradient="allocation", axis_name="devices"),
+                      axis_name="devices")(*(x.reshape(2, 2, *x.shape[1:]) for x in values))
     assert shares.mean() == pytest.approx(float(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"gradient": "half"}, "gradient=half: expected one of allocation, game, full"),
+    ({"masked_target": "none"}, "masked_target=none: expected one of label, prediction")])
+def test_choices_that_do_not_exist_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SETTINGS._replace(**changes).check()

@@ -1,0 +1,123 @@
+"""Ground truth: the Shapley values of a model's game, by enumeration, or estimated until they are precise."""
+
+import dataclasses
+import time
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from shapjax.attribution import shapley_values
+from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
+from shapjax.evaluation.files import Cache
+from shapjax.evaluation.keys import image_keys
+from shapjax.evaluation.over_images import OverImages
+from shapjax.games import shapley
+from shapjax.games.classifier import Classifier
+from shapjax.games.estimators import Estimate
+
+KINDS = ("exact", "kernel_shap", "none")
+TOLERANCE = 0.02  # of an estimate: its largest standard error over the spread of the image's values
+MAX_COALITIONS = 65_536  # an image, of an estimate
+ROUND_COALITIONS = 2048  # between two looks at the standard errors
+
+
+@dataclasses.dataclass(frozen=True)
+class GroundTruth:
+    """Shapley values of a model's game, for every class.
+
+    Attributes:
+      kind: "exact" (enumeration) or "kernel_shap" (estimated until precise).
+      values: float32 [n, N, K], logits.
+      standard_errors: float32 [n, N, K], logits; 0 if exact.
+      ratio: float32 [n], the largest standard error over the spread of the image's values; 0 if exact.
+      coalitions: int32 [n], evaluated for each image.
+      seconds: an image, compilation not counted.
+    """
+
+    kind: str
+    values: np.ndarray
+    standard_errors: np.ndarray
+    ratio: np.ndarray
+    coalitions: np.ndarray
+    seconds: float
+
+
+def resolve(kind: str, num_players: int) -> str:
+    """Returns the kind that "auto" stands for: enumeration while it takes seconds, else estimation.
+
+    Raises:
+      ValueError: on a kind that does not exist, or enumeration of too many players.
+    """
+    if kind not in ("auto", *KINDS):
+        raise ValueError(f"ground truth {kind!r} is unknown; expected auto, {', '.join(KINDS)}")
+    if kind == "exact":
+        shapley.require_enumerable(num_players)
+    return kind if kind != "auto" else "exact" if num_players <= MAX_UNASKED_EXACT_PLAYERS else "kernel_shap"
+
+
+def compute(model: Classifier, images: np.ndarray, *, kind: str, batch_size: int = 256, seed: int = 0,
+            progress: bool = True) -> GroundTruth:
+    """Computes ground truth for every class.
+
+    Args:
+      model: the game.
+      images: float32 [n, H, W, C], as the model takes them.
+      kind: "exact" or "kernel_shap".
+      batch_size: coalition pairs a forward pass.
+      seed: of the sampled coalitions, which are not those of any attribution method.
+      progress: show a progress bar.
+
+    Raises:
+      ValueError: if the kind is another, or the game has too many players to enumerate.
+    """
+    if resolve(kind, model.num_players) not in ("exact", "kernel_shap"):
+        raise ValueError(f"ground truth {kind!r} cannot be computed; expected exact or kernel_shap")
+
+    def fn(model: Classifier, images: chex.Array, keys: chex.Array) -> Estimate:
+        if kind == "kernel_shap":
+            return shapley_values.kernel_shap_all(
+                model, images, keys, batch_size=batch_size, tolerance=TOLERANCE, max_coalitions=MAX_COALITIONS,
+                round_coalitions=ROUND_COALITIONS)
+        values = shapley_values.exact_all(model, images, batch_size=batch_size)
+        b = len(images)
+        return Estimate(values, jnp.zeros_like(values), jnp.zeros(b), jnp.full(b, 2**model.num_players),
+                        jnp.ones(b, bool))
+
+    keys = image_keys("ground_truth", len(images), seed=seed)
+    what = f"exact Shapley values, {2**model.num_players:,} coalitions an image" if kind == "exact" else (
+        f"Shapley values by KernelSHAP, at most {MAX_COALITIONS:,} coalitions an image")
+    over = OverImages(fn, block=1)
+    with tqdm.tqdm(total=len(images), desc=what, unit="image", disable=not progress) as bar:
+        over.compile(model, images, keys)
+        begun = time.perf_counter()
+        estimate = over(model, images, keys, done=bar.update)
+        seconds = (time.perf_counter() - begun) / max(1, len(images))
+    return GroundTruth(kind, estimate.values, estimate.standard_errors, np.asarray(estimate.ratio),
+                       np.asarray(estimate.coalitions), seconds)
+
+
+def remembered(cache: Cache | None, name: str, model: Classifier, images: np.ndarray, *, kind: str,
+               batch_size: int = 256, seed: int = 0, progress: bool = True) -> GroundTruth:
+    """Reads ground truth that an earlier evaluation has left in a cache, or computes it and leaves it there.
+
+    Args:
+      cache: of this model; None computes without leaving anything.
+      name: of the entry.
+      others, and what is raised: see `compute`.
+    """
+    limits = {"tolerance": TOLERANCE, "max_coalitions": MAX_COALITIONS, "round_coalitions": ROUND_COALITIONS}
+    settings = {"kind": kind} | ({"seed": seed, "draws": "own", **limits} if kind == "kernel_shap" else {})
+    if cache is None:
+        return compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
+    mark = cache.mark(settings, images)
+    if (found := cache.load(name, mark)) is not None:
+        if progress:
+            print(f"going on: ground truth of {len(images)} images is already there")
+        return GroundTruth(kind=kind, **found | {"seconds": float(found["seconds"])})
+    truth = compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
+    arrays = {field.name: np.asarray(getattr(truth, field.name)) for field in dataclasses.fields(truth)}
+    del arrays["kind"]
+    cache.save(name, mark, arrays)
+    return truth

@@ -1,0 +1,19 @@
+"""Random keys of an evaluation: each use draws from a stream of its own, so that no two share their draws.
+
+Ground truth by KernelSHAP from the coalitions that the method KernelSHAP takes would agree with it in its errors too.
+"""
+
+from typing import Literal, get_args
+
+import chex
+import jax
+
+from shapjax.games.classifier import row_keys
+
+Use = Literal["explanation", "ties", "coalitions", "ground_truth", "sample_efficiency", "random_removal"]
+
+
+def image_keys(use: Use, num_images: int, *, seed: int) -> chex.Array:
+    """Returns one typed key an image, [num_images]; an image's key depends on the use, the seed and its row alone."""
+    stream = jax.random.fold_in(jax.random.key(seed), get_args(Use).index(use))
+    return row_keys(stream, num_images)

@@ -1,0 +1,131 @@
+"""Measures a model on a dataset split: accuracy, efficiency, and how close its phi is to the Shapley values."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from shapjax.data import pipeline
+from shapjax.data.sources import Source
+from shapjax.evaluation.ground_truth import GroundTruth
+from shapjax.evaluation.keys import image_keys
+from shapjax.evaluation.over_images import OverImages
+from shapjax.games.classifier import Classifier
+from shapjax.metrics import accuracy, perturbation, shapley_agreement
+
+REMOVAL_IMAGES = 1000  # images whose patches are removed at random
+
+
+def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: GroundTruth | None = None,
+             batch_size: int = 256, seed: int = 0, progress: bool = True
+             ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures a self-explaining model.
+
+    Args:
+      model: takes images as floats in [0, 1].
+      source: the images; accuracy is over all of them.
+      images: how many, the first ones, are explained.
+      ground_truth: of these; None leaves out what needs it.
+      batch_size: images a forward pass on a device.
+      seed: of random removal.
+      progress: show a progress bar.
+
+    Returns:
+      JSON-able metrics (keys in docs/metrics.md), and arrays of the explained images: images uint8 [n, H, W, C], labels
+      int32 [n], logits float32 [n, K], shapley float32 [n, gh, gw, K], and ground_truth of that shape if there is any.
+
+    Raises:
+      ValueError: if there are not so many images, or ground truth is of others.
+    """
+    if not 1 <= images <= len(source):
+        raise ValueError(f"{images} images were asked for; the split has {len(source)}: give 1 to {len(source)}")
+    logits, labels = predictions(model, source, batch_size=batch_size, progress=progress)
+    chosen = source.read(np.arange(images))
+    phi, totals, empty = OverImages(_explain, block=batch_size)(model, _pixels(chosen["image"]))
+    values = {
+        "images": len(labels),
+        "accuracy_top1": accuracy.top_k_accuracy(logits, labels, k=1),
+        "accuracy_top5": accuracy.top_k_accuracy(logits, labels, k=5),
+        "cross_entropy": accuracy.cross_entropy(logits, labels),
+        "accuracy_under_removal": accuracy_under_removal(model, source, batch_size=batch_size, seed=seed),
+        "efficiency_gap": shapley_agreement.efficiency_gap(totals, empty, phi),
+        "players": model.num_players,
+        "classes": logits.shape[1],
+        "parameters": sum(x.size for x in jax.tree.leaves(model.params)),
+        "shapley_error": ground_truth and shapley_error(phi, ground_truth),
+    }
+    arrays = {"images": chosen["image"], "labels": chosen["label"], "logits": logits[:images],
+              "shapley": phi.reshape(images, *model.grid, -1)}
+    if ground_truth is not None:
+        arrays["ground_truth"] = ground_truth.values.reshape(images, *model.grid, -1)
+    return values, arrays
+
+
+def predictions(model: Classifier, source: Source, *, batch_size: int, progress: bool = False
+                ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits float32 [n, K] and labels int32 [n] of all images of a source, in its order.
+
+    Args:
+      model: takes images as floats in [0, 1].
+      source: the images.
+      batch_size: images a forward pass on a device.
+      progress: show a progress bar.
+    """
+    rows = min(len(source), batch_size * jax.local_device_count())
+    over = OverImages(lambda model, images: model.logits(images), block=rows)
+    logits, labels = [], []
+    for batch in tqdm.tqdm(pipeline.evaluation_batches(source, batch_size=rows), total=-(-len(source) // rows),
+                           desc="test images", unit="batch", disable=not progress):
+        logits.append(over(model, _pixels(batch["image"]))[batch["valid"]])
+        labels.append(batch["label"][batch["valid"]])
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def accuracy_under_removal(model: Classifier, source: Source, *, batch_size: int, seed: int = 0) -> list[float]:
+    """Computes accuracy without a random 0, 10 … 90 % of the patches, of the first `REMOVAL_IMAGES` images.
+
+    Arguments as of `evaluate`.
+    """
+    chosen = source.read(np.arange(min(len(source), REMOVAL_IMAGES)))
+    keys = image_keys("random_removal", len(chosen["label"]), seed=seed)
+    over = OverImages(
+        lambda model, *arrays: perturbation.random_removal(model, *arrays, batch_size=batch_size), block=batch_size)
+    correct = over(model, _pixels(chosen["image"]), chosen["label"], keys)
+    return np.mean(correct, axis=0, dtype=np.float64).tolist()
+
+
+def shapley_error(phi: np.ndarray, ground_truth: GroundTruth) -> dict[str, Any]:
+    """Computes how far phi is from ground truth, beside what ground truth itself is worth.
+
+    Args:
+      phi: float [n, N, K].
+      ground_truth: of the same images.
+
+    Returns:
+      JSON-able: "ground_truth" (its kind), "images", "coalitions_per_image", "standard_error" (the largest, over the
+      spread of the image's values), "r2_ceiling" (what R² exact values would have; 1 if ground truth is exact),
+      "seconds" (of all images), and the measures of `shapley_agreement.shapley_error`.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    g = ground_truth
+    ceiling = shapley_agreement.r2_ceiling(g.values, g.standard_errors)
+    return {
+        "ground_truth": g.kind, "images": len(phi), "coalitions_per_image": round(float(g.coalitions.mean())),
+        "standard_error": float(g.ratio.max()),
+        "r2_ceiling": ceiling if ceiling is not None and np.isfinite(ceiling) else None,
+        **shapley_agreement.shapley_error(phi, g.values), "seconds": round(g.seconds * len(phi), 2)}
+
+
+def _explain(model: Classifier, images: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Returns phi [B, N, K] and, from a coalition pass, f(x) and v(∅), [B, K] each."""
+    everything_BN = jnp.ones((len(images), model.num_players), bool)
+    return model.phi(images), *model.pair_logits(images, everything_BN)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / 255

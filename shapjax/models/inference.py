@@ -1,0 +1,67 @@
+"""From a trained module and its parameters to a game over images, and to predictions with their explanation."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+from flax import linen as nn
+
+from shapjax.games import classifier, coalitions, shapley
+from shapjax.games.classifier import Classifier
+from shapjax.models import probes as model_probes
+from shapjax.models.preprocessing import normalize
+
+
+def classifier_of(module: nn.Module, params: chex.ArrayTree, mean: Sequence[float], std: Sequence[float]) -> Classifier:
+    """Returns a module as a game: its own way to hide patches, a coalition and its complement together.
+
+    Args:
+      module: a backbone of `shapjax.models`.
+      params: of the module.
+      mean, std: one number a channel, in units of [0, 1]; images are normalized with them.
+
+    Returns:
+      a classifier of images float [B, H, W, C] in [0, 1], or uint8 of that shape.
+    """
+
+    def logits_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
+        return module.without_explainer.apply({"params": params}, normalize(images, mean, std)).sum(axis=1)
+
+    def phi_fn(params: chex.ArrayTree, images: chex.Array, segment_ids: chex.Array | None = None) -> chex.Array:
+        return module.apply({"params": params}, normalize(images, mean, std), segment_ids)
+
+    def pair_fn(params: chex.ArrayTree, images: chex.Array, mask_BN: chex.Array) -> tuple[chex.Array, chex.Array]:
+        values, complements = coalitions.pair_values(functools.partial(phi_fn, params), images, mask_BN[:, None])
+        return values[:, 0], complements[:, 0]
+
+    def coalition_fn(params: chex.ArrayTree, images: chex.Array, mask_BN: chex.Array) -> chex.Array:
+        if module.pair_passes == 1:  # packed: the complement comes for free
+            return pair_fn(params, images, mask_BN)[0]
+        patch_logits_BNK = module.apply({"params": params}, normalize(images, mean, std), mask_BN,
+                                        method="visible_patch_logits")
+        return shapley.coalition_sums(patch_logits_BNK, mask_BN[:, None])[0][:, 0]
+
+    def on_pixels(fn: Callable) -> Callable:
+        return lambda params, images, argument: fn(params, normalize(images, mean, std), argument)
+
+    return classifier.wrap(
+        logits_fn, params, grid=module.grid, removal=None, pair_fn=pair_fn, coalition_fn=coalition_fn,
+        pair_passes=module.pair_passes, phi_fn=phi_fn,
+        **{name: on_pixels(fn) for name, fn in model_probes.probes(module).items()})
+
+
+def explanation(model: Classifier, images: chex.Array) -> dict[str, chex.Array]:
+    """Predicts and explains in one forward pass; for tracing.
+
+    Args:
+      model: from `classifier_of`.
+      images: uint8 [B, H, W, C], or floats in [0, 1].
+
+    Returns:
+      logits float32 [B, K], shapley float32 [B, gh, gw, K], which sum to the logits, and probabilities float32 [B, K].
+    """
+    phi_BNK = model.phi(images)
+    logits_BK = phi_BNK.sum(axis=1)
+    return {"logits": logits_BK, "shapley": phi_BNK.reshape(-1, *model.grid, phi_BNK.shape[-1]),
+            "probabilities": jax.nn.softmax(logits_BK)}

@@ -1,0 +1,94 @@
+"""The metrics of a model are those of all images and of their labels, and stand beside what ground truth is worth."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+from shapjax.evaluation import quality
+from shapjax.evaluation.ground_truth import GroundTruth
+
+N = 4
+
+
+@pytest.fixture(scope="module")
+def truth(game):
+    exact = game.exact[:5].astype(np.float32)
+    return GroundTruth("kernel_shap", exact, np.full_like(exact, 0.1), np.linspace(0.01, 0.02, 5), np.full(5, 2050),
+                       0.5)
+
+
+@pytest.fixture(scope="module")
+def evaluated(game, source, truth):
+    return quality.evaluate(game.model, source, images=5, ground_truth=truth, batch_size=2, progress=False)
+
+
+def logits(game, source):
+    return np.asarray(game.model.logits(source.images.astype(np.float32) / 255))
+
+
+def test_predictions_are_of_every_image_once_in_order(game, source):
+    found, labels = quality.predictions(game.model, dataclasses.replace(source), batch_size=1)
+    np.testing.assert_allclose(found, logits(game, source), atol=1e-5)
+    np.testing.assert_array_equal(labels, source.labels)
+
+
+def test_accuracy_and_cross_entropy_are_of_all_images_against_their_labels(game, source, evaluated):
+    values, _ = evaluated
+    expected, rows = logits(game, source), np.arange(len(source))
+    assert values["accuracy_top1"] == pytest.approx(np.mean(expected.argmax(axis=1) == source.labels))
+    assert values["accuracy_top5"] == 1 and 0 < values["accuracy_top1"] < 1 and values["images"] == len(source)
+    assert values["cross_entropy"] == pytest.approx(
+        -np.mean(special.log_softmax(expected, axis=1)[rows, source.labels]), abs=1e-5)
+    assert (values["players"], values["classes"], values["parameters"]) == (N, 3, 16 * 8 + 8 * 3 + 3)
+
+
+def test_accuracy_under_removal_starts_at_accuracy_and_ends_without_any_patch(game, source, evaluated):
+    removed = evaluated[0]["accuracy_under_removal"]
+    assert len(removed) == 10 and removed[0] == removed[1] == pytest.approx(evaluated[0]["accuracy_top1"])
+    assert removed[9] == pytest.approx(np.mean(game.values[:, 0].argmax(axis=1) == source.labels))
+    assert len(set(removed)) > 2
+
+
+def test_the_efficiency_gap_is_that_of_phi(game, source, evaluated):
+    gap = np.abs(game.values[:5, 0]).max()  # phi sums to f(x), and v(∅) is not 0 when patches are painted
+    assert evaluated[0]["efficiency_gap"] == pytest.approx(gap, abs=1e-4)
+
+
+def test_the_error_is_against_ground_truth_and_stands_beside_its_ceiling(game, truth, evaluated):
+    error, phi = evaluated[0]["shapley_error"], evaluated[1]["shapley"].reshape(5, -1)
+    exact = truth.values.reshape(5, -1)
+    r2 = 1 - ((phi - exact) ** 2).sum(axis=1) / ((exact - exact.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    assert error["r2_per_image"] == pytest.approx(r2.tolist(), abs=1e-5) and error["r2"] == pytest.approx(
+        r2.mean(), abs=1e-5)
+    assert error["mse"] == pytest.approx(((phi - exact) ** 2).mean(), abs=1e-5)
+    assert error["r2_ceiling"] == pytest.approx(np.mean(1 - 0.01 / exact.var(axis=1)), abs=1e-5)
+    assert {key: error[key] for key in ("ground_truth", "images", "coalitions_per_image", "standard_error", "seconds")
+            } == {"ground_truth": "kernel_shap", "images": 5, "coalitions_per_image": 2050, "standard_error": 0.02,
+                  "seconds": 2.5}
+    assert {"r2_shares", "pearson", "spearman"} < error.keys()
+    json.dumps(evaluated[0], allow_nan=False)
+
+
+def test_exact_ground_truth_has_a_ceiling_of_one_and_an_infinite_error_none(truth):
+    exact = dataclasses.replace(truth, standard_errors=np.zeros_like(truth.values))
+    assert quality.shapley_error(truth.values, exact)["r2_ceiling"] == 1
+    unknown = dataclasses.replace(truth, standard_errors=np.full_like(truth.values, np.inf))
+    assert quality.shapley_error(truth.values, unknown)["r2_ceiling"] is None
+
+
+def test_the_arrays_are_of_the_explained_images(game, source, truth, evaluated):
+    arrays = evaluated[1]
+    np.testing.assert_array_equal(arrays["images"], source.images[:5])
+    np.testing.assert_array_equal(arrays["labels"], source.labels[:5])
+    np.testing.assert_allclose(arrays["logits"], logits(game, source)[:5], atol=1e-5)
+    assert arrays["shapley"].shape == arrays["ground_truth"].shape == (5, 2, 2, 3)
+    np.testing.assert_allclose(arrays["shapley"].sum(axis=(1, 2)), arrays["logits"], atol=1e-4)
+    np.testing.assert_array_equal(arrays["ground_truth"].reshape(5, N, 3), truth.values)
+
+
+def test_more_images_than_there_are_is_one_line(game, source):
+    with pytest.raises(ValueError, match="12 images were asked for; the split has 11: give 1 to 11"):
+        quality.evaluate(game.model, source, images=12)

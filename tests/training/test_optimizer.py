@@ -1,0 +1,54 @@
+"""The optimizer: weight decay on kernels, the schedule of the learning rate, clipping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shapjax import models
+from shapjax.models import vit
+from shapjax.training.optimizer import make_optimizer
+
+
+def test_weight_decay_acts_on_kernels_and_on_nothing_else():
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=2, heads=2, class_token=True,
+                     registers=1)
+    params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), models.param_shapes(module, image_shape=(8, 8, 2)))
+    optimizer, _ = make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.5, b2=0.99,
+                                  clip_norm=1.0)
+    updates, _ = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p))(params)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(u)
+            for path, u in jax.tree_util.tree_leaves_with_path(updates)}
+    shrunk = {name for name, update in flat.items() if update.any()}
+    assert shrunk == {"embedding/kernel", "head/kernel", "blocks/attention/qkv/kernel", "blocks/attention/out/kernel",
+                      "blocks/mlp_in/kernel", "blocks/mlp_out/kernel"}
+    np.testing.assert_allclose(flat["head/kernel"], -0.1 * 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+def test_the_learning_rate_rises_to_its_peak_and_ends_at_zero(warmup_steps):
+    _, rate = make_optimizer(learning_rate=0.3, warmup_steps=warmup_steps, steps=50, weight_decay=0.0, b2=0.99,
+                             clip_norm=1.0)
+    rates = np.array([rate(i) for i in range(51)])
+    assert np.argmax(rates) == warmup_steps and rates.max() == pytest.approx(0.3)
+    assert rates[50] == pytest.approx(0, abs=1e-7) and rates[49] > 0
+    assert (np.diff(rates[warmup_steps:]) < 0).all()
+    if warmup_steps:
+        np.testing.assert_allclose(rates[: warmup_steps + 1], np.linspace(0, 0.3, warmup_steps + 1), atol=1e-7)
+
+
+def test_a_gradient_larger_than_the_clip_is_scaled_down_before_the_optimizer_sees_it():
+    params = {"kernel": jnp.zeros(2)}
+
+    def second_update(clip_norm):
+        optimizer, _ = make_optimizer(learning_rate=0.1, warmup_steps=0, steps=10, weight_decay=0.0, b2=0.99,
+                                      clip_norm=clip_norm)
+        state = optimizer.init(params)
+        for gradient in ([0.3, 0.4], [300.0, 400.0]):
+            updates, state = optimizer.update({"kernel": jnp.array(gradient)}, state, params)
+        return np.asarray(updates["kernel"])
+
+    # Both gradients have norm 0.5 once clipped, so Adam takes the step that it takes on a constant gradient.
+    rate = 0.1 * 0.5 * (1 + np.cos(np.pi / 10))
+    np.testing.assert_allclose(second_update(0.5), -rate, rtol=1e-3)
+    assert np.abs(second_update(1e9) + rate).min() > 0.01
