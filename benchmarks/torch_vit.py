@@ -36,7 +36,7 @@ class TorchViT(nn.Module):
     def __init__(self, module: vit.ViT, params: dict):
         super().__init__()
         self.patch, self.scale, self.center = module.patch_size, layers.HEAD_SCALES[module.head_scale](
-            module.num_patches), module.center_votes
+            module.num_patches), module.center
         hidden = int(module.mlp_ratio * module.width)
         channels = params["embedding"]["kernel"].shape[0] // self.patch**2
         self.embedding = nn.Linear(channels * self.patch**2, module.width)

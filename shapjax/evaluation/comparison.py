@@ -11,10 +11,9 @@ import tqdm
 
 from shapjax.attribution import registry as methods_registry
 from shapjax.attribution.registry import Method
-from shapjax.evaluation import ground_truth as truths
 from shapjax.evaluation import table
 from shapjax.evaluation.files import FORMAT, Cache
-from shapjax.evaluation.ground_truth import GroundTruth
+from shapjax.evaluation.ground_truth import GroundTruth, remembered, resolve
 from shapjax.evaluation.measurement import Measurement, Settings, Subjects
 from shapjax.evaluation.over_images import OverImages, default_batch_size
 from shapjax.evaluation.sample_efficiency import budget_to_reach
@@ -80,7 +79,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     _require_arrays(images, labels, object_masks)
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
-    kind = truths.resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
+    kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
     methods = choose_methods(methods, game)
     metrics = choose_metrics(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
     settings = Settings(coalitions=coalitions, batch_size=batch_size or default_batch_size(), block=BLOCK, seed=seed,
@@ -90,27 +89,25 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
         game = classifier.painted(game, removal)
     pixels = to_pixels(images)
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
-    if isinstance(ground_truth, GroundTruth):
-        truth = ground_truth
-    elif kind == "none":
-        truth = None
-    else:
+    if kind == "none":
+        ground_truth = None
+    elif isinstance(ground_truth, str):
         name = "ground_truth" if removal is None else f"ground_truth_{type(removal).__name__.lower()}"
-        truth = truths.remembered(cache, name, game, pixels, kind=kind, batch_size=settings.batch_size, seed=seed,
+        ground_truth = remembered(cache, name, game, pixels, kind=kind, batch_size=settings.batch_size, seed=seed,
                                   progress=progress)
     logits = OverImages(lambda model, images: model.logits(images), block=settings.batch_size)(game, pixels)
     predicted, labels = logits.argmax(axis=1).astype(np.int32), labels.astype(np.int32)
     subjects = Subjects(
         images=pixels, labels=labels, predicted=predicted, targets=predicted if target == "predicted" else labels,
         probabilities=np.asarray(jax.nn.softmax(logits)), object_masks=object_masks,
-        ground_truth=None if truth is None else truth.values)
-    work = Measurement(game, subjects, settings, exact_seconds=truth.seconds if kind == "exact" else None)
+        ground_truth=ground_truth and ground_truth.values)
+    work = Measurement(game, subjects, settings, exact_seconds=ground_truth.seconds if kind == "exact" else None)
     measured = _measure(work, methods, metrics, cache, removal, progress)
 
     names = getattr(model, "class_names", None) or range(logits.shape[1])
     summary = {
         "format": FORMAT, "images": len(labels), "target": target,
-        "removal": "own" if removal is None else repr(removal), "ground_truth": None if truth is None else kind,
+        "removal": "own" if removal is None else repr(removal), "ground_truth": ground_truth and kind,
         "seed": seed, "players": game.num_players, "grid": list(game.grid),
         "class_names": [str(name) for name in names], "confidence": CONFIDENCE,
         "device": f"{jax.default_backend()} x {jax.device_count()}",
@@ -121,7 +118,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     }
     if kind == "exact":
         summary["sample_efficiency"] = budget_to_reach(
-            game, pixels, truth.values, batch_size=settings.batch_size, seed=seed)
+            game, pixels, ground_truth.values, batch_size=settings.batch_size, seed=seed)
     e = len(work.classes)
     return Result(summary, {
         "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],

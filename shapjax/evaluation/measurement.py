@@ -49,7 +49,7 @@ class Subjects:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How methods are compared.
+    """Settings of a measurement.
 
     Attributes:
       coalitions: that sampling methods take for an image; even, as they come in complementary pairs.

@@ -1,4 +1,4 @@
-"""What one pass of a self-explaining model is worth: how many coalitions KernelSHAP needs to come as close."""
+"""The worth of a self-explaining model's one pass: how many coalitions KernelSHAP needs to come as close."""
 
 from collections.abc import Sequence
 from typing import Any

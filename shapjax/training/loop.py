@@ -114,6 +114,10 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     shapjax.config.validate(config)
     _require_batch(config, num_devices)
     normalization.check(config, source.image_shape[2])
+    (height, width, _), patch_size = source.image_shape, config.model.patch_size
+    if config.pretrained and (height % patch_size or width % patch_size):
+        raise UserError(f"--config.pretrained={config.pretrained} has patches of {patch_size} pixels, which do not "
+                        f"divide the image size {height}x{width}; set --config.data.image_size to a multiple")
     o, s = config.optim, config.shapley
     mean, std = (normalization.per_channel(given, own) for given, own in (
         (config.data.mean, source.mean), (config.data.std, source.std)))

@@ -10,6 +10,7 @@ from scipy import special
 from shapjax.attribution import registry, shapley_values
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.measurement import Measurement, Settings, explorer_classes
+from shapjax.evaluation.over_images import OverImages
 from shapjax.metrics.registry import METRICS
 
 
@@ -61,18 +62,22 @@ def test_results_do_not_depend_on_how_images_are_batched(game, subjects, setting
             np.testing.assert_allclose(again[name], array, atol=atol, rtol=1e-3, err_msg=name)
 
 
-def test_seconds_do_not_count_compilation_without_an_explorer(game, subjects, settings):
+def test_a_method_is_compiled_before_it_is_timed_without_an_explorer_too(game, subjects, settings, monkeypatch):
+    events, compile, clock = [], OverImages.compile, time.perf_counter
+
+    def compile_once(over, *arrays):
+        if over._compiled is None:
+            events.append("compiled")
+        compile(over, *arrays)
+
+    monkeypatch.setattr(OverImages, "compile", compile_once)
+    monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or clock())
     work = Measurement(game.model, dataclasses.replace(subjects, ground_truth=None, object_masks=None),
                        dataclasses.replace(settings, explorer_images=0))
     work._score = work._evaluate = lambda *arrays: {}
     work._remove = lambda *arrays: (np.zeros((0, 4)), np.zeros((0, 5)))
-
-    def slow_to_trace(model, images, targets, keys, *, batch_size=1):
-        time.sleep(0.7)
-        return images.reshape(images.shape[0], -1)[:, :4]
-
-    found = work.measure(dataclasses.replace(registry.METHODS["phi"], fn=slow_to_trace))
-    assert 0 < found["cost/seconds"] * len(subjects.labels) < 0.5
+    found = work.measure(registry.METHODS["phi"])
+    assert events[0] == "compiled" and set(events[1:]) == {"clock"} and found["cost/seconds"] > 0
     assert found["explorer/attributions"].shape[0] == 0
 
 

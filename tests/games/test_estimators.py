@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from shapjax.games import estimators, shapley
 
@@ -122,6 +123,19 @@ def test_standard_errors_of_few_pairs_cover_the_exact_values(num_players):
     known = np.isfinite(errors).all(axis=(2, 3))
     assert (known[2:].mean(axis=1) > 0.7).all()  # of errors that are always infinite the above would hold, too
     assert all(c[k].mean() > 0.88 for c, k in zip(covered[2:], known[2:], strict=True))
+
+
+@pytest.mark.parametrize("num_pairs", [20, 40])
+def test_standard_errors_are_those_of_hc3_with_the_quantile_of_student(rng, num_pairs):
+    masks = np.asarray(shapley.sample_coalitions(jax.random.key(1), num_players=PLAYERS, num_pairs=40))
+    d = rng.normal(size=(40, 2)).astype(np.float32)
+    errors = solve(masks, d, np.zeros(2, np.float32), (np.arange(40) < num_pairs).astype(np.float32))[1]
+    x = np.where(masks, 1.0, -1.0)[:num_pairs]
+    inverse = np.linalg.pinv(x - x.mean(axis=1, keepdims=True))  # [N, M]
+    leverage = np.einsum("mn,nm->m", x, inverse)
+    residuals = (d[:num_pairs] - x @ inverse @ d[:num_pairs]) / (1 - leverage)[:, None]
+    quantile = stats.t.ppf(0.975, num_pairs - (PLAYERS - 1)) / stats.norm.ppf(0.975)
+    np.testing.assert_allclose(errors, quantile * np.sqrt(inverse**2 @ residuals**2), rtol=2e-3)
 
 
 def test_the_error_is_unknown_if_one_pair_alone_decides_however_often_it_was_drawn(rng):

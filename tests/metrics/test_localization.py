@@ -106,7 +106,12 @@ def test_a_constant_map_is_background_and_no_label_no_precision(masks):
     counts = counts_of(np.full((5, 12), 0.3, np.float32), masks)
     np.testing.assert_array_equal(counts.intersection[:, 1], 0)
     np.testing.assert_array_equal(counts.correct, (masks == 0).sum(axis=(1, 2)))
-    np.testing.assert_array_equal(np.isnan(precision_of(np.ones((5, 12), np.float32), masks)), [0, 1, 0, 0, 0])
+    precision = precision_of(np.full((5, 12), 0.3, np.float32), masks)
+    for b in (0, 2, 3, 4):  # every pixel is background with score 1
+        labeled = masks[b][masks[b] >= 0]
+        positive, score = np.concatenate([labeled == 0, labeled == 1]), np.repeat([1, 0], labeled.size)
+        assert precision[b] == pytest.approx(reference.average_precision_score(positive, score))
+    assert np.isnan(precision[1])
 
 
 @pytest.mark.parametrize("side", [7, 14])

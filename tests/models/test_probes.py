@@ -78,7 +78,8 @@ def test_maps_of_a_pair_are_of_one_side_each_and_give_its_patch_logits(probed, i
         x, maps = module.blocks(x, attention_mask, jnp.zeros((2, 2, 2, 8, 8)))
         return module.read(x[:, -4:]), maps
 
-    patch_logits, maps = jax.jit(lambda p: model.module.apply({"params": p}, method=patch_logits_and_maps))(model.params)
+    apply = jax.jit(lambda params: model.module.apply({"params": params}, method=patch_logits_and_maps))
+    patch_logits, maps = apply(model.params)
     np.testing.assert_allclose(patch_logits, model.apply(model.params, images, segment_ids), atol=1e-4)
     other = np.broadcast_to((segment_ids[:, :, None] != segment_ids[:, None, :])[None, :, None], (2, 2, 2, 4, 4))
     assert (np.asarray(maps)[..., -4:, -4:][other] == 0).all()

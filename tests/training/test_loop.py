@@ -52,8 +52,8 @@ def test_the_first_steps_leave_coalitions_and_the_explainer_head_out(batch):
     assert plain_metrics["loss_masked"] == plain_metrics["loss_shapley"] == 0 < joint_metrics["loss_masked"]
     assert plain_metrics["loss_classification"] == pytest.approx(float(joint_metrics["loss_classification"]), rel=1e-5)
 
-    def change(new):  # of the explainer's last kernel, beyond the weight decay that both have
-        return np.asarray(new.params["explainer"]["head"]["bias"] - state.params["explainer"]["head"]["bias"])
+    def change(new):  # of a parameter of the explainer head without weight decay
+        return np.asarray(new.params["explainer"]["norm"]["scale"] - state.params["explainer"]["norm"]["scale"])
 
     assert not change(plain).any() and change(joint).any()
 
@@ -82,6 +82,7 @@ def test_weights_without_a_head_cannot_teach():
     [
         ({"model__patch_size": 5}, "model.patch_size=5.*does not divide the image size 8x8; use one of 2, 4"),
         ({"model__patch_size": 8}, "makes the whole image one patch"),
+        ({"model__patch_size": 5, "pretrained": "weights"}, "pretrained=weights has patches of 5 pixels.*image_size"),
         ({"model__heads": 5}, "model.heads=5 does not divide the width 16"),
         ({"model__remat": "some"}, "expected one of none, dots, full"),
         ({"model__backbone": "vgg"}, "model.backbone=vgg: expected one of vit, resnet, convnext"),
