@@ -25,7 +25,7 @@ def default_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.dataset = "mnist5k"  # "mnist5k", "tfds:NAME" or "folder:PATH"
     c.seed = 0  # of initial parameters, data order, augmentation and coalitions
-    c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they fill in model, loaded
+    c.pretrained = ""  # weights to start from: a path, a run, a name on the Hugging Face hub; they say how it is built
     c.new_head = False  # start with a new head instead of the weights' own, as for other classes
 
     c.data = d = ml_collections.ConfigDict()
@@ -87,7 +87,7 @@ def default_config() -> ml_collections.ConfigDict:
     s.teacher_weight = 0.0  # of what the weights predict as loaded, in the targets; the label has the rest
 
     c.optim = o = ml_collections.ConfigDict()
-    o.steps = 6000  # of the whole run
+    o.steps = 4500  # of the whole run
     o.batch_size = 48  # images a step, over all devices
     o.accumulate = 1  # parts of a device's share of the batch, one after the other; the variance is each part's own
     o.learning_rate = 2e-3  # the peak
@@ -178,11 +178,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
             if wrong(flat[key]):
                 raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
     if config.optim.train_only and not config.pretrained:
-        raise UserError(f"--config.optim.train_only={config.optim.train_only} would leave the rest of a new model as it "
-                        "is made; set --config.pretrained to the weights that it should have")
+        raise UserError(f"--config.optim.train_only={config.optim.train_only} would leave the rest of a new model as "
+                        "it is made; set --config.pretrained to the weights that it should have")
     if config.shapley.teacher_weight and (config.new_head or not config.pretrained):
-        raise UserError(f"--config.shapley.teacher_weight={config.shapley.teacher_weight}: expected 0 without a trained "
-                        "head to learn from; set --config.pretrained to weights that have one, and no new_head")
+        raise UserError(f"--config.shapley.teacher_weight={config.shapley.teacher_weight}: expected 0 without a "
+                        "trained head to learn from; set --config.pretrained to weights that have one, and no new_head")
 
 
 # Keys, what is wrong with a value, what is expected.

@@ -51,8 +51,7 @@ def _unraisable(what) -> None:
 def _parse(argv: list[str], main: Callable) -> list[str]:
     module = sys.modules[main.__module__]
     if {"-h", "--help", "-help"} & set(argv[1:]):
-        name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
-        print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(name), sep="\n")
+        print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(main.__module__), sep="\n")
         if "config" in flags.FLAGS:
             print(f"\nSettings, --config.KEY=VALUE, with their defaults:\n{shapjax.config.describe()}")
         sys.exit(0)

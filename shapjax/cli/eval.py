@@ -10,7 +10,7 @@ Writes to OUTPUT (the directory of --checkpoint if not given):
   methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
   methods/*.npz            ground truth, and what each method measured, image by image; an interrupted evaluation goes
                            on from these
-  report/index.html        all of it as a page to look at, where OUTPUT is that directory
+  report/index.html        all of it as a page to look at
 """
 
 import time
@@ -130,8 +130,7 @@ def main(_: Sequence[str]) -> None:
         print("\n" + comparison_lines(summary))
     written = "eval.json, eval.npz" + (", methods.json, methods.csv, methods.npz" if methods != "none" else "")
     print(f"\nwritten to {output}: {written}")
-    if output.resolve() == model.directory.resolve():
-        print(f"page       {page.write_report(output / 'report', [output])}")
+    print(f"page       {page.write_report(output / 'report', [output])}")
 
 
 def _evaluate(model: shapjax.SelfExplainingModel, source: Any, *, images: np.ndarray, kind: str, batch_size: int,
@@ -149,7 +148,7 @@ def _evaluate(model: shapjax.SelfExplainingModel, source: Any, *, images: np.nda
     values = {
         "format": files.FORMAT, "checkpoint": str(model.directory), "step": model.step,
         "dataset": model.config.dataset, "split": "test", "shapley_weight": model.config.shapley.weight,
-        "masked_weight": model.config.shapley.masked_weight, **values,
+        "masked_weight": model.config.shapley.masked_weight, "config": model.config.to_dict(), **values,
         "seconds": round(time.monotonic() - begun, 2), "device": f"{jax.default_backend()} x {jax.device_count()}",
         "versions": {"shapjax": __version__, "jax": jax.__version__}}
     return values, arrays | {"class_names": np.array(model.class_names)}, truth
@@ -199,7 +198,3 @@ def model_lines(values: dict[str, Any]) -> str:
         rows += [("ground truth", "not computed; see --ground_truth")]
     heading = f"{values['checkpoint']}, step {values['step']}, {values['players']} patches, {values['dataset']}"
     return "\n".join([heading, *(f"{name:18}{value}" for name, value in rows)])
-
-
-if __name__ == "__main__":
-    run()

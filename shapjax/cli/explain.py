@@ -208,7 +208,3 @@ def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Se
 def _save(path: epath.Path, content: bytes) -> None:
     with paths.replacing(path) as part:
         part.write_bytes(content)
-
-
-if __name__ == "__main__":
-    run()

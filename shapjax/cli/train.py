@@ -69,7 +69,3 @@ next          python eval.py --checkpoint {workdir}""")
 def _say(text: str) -> None:
     if distributed.is_first():
         print(text)
-
-
-if __name__ == "__main__":
-    run()

@@ -16,8 +16,9 @@ STEPS = 30
 
 def arguments(small, workdir, *changes, processes=1, parallel="pmap"):
     """Of a process of a run; as many devices whatever the number of processes."""
-    return [*small, "--workdir", workdir, f"--config.optim.steps={STEPS}", "--config.run.eval_every=15", "--config.run.log_every=1",
-            f"--config.run.cpu_devices={DEVICES // processes}", f"--config.run.parallel={parallel}", *changes]
+    return [*small, "--workdir", workdir, f"--config.optim.steps={STEPS}", "--config.run.eval_every=15",
+            "--config.run.log_every=1", f"--config.run.cpu_devices={DEVICES // processes}",
+            f"--config.run.parallel={parallel}", *changes]
 
 
 def records(workdir, split="train"):

@@ -38,7 +38,8 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
                                                                           assert_same_state):
     shutil.copytree(run, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")  # as if it had died after its checkpoint of step 10
-    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.optim.steps=20", "--config.run.eval_every=10")
+    out = command("train.py", *small, "--workdir", tmp_path / "cut", "--config.optim.steps=20",
+                  "--config.run.eval_every=10")
     assert "at step 10" in out
     assert_same_state(run, tmp_path / "cut")
     steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +53,8 @@ def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):
 
 
 def test_a_run_is_not_resumed_with_other_settings(run, fails_with_one_line, small):
-    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.optim.steps=20", "--config.shapley.weight=1")
+    error = fails_with_one_line("train.py", *small, "--workdir", run, "--config.optim.steps=20",
+                                "--config.shapley.weight=1")
     assert "shapley.weight: 16.0 -> 1.0" in error
 
 
