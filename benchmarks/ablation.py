@@ -19,7 +19,7 @@ from shapjax.config import default_config
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = default_config().optim.steps
 HALF = {"optim.steps": STEPS // 2}  # half the default's schedule: enough to tell settings apart
-ROWS = {  # name: what it shows, settings, whether all seeds are worth their time
+ROWS = {  # name: (title, settings, True to run it with all seeds)
     "default": ("**the default**", {}, True),
     "baseline": ("**baseline model: no Shapley task**", {"shapley.weight": 0}, True),
     "half": ("half the steps; so all below", HALF, False),
@@ -28,8 +28,6 @@ ROWS = {  # name: what it shows, settings, whether all seeds are worth their tim
     "weight32": ("weight 32", HALF | {"shapley.weight": 32}, False),
     "game": ("gradient of the Shapley task through v(S) - v(S^c) too", HALF | {"shapley.gradient": "game"}, False),
     "full": ("gradient of the Shapley task through everything", HALF | {"shapley.gradient": "full"}, False),
-    "mean": ("patch logits times 1/N", HALF | {"loaded.head_scale": "mean"}, False),
-    "uncentered": ("patch logits not centered over classes", HALF | {"loaded.center": False}, False),
     "unmasked": ("coalitions not classified", HALF | {"shapley.masked_weight": 0}, False),
     "plain": ("neither task: an ordinary classifier", HALF | {"shapley.num_pairs": 0}, False),
     "pairs2": ("2 pairs an image, 2/3 of the steps", {"optim.steps": STEPS // 3, "shapley.num_pairs": 2}, False),

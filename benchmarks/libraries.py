@@ -8,7 +8,7 @@ with shapiq. The network is a ViT with the same weights in both frameworks. Time
 warmed up, the median of the repeats; the programs take turns.
 
 The PyTorch libraries hide a patch by painting it black. shapjax drops it and packs a coalition with its complement in
-one pass; the line "painted" is shapjax painting as they do.
+one pass; the line "painted" is shapjax with the removal of those libraries.
 """
 
 import functools

@@ -4,11 +4,11 @@
 
 Three gradient steps of the same model on the same batch: "plain" classifies the image (one pass), "packed" is the joint
 loss with one coalition pair in one packed pass, "unpacked" the same loss with a masked pass each for S and for its
-complement. Each with remat "none" and "full".
+complement. Each step runs with remat "none" and "full".
 
 Operations are XLA's own count (`cost_analysis`) of the lowered program, which depends on no device. XLA counts the body
 of a loop once, however often it runs, and the model loops over its blocks (`nn.scan`); so for counting, and only for
-that, the loop is unrolled. What is timed is the model as it is. Steps take turns within one process, so that a drift of
+that, the loop is unrolled. The timed model has its loop. Steps take turns within one process, so that a drift of
 the machine's speed hits all of them; the median counts.
 """
 

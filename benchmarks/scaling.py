@@ -1,10 +1,10 @@
-"""What large models cost: operations, memory, speed to expect. Prints the tables of docs/scaling.md.
+"""Calculates the cost of large models: operations, memory, speed to expect. Prints the tables of docs/scaling.md.
 
   python -m benchmarks.scaling [--models S/16@224,L/16@384] [--check]
 
 Counted: parameters, operations of a joint step with one coalition pair (XLA's count, see `benchmarks.packing`), and the
-bytes that autodiff keeps from the forward to the backward pass; nothing is compiled or run. Calculated from these: the
-rest. --check compiles steps of S/16 (minutes) and prints the memory that XLA plans beside what is counted.
+bytes that autodiff keeps from the forward to the backward pass; nothing is compiled or run. All else is calculated from
+these. --check compiles steps of S/16 (minutes) and prints the memory that XLA plans beside what is counted.
 """
 
 import argparse
@@ -19,18 +19,18 @@ from shapjax.models import layers, vit
 MODELS = ("S/16@224", "S/16@384", "B/16@224", "B/16@384", "L/16@224", "L/16@384", "H/14@224", "H/14@392")
 DEVICES = (8, 64, 256)  # that one state is split over
 STATE_BYTES = 16  # a parameter: float32 parameter, two moments of Adam, moving average
-UTILISATION = 0.4  # of the peak, a fair training speed of ViTs on these chips; not measured here
+UTILIZATION = 0.4  # of the peak, a fair training speed of ViTs on these chips; not measured here
 CHIPS = {"v5e": (197e12, 16), "v5p": (459e12, 95), "H100": (989e12, 80)}  # dense bf16 operations a second, GB of memory
 
 
 def make_module(name: str, *, remat: str, dtype: jnp.dtype = jnp.bfloat16) -> vit.ViT:
-    """The model "VARIANT@PIXELS" for 1000 classes."""
+    """Makes the model "VARIANT@PIXELS" for 1000 classes."""
     variant, _, pixels = name.partition("@")
     return packing.make_module(vit.variant(variant), image_size=int(pixels), remat=remat).clone(dtype=dtype)
 
 
 def count_params(module: vit.ViT) -> int:
-    """Numbers in the parameters."""
+    """Returns the number of parameters."""
     return sum(x.size for x in jax.tree.leaves(models.param_shapes(module, image_shape=(*module.image_size, 3))))
 
 
@@ -41,7 +41,7 @@ def _arguments(module: vit.ViT, batch: int) -> tuple:
 
 
 def kept_bytes(module: vit.ViT) -> int:
-    """Bytes an image that autodiff keeps from the forward to the backward pass of a joint step."""
+    """Returns the bytes an image that autodiff keeps from the forward to the backward pass of a joint step."""
     params = models.param_shapes(module, image_shape=(*module.image_size, 3))
 
     def of_batch(batch: int) -> int:
@@ -55,14 +55,14 @@ def kept_bytes(module: vit.ViT) -> int:
 
 
 def planned_bytes(module: vit.ViT, batch: int) -> int:
-    """Bytes of temporary memory that XLA plans for the gradient of a joint step."""
+    """Returns the bytes of temporary memory that XLA plans for the gradient of a joint step."""
     params = models.param_shapes(module, image_shape=(*module.image_size, 3))
     step = jax.jit(packing.gradient_step(module, "packed"))
     return step.lower(params, *_arguments(module, batch)).compile().memory_analysis().temp_size_in_bytes
 
 
 def print_table(header: str, rows: list[list[str]]) -> None:
-    """In Markdown."""
+    """Prints a table in Markdown."""
     print(f"| {header} |\n|{'---|' * (header.count('|') + 1)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")
@@ -70,7 +70,7 @@ def print_table(header: str, rows: list[list[str]]) -> None:
 
 
 def print_check() -> None:
-    """Counted beside planned bytes, an image, of S/16 in float32, on whatever device there is."""
+    """Prints counted and planned bytes an image, of S/16 in float32, on the device that JAX finds."""
     rows = []
     for remat in layers.REMAT_POLICIES:
         module = make_module("S/16@224", remat=remat, dtype=jnp.float32)
@@ -105,7 +105,7 @@ def main() -> None:
     print_table("model | " + " | ".join(f"remat {remat}" for remat in layers.REMAT_POLICIES), [
         [name, *(f"{kept[name][remat]:.0f}" for remat in layers.REMAT_POLICIES)] for name in names])
     print_table("model | " + " | ".join(CHIPS), [
-        [name, *(f"{UTILISATION * peak / (gflop[name]['packed'] * 4 / 3 * 1e9):.0f}" for peak, _ in CHIPS.values())]
+        [name, *(f"{UTILIZATION * peak / (gflop[name]['packed'] * 4 / 3 * 1e9):.0f}" for peak, _ in CHIPS.values())]
         for name in names])
 
 

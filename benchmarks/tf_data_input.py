@@ -2,7 +2,7 @@
 
   python benchmarks/tf_data_input.py DIRECTORY [--threads 2] [--seconds 5] [--batch 32] [--size 224]
 
-Of each file a random-resized crop alone is decoded (`decode_and_crop_jpeg`), bilinear. Needs TensorFlow and nothing of
+Decodes only a random-resized crop of each file (`decode_and_crop_jpeg`), bilinear. Needs TensorFlow and nothing of
 shapjax; prints images/s.
 """
 

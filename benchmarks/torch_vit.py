@@ -1,4 +1,4 @@
-"""The ViT of `shapjax.models.vit` in PyTorch, with the same weights: what the PyTorch libraries are timed on.
+"""The ViT of `shapjax.models.vit` in PyTorch, with the same weights; the PyTorch libraries are timed on it.
 
 Written as one would write it there (fused attention, inference mode); the benchmarks check that both networks give the
 same logits before they time anything.
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class TorchViT(nn.Module):
-    """Images [B, C, H, W] to logits [B, K]: the sum of the patches' votes."""
+    """Images [B, C, H, W] to logits [B, K]: the sum of the patch logits."""
 
     def __init__(self, module: vit.ViT, params: dict):
         super().__init__()
@@ -50,9 +50,10 @@ class TorchViT(nn.Module):
         b, c, h, w = images.shape
         p = self.patch
         x = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
-        votes = self.head(self.norm(self.blocks(self.embedding(x) + self.positions))) * self.scale
-        votes = votes - votes.mean(-1, keepdim=True) if self.center else votes
-        return votes.sum(1)
+        patch_logits = self.head(self.norm(self.blocks(self.embedding(x) + self.positions))) * self.scale
+        if self.center:
+            patch_logits = patch_logits - patch_logits.mean(-1, keepdim=True)
+        return patch_logits.sum(1)
 
     def _copy(self, params: dict) -> None:
         def dense(layer: nn.Linear, values: dict) -> None:

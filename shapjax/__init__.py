@@ -6,7 +6,7 @@
     summary, arrays = shapjax.evaluation.compare(model, images, labels, methods=["phi", "kernel_shap"])
 
 Any JAX model becomes a game by `shapjax.games.wrap`, which `shapjax.attribution` explains and `shapjax.metrics`
-measures. What a name stands for is imported when it is first used.
+measures. A name is imported when it is first used.
 """
 
 import importlib

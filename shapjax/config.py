@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from shapjax.errors import UserError, near_names
 
-# What may differ between the two halves of a resumed run: nothing that the parameters depend on.
+# Settings that may change when a run is resumed. The parameters do not depend on them.
 FREE_TO_CHANGE = ("run.log_every", "run.eval_every", "run.keep_checkpoints", "run.cpu_devices", "run.parallel",
                   "run.fsdp_devices", "model.remat", "data.data_dir", "data.cache_gib", "data.threads", "data.workers")
 
@@ -31,14 +31,14 @@ def default_config() -> ml_collections.ConfigDict:
     c.data = d = ml_collections.ConfigDict()
     d.data_dir = ""  # where TFDS datasets lie; empty: TFDS's own default
     d.train_split = "train"  # in TFDS syntax, such as "train[:90%]"; of a folder, the sub-directory or a slice of it
-    d.test_split = "test"  # what accuracy is measured on
+    d.test_split = "test"  # accuracy is measured on these images
     d.image_size = 0  # pixels; images are cut to a square and resized to it; 0: as they are
     d.cache_gib = 2.0  # a decoded set of at most this size is kept in memory
-    d.mean = ()  # of each channel, to normalize pixels in [0, 1] with; empty: the pretrained weights', or the dataset's
-    d.std = ()  # the same; of gray images, three numbers are averaged
+    d.mean = ()  # of each channel, of pixels in [0, 1]; empty: that of the pretrained weights, or of the dataset
+    d.std = ()  # standard deviation, likewise; for gray images, three numbers are averaged
     d.corrupt = "fail"  # an image that cannot be read ends the run; "skip" leaves it out, counted and named
-    d.threads = 1  # that read and decode
-    d.workers = 0  # processes that read and decode; 0: threads of this one
+    d.threads = 1  # threads that read and decode
+    d.workers = 0  # processes that read and decode; 0: the threads of this process
 
     c.augment = a = ml_collections.ConfigDict()
     a.max_shift = 2  # pixels; training images move by up to this much each way, black moving in
@@ -46,14 +46,14 @@ def default_config() -> ml_collections.ConfigDict:
     a.crop_area = 1.0  # random-resized crop of at least this share of the area; 1: off
     a.color_jitter = 0.0  # strength of changes in brightness, contrast, saturation
     a.rand_augment = 0  # RandAugment operations an image; 0: off
-    a.rand_magnitude = 9.0  # of 10
+    a.rand_magnitude = 9.0  # strength of RandAugment's operations, 0 to 10
     a.mixup = 0.0  # Beta parameter; 0: off
     a.cutmix = 0.0  # Beta parameter; 0: off; with both, each pair of images gets one of the two
     a.erase = 0.0  # probability of erasing a random rectangle
 
     c.model = m = ml_collections.ConfigDict()
     m.backbone = "vit"  # or "resnet", "convnext", whose hidden patches are masked: a pair costs two passes
-    m.variant = ""  # such as "S/16", "ResNet-50", "ConvNeXt-T": fills in backbone and sizes; empty: as they stand
+    m.variant = ""  # such as "S/16", "ResNet-50", "ConvNeXt-T": fills in backbone and sizes; empty: the sizes below
     m.patch_size = 7  # pixels; (height/patch)·(width/patch) patches are the players of the game
     m.width = 64  # D, of a token; of a ResNet or ConvNeXt, channels of the first stage; each further stage doubles them
     m.depth = 3  # transformer blocks
@@ -63,7 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
     m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     m.remat = "full"  # recompute for the gradient all of a block ("full"), all but matrix products ("dots"), "none"
 
-    c.loaded = w = ml_collections.ConfigDict()  # how loaded weights are built; weights and variants set these
+    c.loaded = w = ml_collections.ConfigDict()  # the form of loaded weights; weights and variants set these
     w.mlp_ratio = 4.0  # of a ViT or ConvNeXt: hidden width of a block's MLP over D
     w.class_token = False  # a CLS token before the patches
     w.registers = 0  # register tokens before the patches
@@ -81,10 +81,10 @@ def default_config() -> ml_collections.ConfigDict:
     s.weight = 16.0  # of the Shapley task; 0 is the baseline model
     s.gradient = "allocation"  # the task moves values between patches; "game": v(S) - v(S^c) too; "full": all
     s.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
-    s.masked_target = "label"  # what coalitions are taught; "prediction": the probabilities of the whole image
+    s.masked_target = "label"  # the target of coalitions; "prediction": the probabilities of the whole image
     s.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes; 0: an ordinary classifier
     s.start = 0.0  # share of the run before which only whole images are classified, at one pass a step
-    s.teacher_weight = 0.0  # of what the weights predict as loaded, in the targets; the label has the rest
+    s.teacher_weight = 0.0  # share of the loaded weights' prediction in the targets; the label has the rest
 
     c.optim = o = ml_collections.ConfigDict()
     o.steps = 4500  # of the whole run
@@ -103,7 +103,7 @@ def default_config() -> ml_collections.ConfigDict:
     r.eval_every = 500  # steps between evaluations on the test split, each followed by a checkpoint
     r.keep_checkpoints = 2  # the newest ones; the best by test accuracy is kept besides
     r.parallel = "pmap"  # a copy of the state on every device; "fsdp": the state is split over devices
-    r.fsdp_devices = 0  # that share one copy of the state, with "fsdp"; 0: all
+    r.fsdp_devices = 0  # devices that share one copy of the state, with "fsdp"; 0: all
     r.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so)
     return c.lock()
 
@@ -128,7 +128,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Returns the config that `to_dict()` of another config gave (in a checkpoint, say).
 
-    A setting that is younger than the checkpoint, which thus lacks it, has its default: what was there before it.
+    A setting that is newer than the checkpoint has its default, which is the behavior before the setting existed.
 
     Raises:
       UserError: on keys that this version does not know, or values of another type.
@@ -146,7 +146,7 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def model_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the settings that a module is built from, those of `model` and `loaded` side by side."""
+    """Returns the settings that a module is built from: those of `model` and `loaded` in one dict."""
     return {**config.model, **config.loaded}
 
 
@@ -167,7 +167,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks that numbers are in range, and that settings do not contradict each other.
 
     Raises:
-      UserError: on the first setting that cannot work; says which, why and what would.
+      UserError: on the first setting that cannot work; names it, and says why and which value would work.
     """
     flat = flatten(config)
     for key, value in flat.items():
@@ -185,7 +185,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
                         "trained head to learn from; set --config.pretrained to weights that have one, and no new_head")
 
 
-# Keys, what is wrong with a value, what is expected.
+# (keys, test for a wrong value, expected value)
 _BOUNDS = (
     (("optim.steps", "optim.batch_size", "optim.accumulate", "run.log_every", "run.eval_every", "run.keep_checkpoints",
       "data.threads", "model.patch_size", "model.width", "model.depth", "model.heads"),

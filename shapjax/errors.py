@@ -1,4 +1,4 @@
-"""What ends a command early: a user's mistake, a request to stop."""
+"""Exceptions that end a command early: a user's mistake, a request to stop."""
 
 import contextlib
 import difflib
@@ -35,7 +35,7 @@ def as_user_error(prefix: str = "") -> Iterator[None]:
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """Returns what to tell who gave an unknown name: "did you mean …?", or else all that there are."""
+    """Returns a hint for an unknown name: "did you mean …?", or all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""A trained model in the hand: `load(directory)`, explain images, evaluate coalitions, export."""
+"""A trained model: `load(directory)`, explain images, evaluate coalitions, export."""
 
 import functools
 import math
@@ -64,7 +64,7 @@ class SelfExplainingModel:
 
     @property
     def num_players(self) -> int:
-        """N."""
+        """Returns the number of patches N."""
         return math.prod(self.grid)
 
     def explain(self, images: Any, *, batch_size: int = 256) -> Explanation:
@@ -152,7 +152,7 @@ class SelfExplainingModel:
 
 
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:
-    """Loads a trained model; a directory is all it takes.
+    """Loads a trained model from a directory.
 
     Args:
       directory: the --workdir of a training run, or an exported model; local or in a bucket.

@@ -1,4 +1,4 @@
-"""Opens and replaces the files of a run, local or in a bucket; nobody ever sees half of one.
+"""Opens and replaces the files of a run, local or in a bucket. A file appears whole or not at all.
 
 Every other module reads and writes a run's files through this one. Paths are `etils.epath.Path`, with `~` expanded.
 """

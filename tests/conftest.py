@@ -39,21 +39,21 @@ class Model(NamedTuple):
 
 
 def random_tree(shapes: Any, *, scale: float) -> Any:
-    """Arrays of these shapes, none of them zero or one anywhere, so that no term of a formula hides."""
+    """Returns arrays of these shapes, without any 0 or 1, so that no term of a formula hides."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape, scale=scale), s.dtype), shapes)
 
 
 def random_values(rng, *, b=3, n=5, m=4, k=2, scale=1.0):
-    """phi, masks, v(S), v(S^c) that no model made."""
+    """Returns random phi, masks, v(S), v(S^c) that belong to no model."""
     phi, v, c = (jnp.asarray(scale * rng.normal(size=s), jnp.float32) for s in ((b, n, k), (b, m, k), (b, m, k)))
     return phi, jnp.asarray(rng.random((b, m, n)) < 0.5), v, c
 
 
 def every_pair(n):
-    """Codes [M] and masks [1, M, n] of one of each pair but (empty, all), each as often as the kernel says.
+    """Returns codes [M] and masks [1, M, n] of one of each pair but (empty, all), repeated in the kernel's proportions.
 
-    A loss of them is the expectation of what training samples.
+    A loss on these pairs is the expectation of the loss on sampled pairs.
     """
     codes = range(1, 2 ** (n - 1))
     sizes = [bin(code).count("1") for code in codes]
@@ -80,7 +80,7 @@ def tiny_vit():
 
 @pytest.fixture(scope="session")
 def toy():
-    """The smallest model with interacting patches: "images" are [B, 5, 3], one row a patch; 3 classes."""
+    """Returns the smallest model with interacting patches: "images" are [B, 5, 3], one row a patch; 3 classes."""
 
     def apply(params, images, segment_ids=None):
         b, n, _ = images.shape
@@ -100,7 +100,7 @@ def rng():
 
 @pytest.fixture(scope="session")
 def write_vit():
-    """write_vit(directory, classes=3, ...): random weights of a tiny ViT, as transformers writes them; returns them."""
+    """Returns write_vit(directory, classes=3, ...): it writes random weights of a tiny ViT as transformers does."""
 
     def write(directory, *, classes=3, width=16, depth=1, heads=2, patch=14, image=28, channels=3, **config):
         rng, hidden, tensors = np.random.default_rng(1), 2 * width, {}

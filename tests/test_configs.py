@@ -1,4 +1,4 @@
-"""Every recipe gives settings that can work, on the images and the devices that it is made for."""
+"""Every recipe has settings that can work, on the images and the devices that it is made for."""
 
 import importlib
 import pathlib

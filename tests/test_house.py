@@ -1,4 +1,4 @@
-"""The house: what lies at the top, which way imports point, how long a file may be."""
+"""The house: few modules at the top, imports that point one way, short files."""
 
 import ast
 import pathlib
@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "shapjax"
 TOP = {"__init__", "__main__", "config", "model", "paths", "errors", "version"}
-# Each may import those before it, and its own package. What stands together imports none of the others.
+# Each may import those before it, and its own package. Those in one group do not import each other.
 LAYERS = [["errors", "version", "paths"], ["config"], ["games"], ["attribution", "metrics", "models", "data"],
           ["training"], ["export"], ["pretrained"], ["evaluation"], ["report"], ["model"], ["cli"]]
 DATA = {"shipped"}  # no code in it
@@ -18,12 +18,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def part_of(path):
-    """The package or top module that a file belongs to."""
+    """Returns the package or top module that a file belongs to."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported(path):
-    """The packages and top modules of shapjax that a file imports."""
+    """Returns the packages and top modules of shapjax that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[1] if "." in alias.name else "__init__"

@@ -1,4 +1,4 @@
-"""A model in the hand: explanations and coalition values, whatever the batch size, and mistakes told in one line."""
+"""A loaded model: explanations and coalition values, whatever the batch size, and mistakes told in one line."""
 
 import subprocess
 import sys

@@ -73,13 +73,13 @@ METHODS: dict[str, Method] = {method.key: method for method in _ALL}
 def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: int) -> float:
     """Returns the forward passes that one explanation costs: its operations over those of a forward pass.
 
-    Counted in the traced program; nothing is run.
+    Operations are counted in the traced program; nothing is run.
 
     Args:
       method: of `METHODS`; the model has what it needs.
       model: the classifier.
-      image: float [H, W, C], of which the shape counts.
-      coalitions: of methods that sample them.
+      image: float [H, W, C]; only its shape counts.
+      coalitions: their number, for methods that sample them.
     """
     row = (image[None], jnp.zeros(1, jnp.int32), jax.random.split(jax.random.key(0), 1))
     options = {"coalitions": coalitions} if method.sampled else {}
@@ -88,7 +88,7 @@ def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: 
 
 
 def applicable(model: Classifier) -> list[Method]:
-    """Returns the methods that the model has what they need for, without enumeration of many patches."""
+    """Returns the methods that the model can run, without enumeration of many patches."""
     return [method for method in METHODS.values()
             if (method.needs is None or getattr(model, method.needs) is not None)
             and (method.key != "exact" or model.num_players <= MAX_UNASKED_EXACT_PLAYERS)]

@@ -23,14 +23,14 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
     logging.set_verbosity(logging.WARNING)
-    # Orbax shows, from its threads, the tracebacks of what it raises anyway.
+    # Orbax's threads print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     sys.unraisablehook = _unraisable
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
-        # The line has said it: after a failed write, orbax's threads and coroutines go on about it as they end.
+        # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 1
     except Stopped as e:
@@ -43,7 +43,7 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
 
 
 def _unraisable(what) -> None:
-    """Does as Python's own hook, but leaves out what tensorstore tells orbax's event loop after a failed write."""
+    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write."""
     if "Event loop is closed" not in str(what.exc_value):
         sys.__unraisablehook__(what)
 
@@ -75,12 +75,12 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
 def keep_compiled() -> None:
     """Lets JAX keep the programs that it compiles for an accelerator, for the next command.
 
-    They lie in $XDG_CACHE_HOME/shapjax, by default ~/.cache/shapjax. Call it once the devices are settled: it asks JAX
-    for them.
+    The programs lie in $XDG_CACHE_HOME/shapjax, by default ~/.cache/shapjax. Call this once the devices are settled:
+    it asks JAX for them.
 
     JAX_COMPILATION_CACHE_DIR names another directory, for programs of CPUs too; set but empty, nothing is kept. By
-    default those are not kept: on many CPUs XLA refuses, with errors on stderr, what it has itself written for the
-    same machine (jax-ml/jax#38445).
+    default programs of CPUs are not kept: on many CPUs XLA refuses programs that it has compiled on the same
+    machine, with errors on stderr (jax-ml/jax#38445).
     """
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given == "":

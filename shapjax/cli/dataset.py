@@ -1,4 +1,4 @@
-"""The dataset of a trained model, where flags say that it lies now; a checkpoint knows where it lay in training."""
+"""Loads the dataset of a trained model. A checkpoint knows where it lay in training; flags say where it lies now."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ from shapjax.model import SelfExplainingModel
 
 def define_flags() -> None:
     """Defines --dataset and --data_dir."""
-    flags.DEFINE_string("dataset", None, "The dataset, if it is no longer called what it was in training: folder:PATH, "
+    flags.DEFINE_string("dataset", None, "The dataset, if its name differs from that in training: folder:PATH, "
                         "tfds:NAME.")
-    flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie, if not where they did in training.")
+    flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie, if it differs from training.")
 
 
 def moved() -> dict[str, str]:
@@ -30,7 +30,7 @@ def load_test_source(model: SelfExplainingModel, moved: Mapping[str, str]) -> so
       moved: settings that say where the dataset lies now, by their dotted keys.
 
     Raises:
-      UserError: if it cannot be loaded, or is not what it was then: of other classes, or images of another size.
+      UserError: if it cannot be loaded, or has changed since: other classes, or images of another size.
     """
     config = model.config.copy_and_resolve_references()
     config.update_from_flattened_dict(moved)

@@ -1,5 +1,5 @@
-"""Evaluates a trained model: accuracy, efficiency, its Shapley values against ground truth, and how well they and the
-attributions of other methods say what the prediction rests on.
+"""Evaluates a trained model: accuracy, efficiency, and its Shapley values against ground truth. Compares it with other
+attribution methods.
 
   python eval.py --checkpoint runs/mnist5k
   python eval.py --checkpoint runs/mnist5k --methods phi,kernel_shap,gradcam --metrics deletion,aopc --images 200
@@ -8,7 +8,7 @@ attributions of other methods say what the prediction rests on.
 Writes to OUTPUT (the directory of --checkpoint if not given):
   eval.json, eval.npz      metrics of the model (keys in docs/metrics.md); images, its values and ground truth
   methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
-  methods/*.npz            ground truth, and what each method measured, image by image; an interrupted evaluation goes
+  methods/*.npz            ground truth, and the metrics of each method, image by image; an interrupted evaluation goes
                            on from these
   report/index.html        all of it as a page to look at
 """
@@ -36,7 +36,7 @@ from shapjax.report.formatting import decimal, duration
 from shapjax.training.distributed import split_cpu
 from shapjax.version import __version__
 
-# The names of --removal, and what each paints over hidden patches of a dataset with this mean color.
+# By the names of --removal: functions of the dataset's mean color that return the removal.
 REMOVALS = {
     "drop": lambda mean: None,
     "zero": lambda mean: removal.Constant(0.0),
@@ -56,7 +56,7 @@ def run() -> None:
     flags.DEFINE_integer("images", 64, "Test images (the first ones) that are explained and compared with ground "
                          "truth. Accuracy is over the whole split.")
     flags.DEFINE_list("methods", ["all"], "Attribution methods to compare: names separated by commas, all that the "
-                      f"model can be asked for, or none. There are {', '.join(methods_registry.METHODS)}.")
+                      f"model can run, or none. There are {', '.join(methods_registry.METHODS)}.")
     flags.DEFINE_list("metrics", ["all"], "Metrics of the table: names separated by commas, or all. There are "
                       f"{', '.join(metrics_registry.METRICS)}.")
     flags.DEFINE_enum("target", "predicted", comparison.TARGETS, "The class that is explained and scored.")
@@ -67,14 +67,14 @@ def run() -> None:
                         "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabeled. "
                         "If not given, the dataset's own masks, if it has any.")
     flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop, as the model "
-                      "itself does in its coalitions, or painted over.")
+                      "does in its coalitions; the others paint over them.")
     flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
                          lower_bound=2)
     flags.DEFINE_integer("explorer_images", 8, "Images in the report's explorer.", lower_bound=0, upper_bound=24)
     flags.DEFINE_integer("batch_size", None, "Images, or coalition pairs, a forward pass on a device; bounds the "
                          "memory. If not given, 64 on a CPU, 512 on an accelerator.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of random coalitions, ties and resampling.", lower_bound=0)
-    flags.DEFINE_boolean("fresh", False, "Measure again what an earlier evaluation has left in OUTPUT/methods.")
+    flags.DEFINE_integer("seed", 0, "Seed of random coalitions, ties and resampling.", lower_bound=0)
+    flags.DEFINE_boolean("fresh", False, "Measure again, and ignore earlier results in OUTPUT/methods.")
     dataset.define_flags()
     run_command(main)
 
@@ -95,7 +95,7 @@ def main(_: Sequence[str]) -> None:
     paths.require_writable(output / "eval.json")
     batch_size = f.batch_size or default_batch_size()
 
-    # All that can be wrong with the flags is found before the long work.
+    # Flags are checked before the long work.
     source = dataset.load_test_source(model, moved)
     if not 1 <= f.images <= len(source):
         raise UserError(f"--images={f.images}: the test split of {model.config.dataset} has {len(source)}")
@@ -111,7 +111,7 @@ def main(_: Sequence[str]) -> None:
     with as_user_error("--metrics: "):
         comparison.choose_metrics(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
-    values, arrays, truth = _evaluate(model, source, images=chosen["image"], kind=kind, batch_size=batch_size,
+    values, arrays, reference = _evaluate(model, source, images=chosen["image"], kind=kind, batch_size=batch_size,
                                       seed=f.seed, directory=output / "methods", fresh=f.fresh)
     paths.write_arrays(output / "eval.npz", arrays)
     paths.write_json(output / "eval.json", values)
@@ -121,7 +121,7 @@ def main(_: Sequence[str]) -> None:
         with as_user_error():
             summary, maps = comparison.compare(
                 model, chosen["image"], chosen["label"], methods=methods, metrics=metrics, target=f.target,
-                object_masks=object_masks, ground_truth=truth if truth and painting is None else kind,
+                object_masks=object_masks, ground_truth=reference if reference and painting is None else kind,
                 removal=painting, coalitions=f.coalitions, batch_size=batch_size, seed=f.seed,
                 explorer_images=f.explorer_images, directory=output / "methods", fresh=f.fresh)
         origin = {"checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset,
@@ -136,14 +136,14 @@ def main(_: Sequence[str]) -> None:
 def _evaluate(model: shapjax.SelfExplainingModel, source: Any, *, images: np.ndarray, kind: str, batch_size: int,
               seed: int, directory: Any, fresh: bool
               ) -> tuple[dict[str, Any], dict[str, np.ndarray], ground_truth.GroundTruth | None]:
-    """Returns the content of eval.json and eval.npz, and ground truth of the images; a kind of "none" leaves it out."""
-    begun, truth = time.monotonic(), None
+    """Returns the content of eval.json and eval.npz, and the ground truth of the images (None for kind "none")."""
+    begun, reference = time.monotonic(), None
     if kind != "none":
         pixels = comparison.to_pixels(images)
-        truth = ground_truth.remembered(
+        reference = ground_truth.remembered(
             files.Cache(directory, model.classifier, pixels, fresh=fresh), "ground_truth", model.classifier, pixels,
             kind=kind, batch_size=batch_size, seed=seed)
-    values, arrays = quality.evaluate(model.classifier, source, images=len(images), ground_truth=truth,
+    values, arrays = quality.evaluate(model.classifier, source, images=len(images), ground_truth=reference,
                                       batch_size=batch_size, seed=seed)
     values = {
         "format": files.FORMAT, "checkpoint": str(model.directory), "step": model.step,
@@ -151,11 +151,11 @@ def _evaluate(model: shapjax.SelfExplainingModel, source: Any, *, images: np.nda
         "masked_weight": model.config.shapley.masked_weight, "config": model.config.to_dict(), **values,
         "seconds": round(time.monotonic() - begun, 2), "device": f"{jax.default_backend()} x {jax.device_count()}",
         "versions": {"shapjax": __version__, "jax": jax.__version__}}
-    return values, arrays | {"class_names": np.array(model.class_names)}, truth
+    return values, arrays | {"class_names": np.array(model.class_names)}, reference
 
 
 def comparison_lines(summary: dict[str, Any]) -> str:
-    """Formats a comparison for a terminal; * marks the best, = what is not significantly worse."""
+    """Formats a comparison for a terminal; * marks the best, = those not significantly worse."""
     metrics = [metric for metric in summary["metrics"] if metric["key"] in table.SHOWN]
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
     rows = [["method", *(metric["title"] + arrows[metric["better"]] for metric in metrics), "passes", "seconds"]]

@@ -63,10 +63,10 @@ def run() -> None:
                         required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_multi_string("images", [], "Image files, one or more.")
-    flags.DEFINE_integer("examples", None, "Explain the first so many test images of the run's dataset; "
+    flags.DEFINE_integer("examples", None, "Explain this many test images, the first ones, of the run's dataset; "
                          f"{DEFAULT_EXAMPLES} if there are no --images.", lower_bound=0)
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
-    flags.DEFINE_integer("top", 3, "Show the Shapley values for so many classes, the most probable ones.",
+    flags.DEFINE_integer("top", 3, "Show the Shapley values for this many classes, the most probable ones.",
                          lower_bound=1)
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
                          f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
@@ -100,8 +100,9 @@ def main(argv: Sequence[str]) -> None:
     explanation = model.explain(images)
     exact = None
     if enumerate_all:
-        truth = ground_truth.compute(model.classifier, comparison.to_pixels(images[:MAX_EXACT_IMAGES]), kind="exact")
-        exact = truth.values.reshape(len(truth.values), *model.grid, -1)
+        values = ground_truth.compute(
+            model.classifier, comparison.to_pixels(images[:MAX_EXACT_IMAGES]), kind="exact").values
+        exact = values.reshape(len(values), *model.grid, -1)
     summary = summarize(model, subjects, explanation, exact, top=top)
     _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top)
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,

@@ -36,15 +36,15 @@ def run() -> None:
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; made if it is not there.", required=True)
     flags.DEFINE_enum("format", "all", list(FORMATS), "What to write: the program, the parameters, or both.")
-    flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "What the program shall run on, separated by commas: "
+    flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Platforms of the program, separated by commas: "
                       f"{', '.join(write.PLATFORMS)}. This machine needs none of them.")
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
-    """Reads the flags, exports, checks the program, prints what there is then."""
+    """Reads the flags, exports, checks the program, prints what was written."""
     output, chosen, platforms = as_path(_FLAGS.output), FORMATS[_FLAGS.format], _FLAGS.platforms
-    # All that can be wrong is found before the work.
+    # Flags and files are checked before the work.
     write.require_platforms(platforms)
     write.require_free(output)
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)

@@ -4,7 +4,7 @@
   python -m shapjax prepare imagenette/320px-v2 --data_dir /data/tfds
 
 Only this command needs TensorFlow (pip install tensorflow-cpu). Names: https://www.tensorflow.org/datasets/catalog.
-What is prepared already is left as it is.
+A dataset that is prepared already stays as it is.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Reads the flags, prepares, prints what there is then."""
+    """Reads the flags, prepares, prints what was written."""
     if len(argv) != 2:
         raise UserError(f"expected the name of one dataset, such as cifar10, but got {' '.join(argv[1:]) or 'none'}")
     name, data_dir = argv[1].removeprefix("tfds:"), _FLAGS.data_dir
@@ -51,7 +51,7 @@ def prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # the code of each dataset and of the network below it raises what it likes
+    except Exception as error:  # each dataset's code, and the network, may raise anything
         reason = " ".join(str(error).split())
         raise UserError(f"cannot prepare {name}: {type(error).__name__}: {reason[:400]}") from error
     return builder

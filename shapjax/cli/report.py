@@ -3,9 +3,9 @@
   python -m shapjax report --runs runs/mnist5k --output report
   python -m shapjax report --runs runs/mnist5k,runs/mnist5k_baseline --output report
 
-The first run is the model. The second, if there is one, is what it is compared with: as a rule the baseline model, the
-same training with --config.shapley.weight=0. Each directory must hold an evaluation (python eval.py), which is all that
-is needed; beside the log of a training run, the report shows its curves too. Writes OUTPUT/index.html.
+The first run is the model. The second, if given, is compared with it: usually the baseline model, which is the same
+training with --config.shapley.weight=0. Each directory must hold an evaluation (python eval.py). If it holds the log of
+a training run too, the report shows the training curves. Writes OUTPUT/index.html.
 """
 
 from collections.abc import Sequence

@@ -33,8 +33,8 @@ def run() -> None:
                         "several hosts, one that all can reach.")
     flags.DEFINE_bool("multihost", False, "One of several processes, which find each other: TPU pod, SLURM, Open MPI.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where --multihost cannot find it.")
-    flags.DEFINE_integer("num_processes", None, "Of the run, with --coordinator.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Of this process, from 0, with --coordinator.", lower_bound=0)
+    flags.DEFINE_integer("num_processes", None, "Number of processes of the run, with --coordinator.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.", lower_bound=0)
     flags.mark_flags_as_required(["config", "workdir"])
     run_command(main)
 

@@ -3,9 +3,9 @@
 An example's changes depend on its own key alone, so a run does not depend on how a batch is split over devices. MixUp
 and CutMix pair the neighbors 2i and 2i + 1 of a batch, and need an even number of images on every device.
 
-Of all this dm-pix 0.4 has only the flip and the cut of the shift, at the same cost, each one line here too. It has no
-resized crop, erasing, RandAugment or mixing; its brightness is added, its contrast about each channel's mean, its
-saturation that of HSV.
+dm-pix 0.4 has only the flip and the cut of the shift; both cost the same and are one line here too. It has no resized
+crop, erasing, RandAugment or mixing. It adds brightness, scales contrast about each channel's mean, and takes the
+saturation of HSV.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _TAG = 0x41554700
 
 
 class AugmentSettings(NamedTuple):
-    """The changes of the images, in this order. The defaults, which are all "off", cost nothing.
+    """Settings of the changes, which are applied in this order. The defaults turn all of them off.
 
     Attributes:
       crop_area: random-resized crop of between this share and all of the area; 1: off.

@@ -39,7 +39,7 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Returns what a person knows the example by: a path, or a number in a split."""
+        """Returns a name of the example for messages: a path, or a number in a split."""
         ...
 
     def examples(self, indices: Sequence[int] | np.ndarray) -> list[Example]:

@@ -132,7 +132,7 @@ def _directories(path: str) -> list[str]:
 
 
 def _position(text: str | None, count: int, default: int) -> int:
-    """Returns the position that a bound of a slice means: "10%", "-10%", "1000"; rounded as TFDS does."""
+    """Returns the position of a slice's bound, such as "10%", "-10%" or "1000"; rounds as TFDS does."""
     if text is None:
         return default
     position = round(int(text[:-1]) / 100 * count) if text.endswith("%") else int(text)

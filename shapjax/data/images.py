@@ -75,7 +75,7 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
       uint8 [H,W,C].
 
     Raises:
-      Exception: of nearly any type, on damaged files; `unreadable` makes an error for people of it.
+      Exception: of nearly any type, on damaged files; `unreadable` turns it into a UserError.
     """
     height, width, channels = image_shape
     with Image.open(file) as image:
@@ -99,7 +99,7 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
 
 def decode_mask(file: BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
                 ) -> np.ndarray:
-    """Decodes the part of a segmentation mask that `decode` would give of its image, and resizes it to nearest pixels.
+    """Decodes the part of a segmentation mask that `decode` takes of its image, and resizes it to nearest pixels.
 
     Args:
       file: a one-channel image of class numbers.
@@ -126,7 +126,7 @@ def check(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int]:
       its (width, height), upright.
 
     Raises:
-      Exception: of nearly any type, if it cannot be read; `unreadable` makes an error for people of it.
+      Exception: of nearly any type, if it cannot be read; `unreadable` turns it into a UserError.
     """
     with Image.open(file) as image:
         _require_size(image)
@@ -145,7 +145,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def unreadable(name: str, error: Exception) -> UserError:
-    """Returns the error for people that an error of decoding stands for; name: of the image."""
+    """Returns a UserError in place of an error of decoding; name: of the image."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -158,7 +158,7 @@ def unreadable(name: str, error: Exception) -> UserError:
 
 
 def _require_size(image: Image.Image) -> None:
-    """Raises DecompressionBombError from that size on from which Pillow only warns."""
+    """Raises DecompressionBombError for sizes at which Pillow only warns."""
     if image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
 

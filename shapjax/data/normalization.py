@@ -85,5 +85,5 @@ def measure(source: EncodedSource, *, corrupt: str) -> tuple[tuple[float, ...], 
         raise UserError(f"none of {len(chosen)} training images can be read")
     mean = total / count
     variance = squares / count - mean**2
-    # The standard deviation of a channel that never changes is taken as one gray level: it is divided by.
+    # A constant channel gets a standard deviation of one gray level, because it is a divisor.
     return tuple((mean / 255).tolist()), tuple((np.sqrt(np.maximum(variance, 1)) / 255).tolist())

@@ -97,8 +97,9 @@ def train_iterator(source: Source, *, batch_size: int, seed: int, crop_area: flo
     with other threads and workers, and with another number of processes if batch_size * process_count is the same.
 
     Args:
-      source: of the training images. One in memory is read by one thread, whatever is asked: more would only contend
-        for the interpreter lock, and a worker process would need a copy. Workers need a source that can be pickled.
+      source: of the training images. One thread reads a source in memory, whatever `threads` is: more would only
+        contend for the interpreter lock, and a worker process would need a copy. Workers need a source that can be
+        pickled.
       batch_size: images a batch and process.
       seed: non-negative.
       crop_area: for sources with `crops_on_read`: each image is read as a random crop of between this share of its area
@@ -262,7 +263,7 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 
 def _check_shares(batch_size: int, process_index: int, process_count: int) -> None:
-    """Raises on a batch or a process that cannot be."""
+    """Raises on an impossible batch size (UserError) or process index (ValueError)."""
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is not positive; use 1 or more")
     if not 0 <= process_index < process_count:

@@ -163,7 +163,7 @@ def _mnist5k(data: ml_collections.ConfigDict, split: str) -> Source:
 
 
 def _hint(dataset: str) -> str:
-    """Returns what a name of no dataset may have meant, or which names there are."""
+    """Returns a hint for an unknown dataset: the name that may be meant, or all names."""
     if dataset in ("tfds:", "folder:"):
         return "expected mnist5k, tfds:NAME or folder:PATH"
     if os.path.isdir(os.path.expanduser(dataset)):

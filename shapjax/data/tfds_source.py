@@ -91,7 +91,7 @@ def open_records(name: str, split: str, data_dir: str) -> TfdsRecords:
     except NotImplementedError:
         raise UserError(f"{title} is prepared as {builder.info.file_format.value}, which has no random access; "
                         f"{_how_to_prepare(name, 'ANOTHER_DIRECTORY')}") from None
-    except Exception as error:  # array_record and protobuf raise whatever they like
+    except Exception as error:  # array_record and protobuf may raise anything
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{title} cannot be read from {builder.data_dir} ({reason}); remove that directory and "
                         f"{_how_to_prepare(name, data_dir)}") from error

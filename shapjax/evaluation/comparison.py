@@ -55,7 +55,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
       model: from `shapjax.load`, or any `games.Classifier`.
       images: uint8 [n, H, W, C], which the model gets as floats in [0, 1], or floats as the model takes them.
       labels: int [n], true classes.
-      methods: names of `attribution.METHODS`, or "all" that the model can be asked for.
+      methods: names of `attribution.METHODS`, or "all" that the model can run.
       metrics: names of `metrics.registry.METRICS`, or "all" that can be measured.
       target: the class that is explained and scored, "predicted" or "label".
       object_masks: bool or int [n, H, W], positive on the object, negative where unlabeled; for localization.
@@ -65,14 +65,13 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
       batch_size: images, or coalition pairs, a forward pass on a device; None: 64 on a CPU, 512 on an accelerator.
       seed: of random coalitions, ties and resampling.
       explorer_images: images in `arrays`.
-      directory: where to leave ground truth and what each method has measured; an interrupted comparison goes on from
-        these. None leaves nothing.
+      directory: where to keep ground truth and the results of each method; an interrupted comparison goes on from
+        these. None keeps nothing.
       fresh: measure again what an earlier comparison has left there.
       progress: show progress bars, and each method's means as it ends.
 
     Raises:
-      ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that needs what is not
-        there.
+      ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that lacks something.
     """
     game: Classifier = getattr(model, "classifier", model)
     images, labels = np.asarray(images), np.asarray(labels)
@@ -128,7 +127,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
 
 
 def choose_methods(names: str | Sequence[str], model: Classifier) -> list[Method]:
-    """Returns the methods of these names, or "all" that the model can be asked for.
+    """Returns the methods of these names, or "all" that the model can run.
 
     Raises:
       ValueError: as `attribution.registry.select`, or if there is none.
@@ -172,7 +171,7 @@ def _require_arrays(images: np.ndarray, labels: np.ndarray, object_masks: np.nda
 
 def _measure(work: Measurement, methods: Sequence[Method], metrics: Sequence[Metric], cache: Cache | None,
              removal: Removal | None, progress: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Measures method after method, but for those in the cache, and leaves each there as it ends; results by key."""
+    """Measures one after the other the methods that the cache lacks, and stores each; returns results by key."""
     s, settings, measured = work.subjects, work.settings, {}
     if cache is not None:
         mark = cache.mark(

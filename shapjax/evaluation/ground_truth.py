@@ -105,7 +105,7 @@ def remembered(cache: Cache | None, name: str, model: Classifier, images: np.nda
     Args:
       cache: of this model; None computes without leaving anything.
       name: of the entry.
-      others, and what is raised: see `compute`.
+      other arguments and errors: as in `compute`.
     """
     limits = {"tolerance": TOLERANCE, "max_coalitions": MAX_COALITIONS, "round_coalitions": ROUND_COALITIONS}
     settings = {"kind": kind} | ({"seed": seed, "draws": "own", **limits} if kind == "kernel_shap" else {})
@@ -116,8 +116,8 @@ def remembered(cache: Cache | None, name: str, model: Classifier, images: np.nda
         if progress:
             print(f"going on: ground truth of {len(images)} images is already there")
         return GroundTruth(kind=kind, **found | {"seconds": float(found["seconds"])})
-    truth = compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
-    arrays = {field.name: np.asarray(getattr(truth, field.name)) for field in dataclasses.fields(truth)}
+    reference = compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
+    arrays = {field.name: np.asarray(getattr(reference, field.name)) for field in dataclasses.fields(reference)}
     del arrays["kind"]
     cache.save(name, mark, arrays)
-    return truth
+    return reference

@@ -1,6 +1,6 @@
 """Random keys of an evaluation: each use draws from a stream of its own, so that no two share their draws.
 
-Ground truth by KernelSHAP from the coalitions that the method KernelSHAP takes would agree with it in its errors too.
+If ground truth and the method KernelSHAP drew the same coalitions, they would have the same errors.
 """
 
 from typing import Literal, get_args

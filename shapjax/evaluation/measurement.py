@@ -82,7 +82,7 @@ class Measurement:
     def __init__(self, model: Classifier, subjects: Subjects, settings: Settings, *,
                  exact_seconds: float | None = None):
         """Args:
-          exact_seconds: that an image's ground truth took, if it is exact: "exact" is then not computed again.
+          exact_seconds: seconds an image of exact ground truth, so that "exact" is not computed again; else None.
 
         Raises:
           ValueError: if a target or label is no class.
@@ -104,11 +104,11 @@ class Measurement:
 
     @property
     def rows(self) -> int:
-        """Explanations that a method makes: of all images, and of the explorer's images and classes."""
+        """Returns the number of explanations that a method makes, of all images and of the explorer's."""
         return len(self.subjects.images) + self.classes.size
 
     def passes(self, method: Method) -> float:
-        """Forward passes that `measure` takes, roughly."""
+        """Returns roughly how many forward passes `measure` takes."""
         return (SCORING_PASSES + (0 if self._is_known(method) else self._explaining(method))) * self.rows
 
     def _is_known(self, method: Method) -> bool:
@@ -119,7 +119,7 @@ class Measurement:
 
         Args:
           method: from the registry; the model has what it needs.
-          done: called as the work goes on, with the passes done since.
+          done: called as the work goes on, with the number of passes since the last call.
 
         Returns:
           arrays: "attributions" float32 [n, N]; "metric/KEY" [n, ...], each image's share in a metric (those of

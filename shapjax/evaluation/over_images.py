@@ -57,13 +57,13 @@ class OverImages:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *blocks)
 
     def compile(self, model: Any, *arrays: Any) -> None:
-        """Compiles the function for such a model and such arrays, unless it is compiled; what follows can be timed."""
+        """Compiles the function for a model and arrays of these shapes, unless it is; later calls can be timed."""
         if self._compiled is None:
             self._compiled = self._jitted.lower(model, jax.tree.map(self._shape, arrays)).compile()
 
     @property
     def peak_bytes(self) -> float:
-        """Bytes that a block takes on a device besides its input, as the compiler plans; NaN if unknown."""
+        """Returns the bytes that a block takes on a device besides its input, as the compiler plans; NaN if unknown."""
         memory = self._compiled.memory_analysis() if self._compiled else None
         return float("nan") if memory is None else float(memory.temp_size_in_bytes + memory.output_size_in_bytes)
 

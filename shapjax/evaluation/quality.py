@@ -27,8 +27,8 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
     Args:
       model: takes images as floats in [0, 1].
       source: the images; accuracy is over all of them.
-      images: how many, the first ones, are explained.
-      ground_truth: of these; None leaves out what needs it.
+      images: number of images to explain, the first ones.
+      ground_truth: of these images; None leaves out the metrics that need it.
       batch_size: images a forward pass on a device.
       seed: of random removal.
       progress: show a progress bar.
@@ -38,7 +38,7 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
       int32 [n], logits float32 [n, K], shapley float32 [n, gh, gw, K], and ground_truth of that shape if there is any.
 
     Raises:
-      ValueError: if there are not so many images, or ground truth is of others.
+      ValueError: if the split has fewer images, or the ground truth belongs to others.
     """
     if not 1 <= images <= len(source):
         raise ValueError(f"{images} images were asked for; the split has {len(source)}: give 1 to {len(source)}")
@@ -98,7 +98,7 @@ def accuracy_under_removal(model: Classifier, source: Source, *, batch_size: int
 
 
 def shapley_error(phi: np.ndarray, ground_truth: GroundTruth) -> dict[str, Any]:
-    """Computes how far phi is from ground truth, beside what ground truth itself is worth.
+    """Computes the errors of phi against ground truth, and the precision of the ground truth.
 
     Args:
       phi: float [n, N, K].
@@ -106,7 +106,7 @@ def shapley_error(phi: np.ndarray, ground_truth: GroundTruth) -> dict[str, Any]:
 
     Returns:
       JSON-able: "ground_truth" (its kind), "images", "coalitions_per_image", "standard_error" (the largest, over the
-      spread of the image's values), "r2_ceiling" (what R² exact values would have; 1 if ground truth is exact),
+      spread of the image's values), "r2_ceiling" (the R² of exact values; 1 if ground truth is exact),
       "seconds" (of all images), and the measures of `shapley_agreement.shapley_error`.
 
     Raises:

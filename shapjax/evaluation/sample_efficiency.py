@@ -1,4 +1,4 @@
-"""The worth of a self-explaining model's one pass: how many coalitions KernelSHAP needs to come as close."""
+"""Sample efficiency: the number of coalitions with which KernelSHAP equals one pass of a self-explaining model."""
 
 from collections.abc import Sequence
 from typing import Any

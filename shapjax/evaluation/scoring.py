@@ -44,7 +44,7 @@ def random_coalitions(batch_size: int) -> Callable[..., dict[str, chex.Array]]:
 
 
 def scores(batch_size: int) -> Callable[..., dict[str, chex.Array]]:
-    """Returns a function that measures all that needs the model, or its values of random coalitions.
+    """Returns a function that computes the metrics that need the model, or its values of random coalitions.
 
     It takes (model, images, targets int [B], labels int [B], predicted int [B], attributions [B, N], keys [B] for ties,
     values of `random_coalitions`) to "metric/KEY" float [B] and "curve/NAME" float [B, points].

@@ -30,8 +30,8 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
 
     Returns:
       a JSON-able dict for each method: key, title, family, citation, options, cost, values by metric (mean, low, high,
-      images, best, not_worse, difference to the best as the metric has it; None if undefined) and curves (means over
-      images).
+      images, best, not_worse, difference to the best in the metric's own sign; None if undefined) and curves (means
+      over images).
     """
     columns = {metric.key: _column(metric, [results[m.key] for m in methods], seed, confidence)
                for metric in metrics}

@@ -5,7 +5,7 @@
     explain.stablehlo   the whole explanation as a program, from pixels to Shapley values
     README.md           how to load them
 
-`shapjax.export.write` writes an export. Any of the two larger files may be left out.
+`shapjax.export.write` writes an export. Either of the two larger files may be missing.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def read(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayT
     Args:
       directory: of the exported model.
       init_params: gives the shapes to expect (concrete or abstract) from the meta data.
-      step: that it has to be of; None = any.
+      step: the required step; None = any.
 
     Returns:
       parameters (host arrays), meta data, step.
@@ -134,7 +134,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _describing_a_model(path: epath.Path) -> Iterator[None]:
-    """Turns whatever the modules raise on settings that no run had into one line."""
+    """Turns errors of the modules about impossible settings into one line."""
     try:
         yield
     except Exception as e:
@@ -149,7 +149,7 @@ def checksum(content: bytes) -> str:
 
 
 def _read_weights(path: epath.Path, shapes: dict[str, jax.ShapeDtypeStruct], expected: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file, once their names, shapes and the checksum have been found right."""
+    """Returns the arrays of a safetensors file, after a check of names, shapes and checksum."""
     try:
         content = path.read_bytes()  # whole, as buckets give it
         arrays = safetensors.numpy.load(content)

@@ -1,4 +1,4 @@
-"""Writes a trained model as files that need nothing of shapjax: see `shapjax.export.read` for what they are.
+"""Writes a trained model as files that need no shapjax; `shapjax.export.read` describes them.
 
 The program is StableHLO by `jax.export`, lowered for several kinds of device at once, with a batch of any size.
 Where a function takes a model, it is what `shapjax.load` returns.
@@ -29,7 +29,7 @@ MAX_PROGRAM_BYTES = 2**31 - 2**24  # flatbuffers' limit of 2 GiB, less what is n
 
 
 def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None, weights: bool) -> list[str]:
-    """Writes an exported model; its files take their places together, at the end, and an earlier export's go.
+    """Writes an exported model. All files appear together at the end, and replace those of an earlier export.
 
     Args:
       model: from `shapjax.load`.
@@ -89,7 +89,7 @@ def stablehlo(model: Any, *, platforms: Sequence[str]) -> bytearray:
 
     Args:
       model: from `shapjax.load`.
-      platforms: of `PLATFORMS`, those that it shall run on; none need be on this machine.
+      platforms: some of `PLATFORMS`, to run on; none need be on this machine.
 
     Raises:
       UserError: on an unknown platform, or a model that is too large for such a file.
@@ -182,7 +182,7 @@ def usage(model: Any, names: Collection[str]) -> str:
 
 
 def _weights(model: Any) -> bytes:
-    """Returns the content of a safetensors file. Arrays are in rows, because safetensors writes memory as it lies."""
+    """Returns the content of a safetensors file. Arrays are in C order, because safetensors writes memory as it is."""
     arrays = flatten_dict(jax.device_get(model.params), sep="/")
     return safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in arrays.items()})
 

@@ -25,7 +25,7 @@ def require_shape(what: str, array: chex.Array, expected: tuple[int | None, ...]
     """Raises ValueError unless an array has a shape; None stands for any length.
 
     Args:
-      what, axes: for the message: what the array is, what its axes are.
+      what, axes: for the message: names of the array and of its axes.
     """
     wanted = ", ".join("any" if length is None else str(length) for length in expected)
     with _raising(f"the {what} have shape {tuple(array.shape)}, expected ({wanted}): [{axes}]"):

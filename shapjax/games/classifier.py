@@ -58,7 +58,7 @@ class Classifier:
 
     @property
     def num_players(self) -> int:
-        """The number of patches N."""
+        """Returns the number of patches N."""
         return self.grid[0] * self.grid[1]
 
     def logits(self, images: chex.Array) -> chex.Array:
@@ -131,7 +131,7 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
         return fn(images) if params is None else fn(params, images)
 
     grid = (int(grid[0]), int(grid[1]))
-    hiding = _painting(logits_fn, grid, removal) if removal else {"pair_fn": _both_sides(optional["coalition_fn"])}
+    hiding = _painting(logits_fn, grid, removal) if removal else {"pair_fn": _as_pair(optional["coalition_fn"])}
     return Classifier(params=params, grid=grid, logits_fn=logits_fn, **hiding | optional)
 
 
@@ -144,10 +144,10 @@ def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> d
     def coalition_fn(params: Any, images: chex.Array, mask: chex.Array) -> chex.Array:
         return logits_fn(params, removal(images, hidden_pixels(mask, grid, images.shape[1:3])))
 
-    return {"coalition_fn": coalition_fn, "pair_fn": _both_sides(coalition_fn)}
+    return {"coalition_fn": coalition_fn, "pair_fn": _as_pair(coalition_fn)}
 
 
-def _both_sides(coalition_fn: Callable) -> Callable:
+def _as_pair(coalition_fn: Callable) -> Callable:
     """Makes a pair_fn that evaluates two coalitions in one batch, for models that cannot pack them."""
     def pair_fn(params: Any, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
         both = coalition_fn(params, jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))

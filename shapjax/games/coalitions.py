@@ -1,7 +1,7 @@
-"""How a model evaluates coalitions: packed, a coalition and its complement in one forward pass.
+"""Packed evaluation: a model's logits of a coalition and its complement in one forward pass.
 
-A coalition S and its complement partition the patches. When tokens attend only to tokens of their own side, one pass
-gives every patch its logits in the game of its own side, so the pass holds both v(S) and v(S^c), exactly.
+A coalition S and its complement partition the patches. When tokens attend only to tokens of their own segment, one pass
+gives every patch its logits in the game of its own segment, so the pass holds both v(S) and v(S^c), exactly.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ PhiFn = Callable[[chex.Array, chex.Array | None], chex.Array]
 
 
 def pair_patch_logits(phi_fn: PhiFn, images: chex.Array, masks: chex.Array) -> chex.Array:
-    """Returns patch logits, each in the game of its own side: one packed pass a pair, vmapped over the pairs.
+    """Returns patch logits, each in the game of its own segment: one packed pass a pair, vmapped over the pairs.
 
     Args:
       phi_fn: see `PhiFn`.

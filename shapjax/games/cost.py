@@ -12,7 +12,7 @@ def count_flops(fn: Callable, *args: Any) -> int:
     """Counts the operations in the matrix products and convolutions of `fn(*args)`, two for a multiply-add.
 
     Nothing is run: the count is made in the traced program. The body of `lax.map` and `lax.scan` counts as often as it
-    runs (the compiler's own `cost_analysis` counts it once). Of a `lax.cond` the dearer branch counts. A
+    runs (the compiler's own `cost_analysis` counts it once). The more expensive branch of a `lax.cond` counts. A
     `lax.while_loop`, whose length is unknown, counts as one pass. Custom kernels are not counted.
 
     Args:

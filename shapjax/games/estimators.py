@@ -47,7 +47,7 @@ def kernel_shap_solve(
     The moments of x are the sample's own (their equation 7). The estimate is consistent, and exact for games of
     interactions of at most two players once the moments have full rank. With the expected moments instead (their
     section 3.2) it would be unbiased, but its variance would be that of the differences, not of the regression's
-    residuals: on random two-layer networks of 10 players 2 to 1000 times as large, on games without structure the same.
+    residuals: 2 to 1000 times as large on random two-layer networks of 10 players, equal on games without structure.
 
     The standard errors are heteroscedastic, by leverages, close to the jackknife's (MacKinnon & White 1985, HC3). They
     are scaled by the quotient of the quantiles of Student's and the normal distribution, so that ±1.96 standard errors
@@ -101,8 +101,8 @@ def _repetitions(masks: chex.Array, counts: chex.Array) -> chex.Array:
     A pair is recognized by a random sum of 32 bits, so different pairs are taken for the same only by rare chance.
     """
     bits_N = np.random.default_rng(0).integers(2**32, size=masks.shape[-1], dtype=np.uint32)
-    same_side_MN = masks == masks[:, -1:]  # the same for a coalition and its complement
-    code_M = jnp.sum(jnp.where(same_side_MN, bits_N, 0), axis=1, dtype=jnp.uint32)
+    same_segment_MN = masks == masks[:, -1:]  # the same for a coalition and its complement
+    code_M = jnp.sum(jnp.where(same_segment_MN, bits_N, 0), axis=1, dtype=jnp.uint32)
     order = jnp.argsort(code_M)
     sorted_M, below_M = code_M[order], jnp.cumulative_sum(counts[order], include_initial=True)
     first, last = (jnp.searchsorted(sorted_M, code_M, side=side) for side in ("left", "right"))
@@ -154,7 +154,7 @@ class Moments(NamedTuple):
 
     @property
     def standard_errors(self) -> chex.Array:
-        """Standard errors of the mean; infinite for one sample."""
+        """Returns standard errors of the mean; infinite for one sample."""
         variance = self.squares / (self.count * jnp.maximum(self.count - 1, 1))
         return jnp.where(self.count > 1, jnp.sqrt(variance), jnp.inf)
 

@@ -144,7 +144,7 @@ def infidelity(attributions: chex.Array, masks: chex.Array, full: chex.Array, wi
 
 
 def _sums_vary(sums: chex.Array, attributions: chex.Array) -> chex.Array:
-    """Returns False where sums of coalitions differ by rounding only, as those of one size of a constant map: [B]."""
+    """Returns False where sums of coalitions differ by rounding only, as for a constant map and one size: [B]."""
     return jnp.ptp(sums, axis=-1) > 1e-6 * jnp.sum(jnp.abs(attributions), axis=-1)
 
 

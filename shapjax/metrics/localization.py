@@ -23,7 +23,7 @@ class SegmentationCounts(NamedTuple):
     """Numbers of labeled pixels, of one image or of several.
 
     Attributes:
-      correct: [B], pixels on the right side of the threshold.
+      correct: [B], pixels that the threshold classifies correctly.
       labeled: [B], all labeled pixels.
       intersection, union: [B, 2], of the object mask and the map, for background and for foreground.
     """
@@ -94,7 +94,7 @@ def total(counts: SegmentationCounts, where: np.ndarray | None = None) -> Segmen
 
 
 def pixel_accuracy(total: SegmentationCounts) -> np.ndarray:
-    """Computes the share of labeled pixels on the right side of the threshold; higher is better."""
+    """Computes the share of labeled pixels that the threshold classifies correctly; higher is better."""
     return total.correct / total.labeled
 
 

@@ -31,7 +31,7 @@ _ALL = (
     Metric("deletion", "Deletion", "lower", "area under the target's probability, most important removed first"),
     Metric("insertion", "Insertion", "higher", "area under the target's probability, most important shown first"),
     Metric("aopc", "AOPC", "higher", "mean fall of the target's probability, most important 10 … 90 % removed"),
-    Metric("aopc_absolute", "AOPC, absolute", "higher", "the same with the size of each change, up or down"),
+    Metric("aopc_absolute", "AOPC, absolute", "higher", "AOPC of the absolute change of the probability"),
     Metric("lodds", "LOdds", "lower", "mean log ratio of the target's probability, most important 10 … 90 % removed",
            2),
     Metric("positive", "Positive perturbation", "lower", "accuracy area, most important patches removed first, against "
@@ -46,8 +46,8 @@ _ALL = (
            "blacked out", 1),
     Metric("sensitivity_n", "Sensitivity-n", "higher", "rank correlation of summed attributions with the target's "
            "log-odds, over random coalitions of every size"),
-    Metric("sensitivity_n_fixed", "Sensitivity-n, fixed", "higher", "the same over coalitions of one size, averaged "
-           "over a quarter, half and three quarters of the patches"),
+    Metric("sensitivity_n_fixed", "Sensitivity-n, fixed", "higher", "sensitivity-n over coalitions of one size, "
+           "averaged over a quarter, half and three quarters of the patches"),
     Metric("faithfulness", "Faithfulness", "higher", "linear correlation of summed attributions with the fall of the "
            "target's probability when a random quarter of the patches is removed"),
     Metric("infidelity", "Infidelity", None, "mean squared difference of summed attributions, scaled to fit best, and "
@@ -60,17 +60,17 @@ _ALL = (
            "target class", needs="ground_truth"),
     Metric("shapley_spearman", "Shapley ranks", "higher", "rank correlation with the Shapley values of the target "
            "class", needs="ground_truth"),
-    Metric("pixel_accuracy", "Pixel accuracy", "higher", "pixels on the right side of the map's mean",
+    Metric("pixel_accuracy", "Pixel accuracy", "higher", "share of pixels correctly above or below the map's mean",
            needs="object_masks"),
     Metric("miou", "mIoU", "higher", "mean of background's and foreground's intersection over union",
            needs="object_masks"),
     Metric("map", "mAP", "higher", "mean average precision of the map as a segmentation", needs="object_masks"),
     Metric("pointing", "Pointing game", "higher", "share of images whose most important patch touches the object",
            needs="object_masks"),
-    Metric("pixel_accuracy_correct", "Pixel accuracy, correct", "higher", "on correctly classified images",
-           needs="object_masks"),
-    Metric("miou_correct", "mIoU, correct", "higher", "on correctly classified images", needs="object_masks"),
-    Metric("map_correct", "mAP, correct", "higher", "on correctly classified images", needs="object_masks"),
+    Metric("pixel_accuracy_correct", "Pixel accuracy, correct", "higher",
+           "pixel accuracy of correctly classified images", needs="object_masks"),
+    Metric("miou_correct", "mIoU, correct", "higher", "mIoU of correctly classified images", needs="object_masks"),
+    Metric("map_correct", "mAP, correct", "higher", "mAP of correctly classified images", needs="object_masks"),
 )
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
 

@@ -20,7 +20,7 @@ _CONV_VARIANTS = {name: {"backbone": backbone} | sizes
 
 
 def variant(name: str) -> dict[str, Any]:
-    """Returns the settings that a variant such as "S/16" or "ResNet-50" stands for: the backbone and its sizes.
+    """Returns the settings of a variant such as "S/16" or "ResNet-50": the backbone and its sizes.
 
     Raises:
       ValueError: if there is none of this name.
@@ -44,12 +44,12 @@ def build(settings: Mapping[str, Any], *, image_shape: tuple[int, int, int], num
     """Returns the module that settings describe.
 
     Args:
-      settings: those of `model` and `loaded` in `shapjax.config`, side by side. A backbone takes the ones that it has.
+      settings: those of `model` and `loaded` in `shapjax.config`, in one dict. A backbone takes those that it has.
       image_shape: (H, W, C) of the images.
       num_classes: K.
 
     Raises:
-      ValueError: on the first setting that cannot work, "key=value …"; says why and what would.
+      ValueError: on the first setting that cannot work, "key=value …"; says why and which value would work.
     """
     for key, allowed in CHOICES.items():
         if settings[key] not in allowed:

@@ -24,7 +24,7 @@ class Backbone(nn.Module):
       explainer_depth: transformer blocks of the explainer head; 0: there is none.
       head_scale, center: of the heads, see `layers.PatchHead`.
       dtype: of the computation. Parameters are float32; the last norm and the heads compute in float32.
-      remat: key of `layers.REMAT_POLICIES`: what of a block is computed again for the gradient.
+      remat: key of `layers.REMAT_POLICIES`: the part of a block that is computed again for the gradient.
     """
 
     num_classes: int
@@ -40,22 +40,22 @@ class Backbone(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
+        """Returns the numbers of patches down and across."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """N, the number of players."""
+        """Returns N, the number of players."""
         return self.grid[0] * self.grid[1]
 
     @property
     def has_explainer(self) -> bool:
-        """True if phi differs from the patch logits."""
+        """Returns True if phi differs from the patch logits."""
         return self.explainer_depth > 0
 
     @property
     def without_explainer(self) -> nn.Module:
-        """The same module without the explainer head: less work, the same totals."""
+        """Returns this module without its explainer head: less work, the same totals."""
         return self.clone(explainer_depth=0)
 
     def check(self) -> None:
@@ -106,7 +106,7 @@ class Backbone(nn.Module):
 
         Args:
           images: as in `__call__`.
-          delta: float32 [B, gh, gw, D] or None, added to the features: a gradient with respect to it is theirs.
+          delta: float32 [B, gh, gw, D] or None, added to the features, whose gradient is then that of delta.
 
         Returns:
           float32 [B, N, K] and float32 [B, gh, gw, D].
@@ -122,11 +122,11 @@ class Backbone(nn.Module):
 
         Args:
           images: float [B, H, W, C], normalized.
-          segment_ids: bool [B, N] or None: the side of a coalition pair that each patch is on.
+          segment_ids: bool [B, N] or None: the segment of a coalition pair that each patch is in.
 
         Returns:
           float32 [B, N, K]. Without segment_ids: phi, the Shapley estimate; its sum over N is the prediction. With
-          segment_ids: each patch's logits in the game where only its own side is visible, without the explainer head.
+          segment_ids: patch logits, each in the game where only its own segment is visible; no explainer head.
 
         Raises:
           ValueError: if the images are not of the model's size.

@@ -14,7 +14,7 @@ from shapjax.models.layers import ACTIVATIONS, REMAT_POLICIES, TokenDense, final
 from shapjax.models.masked_conv import LayerMask, MaskedConvBackbone
 
 EPSILON = 1e-6  # of all norms but the last
-LAYER_SCALE = 1e-6  # that blocks start from: hardly there
+LAYER_SCALE = 1e-6  # initial scale of a block's output: nearly zero
 
 _PUBLISHED = {"T": (96, 9), "S": (96, 27), "B": (128, 27), "L": (192, 27)}  # width, blocks of the third stage
 VARIANTS = {f"ConvNeXt-{name}": dict(width=width, stages=(3, 3, blocks, 3), mlp_ratio=4.0, patch_size=32)

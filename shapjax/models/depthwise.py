@@ -1,8 +1,8 @@
 """Convolution of each channel alone.
 
-XLA's own is made for accelerators. On CPUs a sum of shifted images with a gradient of its own is faster: the gradient
-step of a ConvNeXt-T (64 and 96 pixels, 2 to 8 images, 2 cores, jax 0.10.2) takes 1.1 to 1.3 times as long by JAX's
-gradient of that sum, and 18 times by XLA's convolution (`python -m benchmarks.depthwise`).
+XLA's own convolution is made for accelerators. On CPUs a sum of shifted images with its own gradient is faster: the
+gradient step of a ConvNeXt-T (64 and 96 pixels, 2 to 8 images, 2 cores, jax 0.10.2) takes 1.1 to 1.3 times as long by
+JAX's gradient of that sum, and 18 times by XLA's convolution (`python -m benchmarks.depthwise`).
 """
 
 import chex

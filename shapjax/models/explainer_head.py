@@ -45,7 +45,7 @@ class ExplainerHead(nn.Module):
 
     @nn.compact
     def __call__(self, features_BND: chex.Array) -> chex.Array:
-        """Returns what phi adds to the patch logits, float32 [B, N, K], of sum 0 over the patches."""
+        """Returns the part of phi beside the patch logits, float32 [B, N, K]; it sums to 0 over the patches."""
         _, n, d = features_BND.shape
         width = min(d, MAX_WIDTH)
         positions_NW = self.param("positions", nn.initializers.normal(0.02), (n, width))
@@ -53,7 +53,7 @@ class ExplainerHead(nn.Module):
         x = TokenDense(width, dtype=self.dtype, name="embedding")(x) + positions_NW.astype(self.dtype)
         x, _ = transformer_blocks(self.depth, math.gcd(width, MAX_HEADS), MLP_RATIO, "gelu_tanh", NORM_EPSILON,
                                   dtype=self.dtype, remat=self.remat, name="blocks")(x, None, None)
-        # From here on without biases, which the mean over the patches would take away.
+        # No biases from here on: subtracting the mean over the patches would remove them.
         x = nn.LayerNorm(NORM_EPSILON, use_bias=False, dtype=jnp.float32, name="norm")(x)
         h_BNK = PatchHead(self.num_classes, use_bias=False, scale=self.scale, center=self.center, name="head")(x, n)
         return h_BNK - jnp.mean(h_BNK, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Layers that the backbones share: products and norms of tokens, the head, what is kept for the backward pass."""
+"""Layers that the backbones share: products and norms of tokens, the head, rematerialization policies."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 # Factor on the patch logits, by N. It decides how far a step of the head's weights moves the prediction: 1/√N learns
 # fastest from scratch; with 1/N the sum of the patch logits is the usual mean-pooled classifier.
 HEAD_SCALES = {"sqrt": lambda n: n**-0.5, "mean": lambda n: 1.0 / n}
-# What of a block is kept for the backward pass; the rest is computed again.
+# The part of a block that is kept for the backward pass; the rest is computed again.
 REMAT_POLICIES = {"none": None, "dots": jax.checkpoint_policies.dots_saveable,
                   "full": jax.checkpoint_policies.nothing_saveable}
-# Of an MLP: GELU (Hendrycks and Gimpel 2016) by its tanh approximation, exactly, or as x·σ(1.702 x).
+# Activations of an MLP: GELU (Hendrycks and Gimpel 2016) by its tanh approximation, exact, or as x·σ(1.702 x).
 ACTIVATIONS = {"gelu_tanh": nn.gelu, "gelu": lambda x: nn.gelu(x, approximate=False),
                "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x)}
 NORM_PLACES = ("token", "pooled")  # of the last norm: on each token, or as if on the mean of the tokens
@@ -24,8 +24,8 @@ class TokenDense(nn.Dense):
 
     The gradient of the kernel then contracts one axis instead of two, which is half again as fast on a CPU.
 
-    The logical axis "rows" says that rows stay on the devices that hold them, whatever the weights are split over; it
-    means nothing until a layout gives it a meaning (`nn.logical_axis_rules`).
+    The logical axis "rows" says that rows stay on the devices that hold them, however the weights are split; it
+    has no effect until a layout gives it a meaning (`nn.logical_axis_rules`).
     """
 
     def __call__(self, x_BTD: chex.Array) -> chex.Array:
@@ -58,7 +58,7 @@ class PatchHead(TokenDense):
         return self.follow(super().__call__(x_BTD), num_patches)
 
     def follow(self, x: chex.Array, num_patches: int) -> chex.Array:
-        """Applies to [..., K] what comes after the product with the kernel: scale and centering, both linear."""
+        """Applies scale and centering, both linear, to the product with the kernel, [..., K]."""
         x = x * HEAD_SCALES[self.scale](num_patches)
         return x - jnp.mean(x, axis=-1, keepdims=True) if self.center else x
 

@@ -19,7 +19,7 @@ from shapjax.models.backbone import Backbone
 
 
 class LayerMask(struct.PyTreeNode):
-    """Sets to 0 what is hidden, in a map [B, h, w, D] of any size.
+    """Sets hidden patches to 0 in a map [B, h, w, D] of any size.
 
     Attributes:
       mask: bool [B, N], True = visible; None: nothing is hidden.
@@ -60,7 +60,7 @@ class MaskedConvBackbone(Backbone):
     def visible_patch_logits(self, images: chex.Array, mask: chex.Array) -> chex.Array:
         """Returns patch logits float32 [B, N, K] with only the patches of mask, bool [B, N], visible.
 
-        Those of hidden patches mean nothing.
+        The logits of hidden patches mean nothing.
         """
         return self.read(self.features(images, mask), mask)
 

@@ -1,4 +1,4 @@
-"""Functions that show what is inside a backbone, in the form that `shapjax.games.classifier.Classifier` takes."""
+"""A backbone's attention maps, features and relevance, as the functions that `games.classifier.Classifier` takes."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def probes(module: nn.Module) -> dict[str, Callable]:
 
     Each takes (params, images, …): params as `module.init` returns them under "params", images float [B, H, W, C],
     normalized. Logits are the sums of the patch logits, so the readout is "patches". L is the number of blocks, T that
-    of tokens, of which the patches are the last.
+    of tokens; the patches are the last of them.
 
     Returns:
       attention_fn: (params, images, delta) -> logits [B, K], attention maps [L, B, H, T, T]; delta of that shape or

@@ -18,14 +18,14 @@ STABILIZER = 1e-9  # added to denominators, away from zero
 
 
 def _divide(numerator: chex.Array, denominator: chex.Array) -> chex.Array:
-    """Elementwise; 0 where the denominator is 0: an output without any terms has nobody to pass its relevance to."""
+    """Divides elementwise; returns 0 where the denominator is 0: there is no input to pass relevance to."""
     away = denominator + jnp.where(denominator < 0, -STABILIZER, STABILIZER)
     return jnp.where(denominator == 0, 0.0, numerator / away)
 
 
 @jax.custom_vjp
 def linear(x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
-    """x @ kernel + bias, x [..., D], kernel [D, E]. Relevance goes to the inputs in proportion to their positive terms.
+    """Computes x @ kernel + bias, x [..., D], kernel [D, E]. Inputs get relevance in proportion to positive terms.
 
     R_d = Σ_e (x_d w_de)⁺ / Σ_d' (x_d' w_d'e)⁺ · R_e: section 3.1, the rule for layers whose inputs have both signs
     (the z⁺ rule, taking in the terms where both factors are negative). The bias takes no share.
@@ -50,7 +50,7 @@ linear.defvjp(_linear_forward, _linear_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(spec: str, a: chex.Array, b: chex.Array) -> chex.Array:
-    """jnp.einsum(spec, a, b) of two activations. Each receives half of the relevance, in proportion to its terms.
+    """Computes jnp.einsum(spec, a, b) of activations. Each gets half of the relevance, in proportion to its terms.
 
     R^a_j = ½ Σ_i a_j ∂z_i/∂a_j R_i / z_i, and so for b: section 3.2. Without the half each would receive all of it,
     and relevance would double.
@@ -75,7 +75,7 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def add(a: chex.Array, b: chex.Array) -> chex.Array:
-    """a + b [B, ...], a residual connection. Relevance is split in proportion, then each part's total is corrected.
+    """Computes a + b [B, ...], a residual connection. Splits relevance in proportion, then corrects each part's total.
 
     R^a = a / (a + b) · R and R^b likewise; where a and b have opposite signs these grow without bound, so each is
     scaled, image by image, to the total |ΣR^a| / (|ΣR^a| + |ΣR^b|) · ΣR: section 3.2.
@@ -101,13 +101,13 @@ add.defvjp(_add_forward, _add_backward)
 
 
 def elementwise(fn: Callable[[chex.Array], chex.Array], x: chex.Array) -> chex.Array:
-    """fn(x), of the shape of x: softmax, GELU, layer norm. Relevance passes through unchanged, as in their code."""
+    """Computes fn(x), of the shape of x: softmax, GELU, layer norm. Passes relevance unchanged, as their code does."""
     return _instead(x, jax.lax.stop_gradient(fn(x)))
 
 
 @jax.custom_vjp
 def _instead(x: chex.Array, y: chex.Array) -> chex.Array:
-    """y, whose relevance goes to x."""
+    """Returns y; its relevance goes to x."""
     return y
 
 

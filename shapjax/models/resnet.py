@@ -98,7 +98,7 @@ class ResNet(MaskedConvBackbone):
 
     @property
     def published(self) -> bool:
-        """True for a 7x7 stem of stride 2 and 3x3 max pooling of stride 2, False for a 4x4 stem of stride 2."""
+        """Returns True for a 7x7 stem with 3x3 max pooling, both of stride 2; False for a 4x4 stem of stride 2."""
         return self.patch_size == 4 * 2 ** (len(self.stages) - 1)
 
     def check(self) -> None:
@@ -113,7 +113,7 @@ class ResNet(MaskedConvBackbone):
     def setup(self):
         self.setup_heads()
         self.stem = _convolution(self.width, 7 if self.published else 4, 2, self.published, self.dtype)
-        # The brightness of a flat patch is all there is; a norm of each cell here would take it away.
+        # A flat patch has only its brightness; a norm of each cell would remove it here.
         self.stem_norm = Affine(self.dtype)
         policy = REMAT_POLICIES[self.remat]
         block = nn.remat(ResidualBlock, policy=policy) if policy else ResidualBlock
@@ -136,6 +136,6 @@ class ResNet(MaskedConvBackbone):
 
 def _convolution(channels: int, size: int, stride: int, published: bool, dtype: jnp.dtype, name: str | None = None
                  ) -> nn.Conv:
-    # The published form is padded alike on all sides; in the small form a 3x3 of stride 2 only on the far ones.
+    # The published form is padded alike on all borders; in the small form a 3x3 of stride 2 only on the far ones.
     padding = size // 2 if published else "SAME"
     return nn.Conv(channels, (size, size), (stride, stride), padding, use_bias=False, dtype=dtype, name=name)

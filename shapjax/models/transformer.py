@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 def transformer_blocks(depth: int, heads: int, mlp_ratio: float, activation: str, norm_epsilon: float, *,
                        dtype: jnp.dtype, remat: str, name: str | None = None) -> nn.Module:
-    """Returns blocks one after the other as one module.
+    """Returns a sequence of blocks as one module.
 
     It takes tokens [B, T, D], an attention mask bool [B, T, T] (row t: the tokens that t attends to) or None, and
     deltas float32 [L, B, H, T, T] or None, which are added to the attention maps. It returns tokens, and the maps if

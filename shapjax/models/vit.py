@@ -56,7 +56,7 @@ class ViT(Backbone):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches that have no logits: CLS, registers."""
+        """Returns the number of prefix tokens, which have no logits: CLS, registers."""
         return self.registers + int(self.class_token)
 
     def check(self) -> None:
@@ -87,7 +87,7 @@ class ViT(Backbone):
 
     def sequence(self, tokens: chex.Array, segment_ids: chex.Array | None = None
                  ) -> tuple[chex.Array, chex.Array | None]:
-        """Returns what the blocks take: prefix and patch tokens, and the attention mask.
+        """Returns the inputs of the blocks: prefix and patch tokens, and the attention mask.
 
         Args:
           tokens: [B, T, D] from `embed`, all of them or only the visible ones.
@@ -114,8 +114,8 @@ class ViT(Backbone):
 
         Args:
           tokens: [B, T, D] from `embed`, all of them or only the visible ones.
-          segment_ids: bool [B, T] or None. Tokens attend to tokens of the same segment only, so each segment computes
-            what it would compute alone.
+          segment_ids: bool [B, T] or None. Tokens attend to tokens of the same segment only, so each segment gives
+            the result that it would give alone.
 
         Returns:
           float32 [B, T, K].
@@ -129,7 +129,7 @@ class ViT(Backbone):
 
         Args:
           images: as in `__call__`.
-          delta: float32 [L, B, H, T, T] or None, added to the maps: a gradient with respect to it is that of the maps.
+          delta: float32 [L, B, H, T, T] or None, added to the maps, whose gradient is then that of delta.
 
         Returns:
           float32 [B, N, K], and the maps after the softmax and delta, float32 [L, B, H, T, T]: L blocks, H heads, row

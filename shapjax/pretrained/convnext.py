@@ -54,7 +54,7 @@ class _Names(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Which tensor goes where.
+    """Holds which tensor goes where.
 
     Attributes:
       names: of the tensors.
@@ -99,7 +99,7 @@ def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> 
 
 
 def _names(weights: Weights) -> _Names | None:
-    """Returns the names of the library whose names these are; None: those of no ConvNeXt."""
+    """Returns the names of the library that these follow; None: they are not those of a ConvNeXt."""
     for name in weights:
         if name.endswith(_HUGGING_FACE_BLOCK):
             p = name.removesuffix(_HUGGING_FACE_BLOCK)

@@ -12,7 +12,7 @@ PATTERNS = ("*.safetensors", "*.json", "*.npz")  # of the files that are downloa
 
 
 def locate(name: str) -> epath.Path:
-    """Returns the path that `name` is, or that of the downloaded files of the hub's repository of this name.
+    """Returns `name` if it is a path, else the path of the downloaded files of the hub's repository of this name.
 
     Raises:
       UserError: if there is no such path, and no such repository can be downloaded; says what to do.

@@ -70,7 +70,7 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
       name: as in `describe`.
       module: the model, with the settings that `describe` returns; its image size may be another.
       image_shape: (H, W, C) of the images it is for. If they have one channel and the weights' three, the kernel that
-        reads the channels is summed over them, which has the effect of repeating the channel.
+        reads the channels is summed over them, as if the channel were repeated.
       num_classes: K.
       new_head: leave out the weights' head.
 
@@ -161,7 +161,7 @@ def _shapes(architecture: Architecture, settings: Mapping[str, Any]) -> dict[str
 
 
 def _likeliest(settings: Mapping[str, Any]) -> str:
-    """Returns what to call a model with these settings: its variant, or else its sizes."""
+    """Returns a name of a model with these settings: its variant, or else its sizes."""
     name = models.variant_of(settings)
     sizes = ("depth", "heads") if settings["backbone"] == "vit" else ("stages",)
     return f"variant {name}" if name else ", ".join(

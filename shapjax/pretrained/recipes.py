@@ -1,4 +1,4 @@
-"""Tables of how each of our parameters is made of their tensors; a table is checked before any tensor is read."""
+"""Tables of recipes, which make our parameters of foreign tensors. A table is checked before any tensor is read."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -41,7 +41,7 @@ class _Layer(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Which tensor goes where.
+    """Holds which tensor goes where.
 
     Attributes:
       layout, settings, channels, num_classes: as in `Architecture`.

@@ -1,4 +1,4 @@
-"""Completes a run's config with what its weights say: how the model is built, what pixels are normalized with."""
+"""Completes a run's config from its weights: the model's settings, and the normalization of pixels."""
 
 import os
 
@@ -15,8 +15,8 @@ from shapjax.training import checkpoint
 def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """Returns the config of a run, completed if it has `pretrained`. Does not start JAX.
 
-    The weights decide how the model is built, and what pixels are normalized with as long as `data.mean` and `data.std`
-    are empty. Once the run has a checkpoint, that decides both, and the weights are no longer needed.
+    The weights decide how the model is built. They decide how pixels are normalized if `data.mean` and `data.std` are
+    empty. Once the run has a checkpoint, that decides both, and the weights are no longer needed.
 
     Args:
       config: as the user set it.

@@ -11,7 +11,7 @@ READS_CLS = "the head was trained on the CLS token and now acts on the patches: 
 
 
 class Plan(NamedTuple):
-    """Which tensor goes where.
+    """Holds which tensor goes where.
 
     Attributes:
       layout, mean, std: as in `Architecture`.

@@ -186,7 +186,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-    """Returns the error for people of files that cannot be read."""
+    """Returns a UserError for files that cannot be read."""
     reason = " ".join(str(error).split())[:200]
     return UserError(f"weights {path} are damaged or incomplete: {type(error).__name__}: {reason}; download or copy "
                      "them again")

@@ -33,7 +33,7 @@ from shapjax.report.heatmap import (
 
 
 class Theme(NamedTuple):
-    """Colors of what is not data, and of the runs (the first is the model)."""
+    """Holds the colors of text and lines, and of the runs (the first is the model)."""
 
     paper: str
     ink: str

@@ -1,4 +1,4 @@
-"""Formats numbers for people: with a real minus, few digits, and nothing rounded to what it is not."""
+"""Formats numbers for people: with a minus sign and few digits. Only exact values become 0 or 100 %."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -21,7 +21,7 @@ def percent(share: float) -> str:
 
 
 def probability_text(probability: float) -> str:
-    """Formats a softmax as `percent`, never as 0 or 100 %, whatever float32 has rounded it to."""
+    """Formats a softmax as `percent`, never as 0 or 100 %, also if float32 has rounded it to that."""
     return percent(min(max(probability, 1e-9), 1 - 1e-9))
 
 

@@ -65,7 +65,7 @@ def picture(run: Run, index: int, r2: float | None) -> dict:
 
 
 def _value_map(image: np.ndarray, values: np.ndarray, limit: float, subject: str) -> dict:
-    """Returns what an inline SVG of 100 units' width needs: the tinted image, lines between patches, their numbers."""
+    """Returns the parts of an inline SVG 100 units wide: the tinted image, lines between patches, their numbers."""
     grid_h, grid_w = values.shape
     height = image_height(image)
     cell_w, cell_h = 100 / grid_w, height / grid_h

@@ -96,7 +96,7 @@ def sample_efficiency(comparison: Comparison) -> dict | None:
 
 
 def explorer(comparison: Comparison) -> dict | None:
-    """Returns what the explorer's controls and its script need; None if there are no images.
+    """Returns the data of the explorer's controls and script; None if there are no images.
 
     Numbers travel as base64: float32 attributions [m, e, C, N] and deleted [m, e, C, N + 1], uint16 order [m, e, C, N].
     """

@@ -27,7 +27,7 @@ GALLERY_IMAGES = 12
 SCRIPTS = ("format.js", "table.js", "curves.js", "explorer.js")
 WEIGHT = "shapley.weight"  # the setting that makes a baseline model
 
-# What a damaged file makes of the lines below, which take for granted what evaluations write.
+# Errors that the code below raises on damaged files; it relies on the content that evaluations write.
 _DAMAGE = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError, jinja2.TemplateError)
 
 
@@ -38,8 +38,8 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
 
     Args:
       output_dir: made if it is not there.
-      runs: directories that eval.py wrote to; the first is of the model, the second (if any) of what it is compared
-        with, usually its baseline model (shapley.weight = 0).
+      runs: directories that eval.py wrote to; the first is of the model, the second (if any) is compared with it,
+        usually its baseline model (shapley.weight = 0).
 
     Raises:
       UserError: if files are missing or damaged, or the models were evaluated on different data.
@@ -77,7 +77,7 @@ def render(runs: Sequence[Run]) -> str:
 
     measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "ground_truth" in run.arrays]
     if "ground_truth" not in model.arrays:
-        measured = []  # the other's agreement alone says nothing about the model
+        measured = []  # the agreement of the second run alone says nothing about the model
     errors = model.evaluation["shapley_error"]
     kind = GROUND_TRUTHS[errors["ground_truth"]] if errors else "exact"
     r2 = errors["r2_per_image"] if errors else [None] * len(model.arrays["images"])
@@ -168,11 +168,12 @@ def _metrics(evaluations: Sequence[Mapping], kind: str) -> list[dict]:
         {"name": f"R² against {kind} values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
     ]
     if kind == "estimated":
-        rows.append({"name": "Ceiling of this R²", "hint": "of perfect values, for the estimates have errors",
+        rows.append({"name": "Ceiling of this R²", "hint": "R² of perfect values, as the estimates have errors",
                      "values": of_shapley_error("r2_ceiling", 3)})
     return [
         *rows,
-        {"name": "R² of shares", "hint": "equal shares have 0", "values": of_shapley_error("r2_shares", 3)},
+        {"name": "R² of shares", "hint": "0 for equal values of all patches",
+         "values": of_shapley_error("r2_shares", 3)},
         {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
         {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
         {"name": "Spearman rank correlation", "hint": "1 is perfect", "values": of_shapley_error("spearman", 3)},

@@ -1,7 +1,7 @@
-"""Reads what an evaluation, and the training run beside it, have left in a directory.
+"""Reads the files of an evaluation, and of the training run beside it, from a directory.
 
-What these files hold is what `shapjax.evaluation` writes. Only what happens to people is looked for: a file that is
-missing, damaged, of another version or of another evaluation than the one beside it. `unusable` words the rest.
+`shapjax.evaluation` writes these files. The checks here find common faults: a file that is missing, damaged, of another
+version, or of another evaluation than the one beside it. `unusable` words all other faults.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ class Comparison(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a directory holds.
+    """Holds the content of a directory that eval.py wrote to.
 
     Attributes:
-      directory: that eval.py wrote to.
+      directory: its path.
       evaluation: eval.json.
       arrays: eval.npz.
       records: the lines of metrics.jsonl; none where there is no training run.
@@ -136,7 +136,7 @@ def _read_records(path: epath.Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _reading(path: epath.Path, command: str) -> Iterator[None]:
-    """Turns whatever a damaged file makes numpy, zipfile and json raise into one line."""
+    """Turns errors of numpy, zipfile and json about a damaged file into one line."""
     try:
         yield
     except FileNotFoundError:

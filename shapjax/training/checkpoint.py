@@ -29,7 +29,7 @@ FORMAT = 3  # of the layout above; a reader refuses any other
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """Holds what inference needs besides the parameters.
+    """Holds the data that inference needs besides the parameters.
 
     Attributes:
       config: resolved.
@@ -148,14 +148,14 @@ def save(manager: ocp.CheckpointManager, state: TrainState, *, data_state: dict[
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-    """Waits for what is being written; raises UserError if it could not be."""
+    """Waits until everything is written; raises UserError if it could not be."""
     with _writing(manager, None):
         manager.wait_until_finished()
 
 
 @contextlib.contextmanager
 def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
-    """Turns whatever orbax raises on a full or broken disk into one line."""
+    """Turns orbax's errors on a full or broken disk into one line."""
     try:
         yield
     except Exception as e:  # of tensorstore (ValueError), of the system (OSError), wrapped or not
@@ -278,7 +278,7 @@ def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.Checkpoin
 
 @contextlib.contextmanager
 def _reading(directory: os.PathLike) -> Iterator[None]:
-    """Turns whatever orbax raises on damaged or foreign files into one line."""
+    """Turns orbax's errors on damaged or foreign files into one line."""
     try:
         yield
     except Exception as e:  # orbax, tensorstore and json raise a dozen types between them

@@ -17,7 +17,7 @@ LEAVE_S = 60  # seconds that a process waits for the others when it is done or h
 
 
 def split_cpu(num_devices: int) -> None:
-    """Splits the CPU into JAX devices. Must run before JAX's first computation; no effect on other backends.
+    """Splits the CPU into JAX devices. Must run before JAX's first computation. Changes nothing on other backends.
 
     Small models gain: XLA runs one device a core more than twice as fast as one device over all cores.
 

@@ -28,7 +28,7 @@ from shapjax.training.step import StepSettings, TrainState, inference_params, in
 
 EVALUATION_BATCH = 4  # times a step's images: a forward pass takes less memory than a step
 
-# (module, meta) -> parameters of the model that are not made anew, nested as the module's.
+# (module, meta) -> pretrained parameters, nested as the module's; the others are initialized.
 LoadPretrained = Callable[[nn.Module, Meta], chex.ArrayTree]
 
 
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
       config: resolved.
-      meta: stands in a checkpoint of the run beside the state.
+      meta: is kept in each checkpoint beside the state.
       module: the model.
       settings: of a step with coalitions.
       optimizer, learning_rate: and its schedule.
@@ -55,11 +55,11 @@ class Run:
         """Returns the state before the first step, fixed by the config's seed.
 
         Args:
-          pretrained: parameters that are not made anew, as `shapjax.pretrained.loading.load` gives them; None: there
-            are none, or only shapes are asked for.
+          pretrained: loaded parameters, as `shapjax.pretrained.loading.load` gives them; None: there are none, or only
+            shapes are asked for.
 
         Raises:
-          UserError: if they are to teach and have no head.
+          UserError: if the loaded parameters are to teach and have no head.
         """
         c = self.config
         params = models.init_params(self.module, jax.random.key(c.seed), image_shape=self.meta.image_shape)
@@ -75,7 +75,7 @@ class Run:
 
         Args:
           state, batch, axis_name: as of `step.train_step`.
-          coalitions: without, only whole images are classified, which the run starts with until `shapley.start`.
+          coalitions: False classifies whole images only, as a run does until `shapley.start`.
 
         Returns:
           the state after the step, and the metrics of `train_step` with the learning rate.
@@ -109,7 +109,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
       num_devices: that share a batch.
 
     Raises:
-      UserError: on the first setting that cannot work, with these images or devices; says which, why and what would.
+      UserError: on the first setting that cannot work with these images or devices; names it, and says why.
     """
     shapjax.config.validate(config)
     _require_batch(config, num_devices)
@@ -146,7 +146,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Fills in what a model variant and backbone stand for; returns a copy.
+    """Returns a copy of a config with the settings of its model variant and backbone filled in.
 
     Raises:
       UserError: on a variant that does not exist.

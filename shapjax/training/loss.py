@@ -19,7 +19,7 @@ MIN_VARIANCE = 1e-2  # squared logits; a zero-initialized head has v = 0, where 
 
 
 class LossSettings(NamedTuple):
-    """Says what the joint loss is made of; `shapjax.config` explains each field under `shapley`."""
+    """Holds the settings of the joint loss; `shapjax.config` explains each field under `shapley`."""
 
     num_pairs: int
     weight: float
@@ -88,7 +88,7 @@ def joint_loss(phi_fn: coalitions.PhiFn, images: chex.Array, targets_BK: chex.Ar
       images: float32 [B, H, W, C], normalized.
       targets_BK: float32 [B, K], the probabilities that the classes should have; one-hot, or mixed by augmentation.
       keys_B: PRNG keys [B], one an example: an example's coalitions depend on its own key alone.
-      settings: without pairs, no coalition is looked at, and the loss is that of an ordinary classifier.
+      settings: with 0 pairs no coalition is evaluated, and the loss is that of an ordinary classifier.
       axis_name: of the devices that share the batch, if any.
 
     Returns:

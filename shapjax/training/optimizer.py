@@ -21,7 +21,7 @@ def make_optimizer(*, learning_rate: float, warmup_steps: int, steps: int, weigh
       weight_decay: decoupled, on kernels only (`decayed`), times the learning rate.
       b2: Adam's decay of the squared gradient.
       clip_norm: largest global norm of a gradient.
-      train_only: names of the parts of the model that are trained; other parts are not changed, by weight decay
+      train_only: names of the parts of the model that are trained; other parts do not change, by weight decay
         either, and have no state. (): all are trained.
 
     Returns:

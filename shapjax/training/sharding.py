@@ -55,7 +55,7 @@ class Layout(Protocol):
         ...
 
     def template(self, shapes: chex.ArrayTree) -> chex.ArrayTree:
-        """Returns `jax.ShapeDtypeStruct`s that say how a state of these shapes comes out of a checkpoint."""
+        """Returns `jax.ShapeDtypeStruct`s, with which a state of these shapes is read from a checkpoint."""
         ...
 
     def to_checkpoint(self, state: TrainState) -> TrainState:
@@ -197,7 +197,7 @@ def _devices() -> list[jax.Device]:
 
 
 def _replicate(tree: chex.ArrayTree) -> chex.ArrayTree:
-    # Laid out just as the step returns its state: any other layout would compile the step a second time.
+    # The layout is that of the step's result: any other would compile the step a second time.
     return jax_utils.replicate(tree, axis_name=AXIS)
 
 

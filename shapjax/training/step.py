@@ -36,7 +36,7 @@ class TrainState:
 
 
 class StepSettings(NamedTuple):
-    """Says what a step is made of besides the model and the optimizer.
+    """Holds the settings of a step besides the model and the optimizer.
 
     Attributes:
       loss: of the joint loss.
@@ -147,7 +147,7 @@ def train_step(state: TrainState, batch: dict[str, chex.Array], *, apply_fn: App
 def hold(params: chex.ArrayTree, train_only: tuple[str, ...]) -> chex.ArrayTree:
     """Returns the same parameters, constants for the gradient but for the named parts; with no names, for none.
 
-    No backward pass is computed for what only constants come before.
+    Layers that only constants come before get no backward pass.
     """
     if not train_only:
         return params

@@ -14,7 +14,7 @@ TARGETS = np.array([2, 0])
 
 @pytest.fixture(scope="module")
 def example():
-    """A classifier with logits_k = z + z²/2, z = ⟨C_k, A⟩, of which the gradient is (1 + z) C_k; and its arrays."""
+    """Returns a classifier with logits_k = z + z²/2, z = ⟨C_k, A⟩, whose gradient is (1 + z) C_k; and its arrays."""
     rng = np.random.default_rng(0)
     params = {"scores": rng.normal(size=(L, H, T, T)), "class": rng.normal(size=(3, L, H, T, T)),
               "relevance": rng.normal(size=(3, L, H, T, T))}
@@ -42,7 +42,7 @@ def example():
 
 
 def product(matrices):
-    """The matrices [L, B, T, T] as a product, the last layer's on the left."""
+    """Multiplies the matrices [L, B, T, T], the last layer's on the left."""
     out = np.broadcast_to(np.eye(T), (B, T, T))
     for matrix in matrices:
         out = matrix @ out
@@ -50,7 +50,7 @@ def product(matrices):
 
 
 def expected(method, maps, gradient, relevance):
-    """[B, T, T] by the definition."""
+    """Returns [B, T, T] by the definition."""
     if method is attention_maps.attention:
         return maps[-1].mean(axis=1)
     if method is attention_maps.rollout:

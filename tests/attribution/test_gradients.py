@@ -22,7 +22,7 @@ def logits(params, images):
 
 @pytest.fixture(scope="module")
 def example():
-    """A classifier, the same in torch, images and targets."""
+    """Returns a classifier, the same classifier in torch, images and targets."""
     rng = np.random.default_rng(0)
     shapes = {"conv": (3, 3, 2, 3), "inner": (72, 5), "outer": (5, 4)}
     params = {name: rng.normal(size=shape, scale=0.5).astype(np.float32) for name, shape in shapes.items()}
@@ -37,7 +37,7 @@ def example():
 
 
 def by_captum(method, example, **options):
-    """[B, N], pixels summed over patches by hand."""
+    """Returns [B, N]: pixels summed over patches by hand."""
     _, network, images, targets = example
     x = torch.tensor(images).permute(0, 3, 1, 2).requires_grad_()
     pixels = method(network).attribute(x, target=torch.tensor(targets), **options)
@@ -90,7 +90,7 @@ def test_smoothgrad_without_noise_is_the_gradient(example):
 
 
 def test_smoothgrad_averages_signed_gradients_over_noise_of_the_stated_size(rng):
-    """Of a quadratic, Σ x²/2, the gradient is x: the mean over noise of sigma is N(x, sigma²/samples)."""
+    """The gradient of Σ x²/2 is x, so its mean over noise of size sigma is distributed as N(x, sigma²/samples)."""
     model = classifier.wrap(lambda x: jnp.sum(x**2, axis=(1, 2, 3))[:, None] / 2, grid=(1, 1), removal=HIDE)
     images = np.zeros((1, 40, 40, 1), np.float32)
     images[0, 0, 0], images[0, 0, 1] = 3.0, -1.0  # the range is 4
@@ -145,7 +145,7 @@ def features_and_logits(params, images, delta=None):
 
 @pytest.fixture(scope="module")
 def cam_example():
-    """Parameters, images [3, 6, 8, 2], targets, and Captum's map [3, 3, 4] of the layer."""
+    """Returns parameters, images [3, 6, 8, 2], targets, and Captum's map [3, 3, 4] of the layer."""
     rng = np.random.default_rng(0)
     shapes = {"conv": (2, 2, 2, 3), "inner": (36, 5), "outer": (5, 4)}
     params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}

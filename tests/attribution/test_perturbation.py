@@ -39,8 +39,8 @@ def test_each_image_has_masks_of_its_own_key_whatever_the_batch(coalition_game):
     whole = perturbation.rise(model, images, targets, keys, coalitions=64)
     one = perturbation.rise(model, images[1:2], targets[1:2], keys[1:2], coalitions=64, batch_size=7)
     np.testing.assert_allclose(one[0], whole[1], rtol=1e-5)
-    twins = perturbation.rise(model, images[[0, 0]], targets[[0, 0]], keys[:2], coalitions=64)
-    assert np.abs(twins[0] - twins[1]).max() > 1e-3
+    same_image = perturbation.rise(model, images[[0, 0]], targets[[0, 0]], keys[:2], coalitions=64)
+    assert np.abs(same_image[0] - same_image[1]).max() > 1e-3
 
 
 # LIME

@@ -1,4 +1,4 @@
-"""The methods by name: what a model can be asked for, what an explanation costs, mistakes told in one line."""
+"""The methods by name: those that a model can run, the cost of an explanation, mistakes told in one line."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from shapjax.games import classifier, removal
 
 @pytest.fixture(scope="module")
 def plain():
-    """A classifier that offers nothing but its logits: 16 patches of 2x2 pixels."""
+    """Returns a classifier that offers its logits only: 16 patches of 2x2 pixels."""
     return classifier.wrap(lambda w, x: x.reshape(len(x), -1) @ w, jnp.ones((64, 512)) * jnp.arange(512), grid=(4, 4),
                            removal=removal.Constant())
 
@@ -28,7 +28,7 @@ def test_every_method_that_needs_logits_only_explains_any_classifier(plain, key)
 
 @pytest.mark.parametrize("key", registry.METHODS)
 def test_every_method_refuses_arguments_that_do_not_fit(plain, key):
-    """In one line, before it asks whether the model has what it needs."""
+    """The message is one line, and comes before the question whether the model has the functions that it needs."""
     method, images, targets = registry.METHODS[key], jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, int)
     keys = jax.random.split(jax.random.key(0), 2)
     sampled = [(images, targets, keys, {"coalitions": 5}, "5 coalitions"),

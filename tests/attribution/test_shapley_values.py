@@ -21,7 +21,7 @@ KEY = jax.random.key(11)
 
 @pytest.fixture(scope="module")
 def ground_truth(coalition_game):
-    """float64 [B, N, K], in logits."""
+    """Returns float64 [B, N, K], in logits."""
     return np.stack([shapley.exact_shapley(v) for v in coalition_game.values])
 
 

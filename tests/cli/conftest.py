@@ -34,7 +34,7 @@ train.run()
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_compilation(tmp_path_factory):
-    """The processes started here share what they compile, and compile as quickly as those of the other tests."""
+    """Lets the processes started here share compiled programs, and compile as quickly as the other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
@@ -69,7 +69,7 @@ def fails_with_one_line(command):
 
 
 class Process(NamedTuple):
-    """A process of a run."""
+    """Holds a process of a run."""
 
     popen: subprocess.Popen
     out: pathlib.Path
@@ -127,7 +127,7 @@ def wait_for():
 
 @pytest.fixture(scope="session")
 def saved_state():
-    """Everything that a checkpoint (the newest, or that of a step) holds: arrays by path, and the data position."""
+    """Returns all that a checkpoint (the newest, or that of a step) holds: arrays by path, and the data position."""
 
     def read(workdir, step=None):
         items = ("params", "training")
@@ -150,7 +150,7 @@ def saved_state():
 
 @pytest.fixture(scope="session")
 def assert_same_state(saved_state):
-    """The newest checkpoints of two runs hold the same, bit for bit: parameters, optimizer, place in the data."""
+    """Asserts that the newest checkpoints of two runs are equal to the bit: parameters, optimizer, data position."""
 
     def check(one, other):
         (one, one_data), (other, other_data) = saved_state(one), saved_state(other)
@@ -163,19 +163,19 @@ def assert_same_state(saved_state):
 
 @pytest.fixture(scope="session")
 def small():
-    """Arguments of a training run that takes seconds."""
+    """Returns the arguments of a training run that takes seconds."""
     return list(SMALL)
 
 
 @pytest.fixture(scope="session")
 def slow_steps():
-    """A program: train.py with steps of at least 0.1 s."""
+    """Writes a program: train.py with steps of at least 0.1 s."""
     return SLOW_STEPS
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, command):
-    """A short training run, uninterrupted. Tests that write to it copy it."""
+    """Makes a short, uninterrupted training run. Tests that write to it copy it."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     out = command("train.py", *SMALL, "--workdir", workdir, "--config.optim.steps=20", "--config.run.eval_every=10")
     assert "test accuracy" in out and str(workdir / "checkpoints") in out

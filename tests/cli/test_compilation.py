@@ -1,4 +1,4 @@
-"""Where the commands let JAX keep compiled programs."""
+"""The commands choose the place where JAX keeps compiled programs."""
 
 import jax
 import pytest

@@ -31,7 +31,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("shapjax", "f
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory, command):
-    """An exported model, and what the command printed."""
+    """Exports a model; returns its directory and the command's output."""
     directory = tmp_path_factory.mktemp("exported") / "model"
     return directory, command("-m", "shapjax", "export", "--checkpoint", run, "--output", directory)
 
@@ -42,7 +42,7 @@ def images():
 
 
 def examples(directory):
-    """The programs in the README of an exported model."""
+    """Returns the programs in the README of an exported model."""
     return re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
 
 

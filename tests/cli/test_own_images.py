@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two classes of larger photographs of different sizes; one file is no image."""
+    """Makes two classes of larger photographs of different sizes; one file is no image."""
     folder, rng = tmp_path_factory.mktemp("own") / "pictures", np.random.default_rng(0)
     for brightness, name in ((60, "dark"), (190, "light")):
         (folder / name).mkdir(parents=True)

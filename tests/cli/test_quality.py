@@ -1,4 +1,4 @@
-"""What half of the default run must reach on real digits; takes minutes."""
+"""Bars that half of the default run must reach on real digits; takes minutes."""
 
 import json
 import os
@@ -14,11 +14,11 @@ WEAKER = ("random", "gradient", "input_x_gradient", "smoothgrad", "integrated_gr
 
 @pytest.mark.slow
 def test_half_the_default_run_is_accurate_and_its_phi_is_near_the_shapley_values(tmp_path):
-    """The bars are the whole run's: below what it reaches (docs/results.md), above a run without the Shapley task."""
+    """The bounds are those of a whole run: below its results (docs/results.md), above the baseline model's."""
     run = str(tmp_path / "run")
     quick_to_compile = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")  # as the other tests want it, and slow to run
     optimized = {key: value for key, value in os.environ.items() if key not in quick_to_compile}
-    for command in (["train.py", "--config", "configs/mnist5k.py", "--workdir", run, "--config.optim.steps=3000"],
+    for command in (["train.py", "--config", "configs/mnist5k.py", "--workdir", run, "--config.optim.steps=2250"],
                     ["eval.py", "--checkpoint", run, "--images", "16", "--methods", ",".join(("phi", *WEAKER)),
                      "--metrics", "deletion,aopc"]):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, timeout=1500,

@@ -77,7 +77,7 @@ def test_load_takes_a_directory_and_nothing_else(run):
 
 
 def compiled(arguments):
-    """How often JAX compiled a program of all devices (pmap calls each of them _fun) in a run."""
+    """Returns how often a run compiled a program for all devices (pmap calls each of them _fun)."""
     code = ("import jax, sys, logging; jax.config.update('jax_log_compiles', True);"
             "from shapjax.cli import train; sys.argv = ['train.py'] + sys.argv[1:]; train.run()")
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
@@ -126,7 +126,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, fails_with_one_l
 
 
 def damage(directory, how):
-    """Makes the copy of a run what `how` says."""
+    """Copies a run and changes the copy as `how` says."""
     if how == "empty":
         shutil.rmtree(directory)
         directory.mkdir()

@@ -126,7 +126,7 @@ def test_half_of_the_images_are_flipped_left_for_right():
 
 
 def test_a_crop_is_a_part_of_the_image_of_the_asked_area_and_aspect_at_the_size_of_the_whole():
-    """On images whose pixels count rows (or columns), a crop counts from its start to its end."""
+    """On images whose pixels are row (or column) numbers, a crop holds the numbers from its start to its end."""
     n, side = 300, 40
     rows = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None, None] * 6, (side, side, 1))
     ramps = np.concatenate([rows, rows.transpose(1, 0, 2)], axis=-1)
@@ -144,7 +144,7 @@ def test_a_crop_is_a_part_of_the_image_of_the_asked_area_and_aspect_at_the_size_
 
 
 def test_jitter_leaves_the_luminance_of_one_color_to_the_brightness():
-    """Contrast and saturation move pixels about the mean luminance and about their own: one color keeps both."""
+    """Contrast scales around the mean luminance, saturation around each pixel's own: one color keeps both."""
     n, weights = 100, np.array([0.299, 0.587, 0.114])
     images = np.broadcast_to(np.array([120, 90, 70], np.uint8), (n, 4, 4, 3))
     out = run(images, np.zeros(n, np.int32), batch(n)[2], color_jitter=0.4)[0]

@@ -40,7 +40,7 @@ def test_the_largest_central_box_touches_two_sides_and_has_the_aspect(width, hei
 
 
 def test_the_evaluation_cut_is_that_of_imagenet():
-    """Shorter side to 256, central 224: of 500x375, a square of 375·224/256 pixels."""
+    """It resizes the shorter side to 256 and takes the central 224: 375·224/256 pixels a side of 500x375."""
     side = 375 * 224 / 256
     assert central_box(500, 375, shape=(224, 224), share=0.875) == pytest.approx(
         ((500 - side) / 2, (375 - side) / 2, (500 + side) / 2, (375 + side) / 2))

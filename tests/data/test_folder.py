@@ -168,7 +168,7 @@ def test_a_corrupt_image_ends_the_run_or_is_left_out_and_named(tmp_path, suffix,
 
 
 def test_what_only_decoding_finds_is_left_out_before_the_run(tmp_path):
-    """A JPEG whose tables are broken but whose end is there: a look at the file is not enough."""
+    """The tables of this JPEG are broken and its end is there, so that only decoding finds the fault."""
     fill(tmp_path / "train", {"red": 3, "blue": 3}, sizes=((64, 64),), suffix="jpg")
     fill(tmp_path / "test", {"red": 1, "blue": 1}, sizes=((64, 64),))
     file = tmp_path / "train" / "red" / "0.jpg"

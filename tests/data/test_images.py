@@ -158,7 +158,7 @@ def test_resizing_covers_the_target_then_crops_the_center(tmp_path):
 
 
 def test_the_aspect_is_kept(tmp_path):
-    """Left, middle and right third differ: a square out of the middle shows the middle third only."""
+    """The left, middle and right thirds differ, and a square out of the middle shows the middle third only."""
     pixels = np.zeros((30, 90, 3), np.uint8)
     pixels[:, :30, 0] = pixels[:, 30:60, 1] = pixels[:, 60:, 2] = 255
     image = read(save(tmp_path, pixels), size=(10, 10))
@@ -218,7 +218,7 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(tmp_path, monkeyp
 
 @pytest.mark.parametrize("side", [12_000, 20_000])
 def test_images_beyond_pillows_bomb_guard_are_refused(tmp_path, side):
-    """144 megapixels is where Pillow warns, 400 where it raises; a PNG header claims both at no cost."""
+    """Pillow warns at 144 megapixels and raises at 400; a PNG header can claim either at no cost."""
     path = save(tmp_path, GRAY)
     data = bytearray(path.read_bytes())
     data[16:24] = struct.pack(">II", side, side)

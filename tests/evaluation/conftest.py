@@ -1,4 +1,4 @@
-"""What tests of the evaluation share: a game of 4 patches and 3 classes, small enough to be computed by hand."""
+"""Fixtures of the evaluation's tests: a game of 4 patches and 3 classes, small enough to compute by hand."""
 
 import dataclasses
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def logits_fn(params, images):
 
 
 def phi_fn(params, images):
-    """Values that are near the Shapley values, and sum to the logits."""
+    """Returns values that are near the Shapley values, and sum to the logits."""
     b, n = images.shape[0], 4
     logits = logits_fn(params, images)
     mean = images.reshape(b, 2, 2, 2, 2).mean(axis=(2, 4)).reshape(b, n, 1)
@@ -47,7 +47,7 @@ def phi_fn(params, images):
 
 
 def visible_patches(images, mask):
-    """Images [n, 4, 4, 1] with the patches outside of a mask bool [4] painted."""
+    """Returns images [n, 4, 4, 1] with the patches outside of a mask, bool [4], painted over."""
     pixels = np.repeat(np.repeat(np.reshape(mask, (2, 2)), 2, axis=0), 2, axis=1)
     return np.where(pixels[..., None], images, HIDDEN)
 
@@ -75,14 +75,14 @@ def game():
 
 @pytest.fixture(scope="session")
 def source(game):
-    """The images as a dataset; its uint8 pixels are what a model is evaluated on."""
+    """Returns the images as a dataset; a model is evaluated on its uint8 pixels."""
     images = np.round(game.images * 255).astype(np.uint8)
     return ArraySource(images=images, labels=game.labels, class_names=("a", "b", "c"), mean=(0.5,), std=(0.2,))
 
 
 @pytest.fixture(scope="session")
 def subjects(game):
-    """The images to compare on; each third one's target is its prediction, the others' are other classes."""
+    """Returns the images to compare on; the target is the prediction for every third, another class for the others."""
     rng = np.random.default_rng(0)
     logits = game.values[:, -1]
     predicted = logits.argmax(axis=1).astype(np.int32)
@@ -94,7 +94,7 @@ def subjects(game):
 
 
 def linear(images, targets, xp=np):
-    """Attributions [B, 4] of no meaning: a function of the image and the target, without ties."""
+    """Returns attributions [B, 4] without meaning: a function of the image and the target, without ties."""
     weights = np.random.default_rng(26).normal(size=(3, images[0].size, 4)).astype(np.float32)
     return xp.einsum("bp,bpn->bn", images.reshape(len(images), -1), xp.asarray(weights)[targets])
 
@@ -111,7 +111,7 @@ def work(game, subjects):
 
 @pytest.fixture(scope="session")
 def measured(work):
-    """What three methods and `linear` measure."""
+    """Returns the measurements of three methods and `linear`."""
     fake = dataclasses.replace(METHODS["phi"], key="linear", fn=lambda model, images, targets, keys, batch_size=1: (
         linear(images, targets, jnp)))
     methods, passes = [*(METHODS[key] for key in ("phi", "kernel_shap", "exact")), fake], []
@@ -122,7 +122,7 @@ def measured(work):
 
 @pytest.fixture(scope="session")
 def case(subjects, measured):
-    """The attributions of `linear`, and what they are scored against."""
+    """Returns the attributions of `linear`, and the arrays that they are scored against."""
     attributions = linear(subjects.images, subjects.targets)
     np.testing.assert_allclose(measured["linear"]["attributions"], attributions, atol=1e-5)
     return {"attributions": attributions, "predicted": subjects.predicted, "targets": subjects.targets,

@@ -1,4 +1,4 @@
-"""The comparison as one call from Python: what it returns, what it leaves, how it goes on, what it refuses."""
+"""The comparison as one call from Python: results, files, going on after an interruption, mistakes."""
 
 import json
 
@@ -100,8 +100,8 @@ def test_an_interrupted_comparison_goes_on_with_what_it_has(game, compare, measu
                                      {"explorer_images": 1}, {"ground_truth": "none"}, {"fresh": True}])
 def test_another_question_is_asked_anew(game, compare, measuring, changes):
     exact = game.exact.astype(np.float32)
-    truth = GroundTruth("exact", exact, 0 * exact, exact[:, 0, 0], np.full(len(exact), 16), 0.1)
-    known = {"ground_truth": truth, "metrics": ["deletion"]}
+    reference = GroundTruth("exact", exact, 0 * exact, exact[:, 0, 0], np.full(len(exact), 16), 0.1)
+    known = {"ground_truth": reference, "metrics": ["deletion"]}
     compare(**known)
     compare(**known)
     assert not measuring

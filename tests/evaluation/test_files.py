@@ -1,4 +1,4 @@
-"""What an evaluation has left is read back for the same question and model only."""
+"""The results that an evaluation has left are read back for the same question and model only."""
 
 import csv
 import json

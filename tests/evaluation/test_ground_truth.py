@@ -1,4 +1,4 @@
-"""Ground truth is right, has random numbers of its own, and says what it took."""
+"""Ground truth is right, has random numbers of its own, and reports its cost."""
 
 import time
 
@@ -33,7 +33,7 @@ def test_exact_ground_truth_is_that_of_every_coalition(game):
 
 
 def nine_players(rng):
-    """A game of 9 players on which few coalitions give estimates far from exact."""
+    """Returns a game of 9 players; estimates from few coalitions are far from exact."""
     weights = {"inner": rng.normal(size=(9, 12)), "outer": rng.normal(size=(12, 2))}
     weights = {name: x.astype(np.float32) for name, x in weights.items()}
     model = classifier.wrap(lambda p, x: jnp.tanh(2 * x.reshape(len(x), 9) @ p["inner"]) @ p["outer"], weights,
@@ -42,7 +42,7 @@ def nine_players(rng):
 
 
 def test_estimated_ground_truth_and_the_method_kernel_shap_do_not_share_their_errors(rng, monkeypatch):
-    """With the same coalitions both are the same estimate, and their correlation is 1."""
+    """If both drew the same coalitions they would be the same estimate, with a correlation of 1."""
     monkeypatch.setattr(ground_truth, "MAX_COALITIONS", 32)
     monkeypatch.setattr(ground_truth, "ROUND_COALITIONS", 32)
     model, images = nine_players(rng)

@@ -1,4 +1,4 @@
-"""Every use of random numbers has its own, and every image."""
+"""Every use of random numbers and every image has keys of its own."""
 
 from typing import get_args
 

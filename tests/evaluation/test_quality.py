@@ -1,4 +1,4 @@
-"""The metrics of a model are those of all images and of their labels, and stand beside what ground truth is worth."""
+"""The metrics of a model are over all images and their labels, and come with the precision of ground truth."""
 
 import dataclasses
 import json
@@ -14,15 +14,15 @@ N = 4
 
 
 @pytest.fixture(scope="module")
-def truth(game):
+def reference(game):
     exact = game.exact[:5].astype(np.float32)
     return GroundTruth("kernel_shap", exact, np.full_like(exact, 0.1), np.linspace(0.01, 0.02, 5), np.full(5, 2050),
                        0.5)
 
 
 @pytest.fixture(scope="module")
-def evaluated(game, source, truth):
-    return quality.evaluate(game.model, source, images=5, ground_truth=truth, batch_size=2, progress=False)
+def evaluated(game, source, reference):
+    return quality.evaluate(game.model, source, images=5, ground_truth=reference, batch_size=2, progress=False)
 
 
 def logits(game, source):
@@ -57,9 +57,9 @@ def test_the_efficiency_gap_is_that_of_phi(game, source, evaluated):
     assert evaluated[0]["efficiency_gap"] == pytest.approx(gap, abs=1e-4)
 
 
-def test_the_error_is_against_ground_truth_and_stands_beside_its_ceiling(game, truth, evaluated):
+def test_the_error_is_against_ground_truth_and_stands_beside_its_ceiling(game, reference, evaluated):
     error, phi = evaluated[0]["shapley_error"], evaluated[1]["shapley"].reshape(5, -1)
-    exact = truth.values.reshape(5, -1)
+    exact = reference.values.reshape(5, -1)
     r2 = 1 - ((phi - exact) ** 2).sum(axis=1) / ((exact - exact.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     assert error["r2_per_image"] == pytest.approx(r2.tolist(), abs=1e-5) and error["r2"] == pytest.approx(
         r2.mean(), abs=1e-5)
@@ -72,21 +72,21 @@ def test_the_error_is_against_ground_truth_and_stands_beside_its_ceiling(game, t
     json.dumps(evaluated[0], allow_nan=False)
 
 
-def test_exact_ground_truth_has_a_ceiling_of_one_and_an_infinite_error_none(truth):
-    exact = dataclasses.replace(truth, standard_errors=np.zeros_like(truth.values))
-    assert quality.shapley_error(truth.values, exact)["r2_ceiling"] == 1
-    unknown = dataclasses.replace(truth, standard_errors=np.full_like(truth.values, np.inf))
-    assert quality.shapley_error(truth.values, unknown)["r2_ceiling"] is None
+def test_exact_ground_truth_has_a_ceiling_of_one_and_an_infinite_error_none(reference):
+    exact = dataclasses.replace(reference, standard_errors=np.zeros_like(reference.values))
+    assert quality.shapley_error(reference.values, exact)["r2_ceiling"] == 1
+    unknown = dataclasses.replace(reference, standard_errors=np.full_like(reference.values, np.inf))
+    assert quality.shapley_error(reference.values, unknown)["r2_ceiling"] is None
 
 
-def test_the_arrays_are_of_the_explained_images(game, source, truth, evaluated):
+def test_the_arrays_are_of_the_explained_images(game, source, reference, evaluated):
     arrays = evaluated[1]
     np.testing.assert_array_equal(arrays["images"], source.images[:5])
     np.testing.assert_array_equal(arrays["labels"], source.labels[:5])
     np.testing.assert_allclose(arrays["logits"], logits(game, source)[:5], atol=1e-5)
     assert arrays["shapley"].shape == arrays["ground_truth"].shape == (5, 2, 2, 3)
     np.testing.assert_allclose(arrays["shapley"].sum(axis=(1, 2)), arrays["logits"], atol=1e-4)
-    np.testing.assert_array_equal(arrays["ground_truth"].reshape(5, N, 3), truth.values)
+    np.testing.assert_array_equal(arrays["ground_truth"].reshape(5, N, 3), reference.values)
 
 
 def test_more_images_than_there_are_is_one_line(game, source):

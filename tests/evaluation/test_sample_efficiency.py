@@ -1,4 +1,4 @@
-"""The curve of KernelSHAP's R² is that of the coalitions it pays for, and phi is placed on it rightly."""
+"""The curve of KernelSHAP's R² uses as many coalitions as it says, and phi has the right place on it."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ PLAYERS, BUDGETS = 9, (16, 18, 64, 400)
 
 @pytest.fixture(scope="module")
 def nine():
-    """A game of 9 players and 2 classes, images, and in numpy v of all coalitions [n, 512, 2]; v(∅) is not 0."""
+    """Returns a game of 9 players and 2 classes, images, and v of all coalitions [n, 512, 2]; v(∅) is not 0."""
     rng = np.random.default_rng(0)
     weights = {"inner": rng.normal(size=(PLAYERS, 12)), "outer": rng.normal(size=(12, 2)), "bias": rng.normal(size=12)}
     weights = {name: x.astype(np.float32) for name, x in weights.items()}
@@ -31,7 +31,7 @@ def nine():
 
 
 def kernel_shap(masks, values):
-    """Least squares over pairs of one image, with a fixed total; written down anew."""
+    """Solves least squares over pairs of one image, with a fixed total; written anew."""
     codes = masks @ 2 ** np.arange(PLAYERS)
     total = values[-1] - values[0]
     y = values[codes] - values[2**PLAYERS - 1 - codes]
@@ -48,7 +48,7 @@ def r2(estimates, exact):
 
 @pytest.fixture(scope="module")
 def found(nine):
-    """The curve, of a model whose phi has the R² of 64 coalitions, barely."""
+    """Returns the curve for a model whose phi has barely the R² of 64 coalitions."""
     model, images, values, exact = nine
     keys = image_keys("sample_efficiency", len(images), seed=3)
     masks = [np.asarray(shapley.sample_coalitions(key, num_players=PLAYERS, num_pairs=200)) for key in keys]

@@ -29,7 +29,7 @@ def order(case):
 
 
 def logits_along(game, patches):
-    """Logits as the patches int [n, N] are shown one by one: [n, N+1, K]."""
+    """Returns logits as the patches int [n, N] are shown one by one: [n, N+1, K]."""
     codes = np.concatenate([np.zeros((len(patches), 1), int), np.cumsum(2**patches, axis=1)], axis=1)
     return np.take_along_axis(game.values, codes[:, :, None], axis=1)
 
@@ -144,7 +144,7 @@ def test_localization_is_of_the_labeled_pixels_of_the_objects(case, subjects, sc
     labeled, counts = (objects >= 0).sum(axis=(1, 2)), scores["metric/miou"]
     np.testing.assert_array_equal(counts[:, 1], labeled)
     np.testing.assert_array_equal(counts, scores["metric/pixel_accuracy"])
-    # Of each side, the union is what is there or said to be; the correct ones are in both sides' intersections.
+    # For object and background, the union is in the mask or the map; correct pixels are in an intersection.
     np.testing.assert_array_equal(counts[:, 0], counts[:, 2] + counts[:, 3])
     np.testing.assert_array_equal(counts[:, 4] - counts[:, 2], counts[:, 5] - counts[:, 3])
     assert (labeled - counts[:, 0] == counts[:, 4] - counts[:, 2]).all() and (counts[:, 0] != counts[:, 1]).any()

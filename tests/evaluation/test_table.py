@@ -1,4 +1,4 @@
-"""The table tells differences between methods from chance, and to which side they are."""
+"""The table tells differences between methods from chance, and better from worse."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def result(values, metric, **others):
 
 
 def column(*values, metric="deletion", **others):
-    """The entries of one metric, from each method's values an image."""
+    """Returns the entries of one metric, from each method's values an image."""
     keys = KEYS[: len(values)]
     found = {key: result(v, metric.removesuffix("_correct"), **others) for key, v in zip(keys, values, strict=True)}
     rows = table.summarize(found, [METHODS[key] for key in keys], [METRICS[metric]], coalitions=2048)
@@ -42,7 +42,7 @@ def test_better_has_a_direction(metric, sign, rng):
 
 @pytest.mark.parametrize(("metric", "sign"), [("deletion", -1), ("insertion", 1)])
 def test_a_method_that_is_better_on_every_common_image_is_not_worse(metric, sign, rng):
-    """The best by its mean is undefined where the images are hard."""
+    """The method with the best mean is undefined on the hard images."""
     level = np.concatenate([rng.normal(size=20), np.full(20, -10 * sign)])
     easy_only = np.where(np.arange(40) < 20, level - 0.1 * sign, np.nan)
     best, other = column(easy_only, level, metric=metric)

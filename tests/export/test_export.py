@@ -29,7 +29,7 @@ TINY = {
 
 
 class Model(NamedTuple):
-    """What `write` needs of what `shapjax.load` returns."""
+    """Holds the attributes of a loaded model that `write` needs."""
 
     params: Any
     meta: checkpoint.Meta
@@ -52,7 +52,7 @@ class Model(NamedTuple):
 
 @functools.cache
 def make_model(name):
-    """A model of 8x8 images of 2 channels with random parameters, none of them zero."""
+    """Makes a model of 8x8 images of 2 channels with random parameters, none of them zero."""
     c = config.default_config()
     config.set_model(c, {"patch_size": 4, "width": 16, "depth": 2, "heads": 2} | TINY[name])
     meta = checkpoint.Meta(config=c, class_names=("a", "b", "ç"), image_shape=(8, 8, 2), mean=(0.2, 0.5),
@@ -74,7 +74,7 @@ def images(rng):
 
 @pytest.fixture
 def directory(model, tmp_path):
-    """An exported model, of the parameters only."""
+    """Exports the parameters of a model, without its program."""
     write.write(model, tmp_path / "exported", program=None, weights=True)
     return tmp_path / "exported"
 
@@ -85,7 +85,7 @@ def edit_config(directory, **changes):
 
 
 def edit_weights(directory, edit):
-    """Other tensors, with the checksum that belongs to them."""
+    """Writes other tensors, with the checksum that belongs to them."""
     path = directory / read.WEIGHTS
     arrays = safetensors.numpy.load_file(path)
     edit(arrays)

@@ -1,4 +1,4 @@
-"""Coalition packing: one pass holds both sides of a pair exactly, and nothing leaks between them."""
+"""Coalition packing: one pass holds both segments of a pair exactly, and nothing leaks between them."""
 
 import functools
 
@@ -22,7 +22,7 @@ def images(rng):
 
 
 def masks_of_size(size, *, rng, pairs=1):
-    """bool [2, pairs, 16]: other members for each image and pair."""
+    """Draws bool [2, pairs, 16]: other members for each image and pair."""
     return rng.permuted(np.arange(16) < np.full((2, pairs, 1), size), axis=-1)
 
 
@@ -31,7 +31,7 @@ def packed_values(model, params, images, masks):
 
 
 def alone(model, params, images, masks):
-    """v(S) by running the model on the visible tokens and nothing else; masks [B, N], one size for all images."""
+    """Computes v(S) by running the model on the visible tokens only; masks [B, N], one size for all images."""
     return on_tokens(model.module, params, images, np.stack([np.flatnonzero(mask) for mask in masks]))
 
 
@@ -45,15 +45,15 @@ def on_tokens(module, params, images, indices):
 
 
 def pixels_of(mask):
-    """The pixels [B, 8, 8, 1] of the patches of a coalition [B, 16]."""
+    """Returns the pixels [B, 8, 8, 1] of the patches of a coalition [B, 16]."""
     return np.repeat(np.repeat(np.reshape(mask, (-1, 4, 4)), PATCH, axis=1), PATCH, axis=2)[..., None]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_packed_pair_equals_the_model_run_on_each_sides_tokens_alone(tiny_vit, images, rng, settings):
+def test_a_packed_pair_equals_the_model_run_on_each_segments_tokens_alone(tiny_vit, images, rng, settings):
     model = tiny_vit(patch_size=PATCH, **settings)
     masks = masks_of_size(5, rng=rng)
-    weights = rng.normal(size=(2, 2, 3)).astype(np.float32)  # side, image, class: any function of the values
+    weights = rng.normal(size=(2, 2, 3)).astype(np.float32)  # segment, image, class: any function of the values
 
     def packed(params):
         values, complements = packed_values(model, params, images, masks)

@@ -21,7 +21,7 @@ solve = jax.jit(estimators.kernel_shap_solve)
 
 
 def games(rng):
-    """A network's game and one without any structure: values [2^N, 2], v(∅) is not 0."""
+    """Returns a network's game and one without any structure: values [2^N, 2], v(∅) is not 0."""
     network = np.tanh(MASKS @ rng.normal(size=(PLAYERS, 16)) / 3 + rng.normal(size=16)) @ rng.normal(size=16)
     return np.stack([network, rng.normal(size=2**PLAYERS)], axis=1).astype(np.float32)
 
@@ -67,7 +67,7 @@ def test_games_of_interactions_of_two_players_are_solved_exactly_from_few_pairs(
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
 def repeated(values, keys, num_pairs):
-    """KernelSHAP and its standard errors with every key, and the same from expected moments: [repeats, N, 2]."""
+    """Returns KernelSHAP and its standard errors for every key, drawn and from expected moments: [repeats, N, 2]."""
     weights = 2 ** jnp.arange(PLAYERS)
 
     def one(key):
@@ -98,7 +98,7 @@ def test_standard_errors_cover_the_exact_values_as_often_as_they_should_and_the_
 
 @functools.partial(jax.jit, static_argnames=("num_players", "most"))
 def with_more_and_more_pairs(values, keys, counts, *, num_players, most):
-    """KernelSHAP and its standard errors from the first pairs drawn with each key: [counts, repeats, N, K]."""
+    """Returns KernelSHAP and its standard errors from the first pairs of each key: [counts, repeats, N, K]."""
     def one(key, count):
         masks = shapley.sample_coalitions(key, num_players=num_players, num_pairs=most)
         code = masks.astype(int) @ 2 ** jnp.arange(num_players)
@@ -110,7 +110,7 @@ def with_more_and_more_pairs(values, keys, counts, *, num_players, most):
 
 @pytest.mark.parametrize("num_players", [5, 8, 16])
 def test_standard_errors_of_few_pairs_cover_the_exact_values(num_players):
-    """From the first number of pairs that determines the values on; where one pair alone decides, they are infinite."""
+    """This holds as soon as the pairs determine the values; errors are infinite while one pair alone decides."""
     n, rng = num_players, np.random.default_rng(0)
     masks = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     network = np.tanh(masks @ rng.normal(size=(n, 16)) + rng.normal(size=16)) @ rng.normal(size=(16, 3))

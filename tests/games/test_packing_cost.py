@@ -13,7 +13,7 @@ from tests.conftest import random_tree
 
 @pytest.fixture(scope="module")
 def flops():
-    """Operations of the gradient steps of the first four blocks of ViT-S/16 on 224x224 images, one image."""
+    """Counts the operations of the gradient steps of the first four blocks of ViT-S/16 on 224x224 images, one image."""
     modules = {remat: packing.make_module(vit.variant("S/16") | {"depth": 4}, image_size=224, remat=remat)
                for remat in ("none", "full")}
     return {(remat, kind): packing.count_flops(module, kind, batch=1)
@@ -31,7 +31,7 @@ def test_without_packing_it_costs_three_times_the_plain_step(flops, remat):
 
 
 def test_the_count_is_that_of_the_formula(flops):
-    """Multiplications and additions of all blocks' matrix products, forward, and twice as many backward."""
+    """It counts multiplications and additions of all blocks' matrix products, forward and twice as many backward."""
     t, d, depth, classes, pixels = 196, 384, 4, 1000, 16 * 16 * 3
     block = 2 * t * d * (3 * d + d + 8 * d) + 2 * 2 * t * t * d
     forward = depth * block + 2 * t * d * classes + 2 * t * pixels * d

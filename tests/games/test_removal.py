@@ -1,4 +1,4 @@
-"""Every removal leaves visible pixels alone and tells nothing of hidden ones; each fills in what it says."""
+"""Every removal keeps visible pixels and hides hidden ones completely; each fills in the right values."""
 
 import jax
 import jax.numpy as jnp

@@ -11,12 +11,12 @@ from shapjax.games import shapley
 
 
 def all_coalitions(n):
-    """bool [2^n, n], in the order of the codes Σ 2^i [i in S]."""
+    """Returns bool [2^n, n], in the order of the codes Σ 2^i [i in S]."""
     return np.array([[code >> i & 1 == 1 for i in range(n)] for code in range(2**n)])
 
 
 def kernel_weights(masks):
-    """Shapley kernel of proper coalitions, written as in Lundberg & Lee 2017 (not normalized)."""
+    """Returns the Shapley kernel of proper coalitions, as in Lundberg & Lee 2017 (not normalized)."""
     n, size = masks.shape[1], masks.sum(axis=1)
     return np.array([(n - 1) / (math.comb(n, k) * k * (n - k)) for k in size])
 

@@ -15,17 +15,17 @@ from shapjax.games import shapley
 
 
 def all_coalitions(n):
-    """bool [2^n, n], in the order of the codes Σ 2^i [i in S]."""
+    """Returns bool [2^n, n], in the order of the codes Σ 2^i [i in S]."""
     return np.array([[code >> i & 1 == 1 for i in range(n)] for code in range(2**n)])
 
 
 def table(game, n):
-    """Values of all coalitions of a game that takes a set of players."""
+    """Returns the values of all coalitions of a game that takes a set of players."""
     return np.array([game(set(np.flatnonzero(mask))) for mask in all_coalitions(n)], np.float64)
 
 
 def by_permutations(values, n):
-    """Shapley values by the other definition: mean marginal contribution over all orders of arrival."""
+    """Computes Shapley values by the other definition: mean marginal contribution over all orders of arrival."""
     phi = np.zeros((n, *values.shape[1:]))
     for order in itertools.permutations(range(n)):
         code = 0
@@ -36,7 +36,7 @@ def by_permutations(values, n):
 
 
 def kernel_weights(masks):
-    """Shapley kernel of proper coalitions, written as in Lundberg & Lee 2017 (not normalized)."""
+    """Returns the Shapley kernel of proper coalitions, as in Lundberg & Lee 2017 (not normalized)."""
     n, size = masks.shape[1], masks.sum(axis=1)
     return np.array([(n - 1) / (math.comb(n, k) * k * (n - k)) for k in size])
 
@@ -149,7 +149,7 @@ def test_too_many_players_to_enumerate_are_refused():
 
 
 def minimizer(masks, weights, values, total):
-    """The phi with the given total that minimizes the weighted mean square of `regression_residuals`."""
+    """Returns the phi with the given total that minimizes the weighted mean square of `regression_residuals`."""
     n, num_classes = masks.shape[1], total.shape[0]
     codes = masks @ 2 ** np.arange(n)
     v, complement = (jnp.asarray(values[c], jnp.float32)[None] for c in (codes, 2**n - 1 - codes))
@@ -168,7 +168,7 @@ def minimizer(masks, weights, values, total):
 
 @pytest.fixture
 def game(rng):
-    """Five players, two classes, v(empty) = 0, with interactions of all orders."""
+    """Returns a game of five players and two classes, v(empty) = 0, with interactions of all orders."""
     values = rng.normal(size=(2**5, 2))
     values[0] = 0
     return values

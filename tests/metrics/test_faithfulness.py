@@ -126,7 +126,7 @@ def test_shapes_that_do_not_fit_are_refused(masks, attributions):
 
 @pytest.fixture
 def game(rng):
-    """Attributions [3, 6], masks [40, 6], p(x) and p(x without S)."""
+    """Returns attributions [3, 6], masks [40, 6], p(x) and p(x without S)."""
     masks = np.asarray(faithfulness.sample_masks(jax.random.key(0), num_players=6, num_masks=40))
     return [np.float32(x) if x.dtype != bool else x for x in (
         rng.normal(size=(3, 6)), masks, rng.uniform(size=3), rng.uniform(size=(3, 40)))]

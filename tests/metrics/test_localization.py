@@ -29,7 +29,7 @@ def masks(rng):
 
 @pytest.fixture
 def maps(attributions):
-    """In [0, 1], float32 [5, H, W], by torch."""
+    """Returns maps in [0, 1], float32 [5, H, W], by torch."""
     maps = torch.nn.functional.interpolate(torch.tensor(attributions).reshape(5, 1, *GRID), SIZE, mode="bilinear")
     maps = maps[:, 0].numpy()
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)

@@ -15,7 +15,7 @@ N = 5  # q·N is 0.5, 1 … 4.5: every other one is a half
 
 @pytest.fixture
 def hand_made(rng):
-    """Curves of 7 images without a model, logits of 3 classes."""
+    """Returns curves of 7 images without a model, logits of 3 classes."""
     inserted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
     deleted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
     return perturbation.Curves(jnp.asarray(inserted), jnp.asarray(deleted))
@@ -23,7 +23,7 @@ def hand_made(rng):
 
 @pytest.fixture
 def probabilities(hand_made):
-    """p_ŷ of both curves, [7, N + 1] each."""
+    """Returns p_ŷ of both curves, [7, N + 1] each."""
     winner = np.argmax(hand_made.deleted[:, 0], axis=-1)
     return [softmax(np.float64(logits), axis=-1)[np.arange(7), :, winner] for logits in hand_made]
 
@@ -124,7 +124,7 @@ def test_an_order_of_other_patches_is_refused(example):
 
 
 def of_probabilities(*deleted):
-    """Of class 0 of two, from p without the first 0 … N patches of the order."""
+    """Returns the metric of class 0 of two, from p without the first 0 … N patches of the order."""
     p = jnp.asarray([deleted], jnp.float32)
     logits = jnp.log(jnp.stack([p, 1 - p], axis=-1))
     return perturbation.Curves(logits[:, ::-1], logits)

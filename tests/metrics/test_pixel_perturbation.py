@@ -15,7 +15,7 @@ pixel_order = jax.jit(pixel_perturbation._pixel_order)
 
 @pytest.fixture(scope="module")
 def model():
-    """Normalizes pixels itself; its own removal is another."""
+    """Returns a model that normalizes pixels itself and has another removal."""
     rng = np.random.default_rng(5)
     weights = jnp.asarray(rng.normal(size=(8 * 8 * 2, 3)), jnp.float32)
     return classifier.wrap(lambda w, x: jnp.sin(((x - 0.5) / 0.25).reshape(len(x), -1)) @ w, weights, grid=(4, 4),
@@ -41,7 +41,7 @@ def test_pixels_are_blacked_out_in_the_order_of_the_upsampled_map(model, rng):
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 0.7, -12.34])
 def test_pixels_of_equal_patches_are_ranked_at_random_not_by_rounding(value, rng):
-    """Their order is that of ties, whatever their value and the patches around them."""
+    """They have the order of ties, whatever their value and the patches around them."""
     images = jnp.zeros((2, 56, 56, 1))
     of_7x7 = classifier.wrap(lambda x: x.sum(axis=(1, 2)), grid=(7, 7), removal=Noise())
     ties = np.asarray(pixel_order(of_7x7, images, np.zeros((2, 49), np.float32), KEY))

@@ -17,7 +17,7 @@ OBJECT[1:3, :3] = True
 
 @pytest.fixture(scope="module")
 def worth():
-    """What each patch adds to the logit of class 0, which is exactly additive: much on the object, and one less than 0.
+    """Returns each patch's share in the logit of class 0, which is additive: large on the object, one is negative.
 
     float32 [1, 16]. With one negative patch, the probability never falls from the least to the most important patch.
     """
@@ -29,7 +29,7 @@ def worth():
 
 @pytest.fixture(scope="module")
 def game(worth):
-    """The classifier and its image of 8 x 8 pixels, bright on the object and dark around it."""
+    """Returns the classifier and its image of 8 x 8 pixels, bright on the object and dark around it."""
     image = in_pixels(np.where(OBJECT, 1, -1).astype(np.float32))
     weight = in_pixels(worth) / 4 / image
     model = classifier.wrap(lambda x: jnp.stack([(x[..., 0] * weight).sum(axis=(1, 2)), jnp.full(len(x), 3.0)], axis=1),
@@ -38,13 +38,13 @@ def game(worth):
 
 
 def in_pixels(patches):
-    """[1, 8, 8] of patches of 2 x 2 pixels."""
+    """Returns [1, 8, 8] from patches of 2 x 2 pixels."""
     return patches.reshape(1, 4, 4).repeat(2, axis=1).repeat(2, axis=2)
 
 
 @jax.jit
 def on_device(model, image, object_masks, attributions):
-    """Every metric of single images that has a direction, by its key, and the counts of the segmentation."""
+    """Computes every metric of single images that has a direction, by its key, and the counts of the segmentation."""
     target, order = jnp.zeros(1, int), ranking.order(attributions, KEY)
     curves = perturbation.curves(model, image, order)
     masks = faithfulness.sample_masks(KEY, num_players=16, num_masks=64)
@@ -75,7 +75,7 @@ def on_device(model, image, object_masks, attributions):
 
 
 def measure(model, image, worth, attributions):
-    """Every metric that has a direction, by its key."""
+    """Computes every metric that has a direction, by its key."""
     values, counts = on_device(model, image, in_pixels(OBJECT), attributions)
     total, agreement = localization.total(counts), metrics.agreement(attributions[..., None], worth[..., None])
     return values | {

@@ -78,7 +78,7 @@ def test_each_image_has_its_own_measures_undefined_ones_nan(rng):
 
 
 def test_the_ceiling_is_the_r2_of_perfect_values_against_an_estimate(rng):
-    """Measured: exact values against ground truth with errors of known size."""
+    """Exact values are compared with ground truth that has errors of known size."""
     exact = rng.normal(size=(4, 400, 5)) * np.array([1.0, 2, 3, 4])[:, None, None]
     errors = np.broadcast_to(np.array([0.2, 0.2, 0.6, 0.6])[:, None, None], exact.shape)
     estimate = exact + errors * rng.normal(size=exact.shape)

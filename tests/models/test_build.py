@@ -1,4 +1,4 @@
-"""How settings become a module: what is built, and what is refused with which words."""
+"""Settings become a module, or are refused with a message that says why."""
 
 import json
 

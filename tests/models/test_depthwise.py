@@ -1,4 +1,4 @@
-"""The convolution of each channel alone: what stands in on CPUs for XLA's own computes the same."""
+"""The convolution of each channel alone: the form for CPUs equals XLA's own."""
 
 import chex
 import jax

@@ -15,7 +15,7 @@ from shapjax.models import layers
 
 @pytest.fixture
 def pooled(rng):
-    """A pooled norm with parameters, and tokens [2, 5, 6] whose mean and spread differ from one to the next."""
+    """Returns a pooled norm with parameters, and tokens [2, 5, 6] with different means and spreads."""
     norm = layers.PooledNorm(epsilon=1e-3)
     params = {name: jnp.asarray(rng.normal(size=6), jnp.float32) for name in ("scale", "bias")}
     tokens = jnp.asarray(rng.normal(size=(2, 5, 6)) * rng.uniform(1, 3, size=(2, 5, 1)) + 1, jnp.float32)
@@ -64,7 +64,7 @@ def test_the_head_is_linear_together_with_its_scale_and_centering(rng):
 
 
 def products(fn, *arguments):
-    """Lines of the program of fn and its gradient that hold a matrix product."""
+    """Returns the lines with a matrix product in the program of fn and its gradient."""
     def loss(*arguments):
         return sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(fn(*arguments)))
 

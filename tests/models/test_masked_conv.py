@@ -1,4 +1,4 @@
-"""The game of convolutional backbones: what is hidden lies beyond the border, for each of them."""
+"""The game of convolutional backbones: hidden patches are as if beyond the border."""
 
 import functools
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ def test_hidden_pixels_do_not_matter(net):
 
 
 def test_what_is_hidden_lies_beyond_the_border(net):
-    """A rectangle of visible patches has the logits of the image cut to it, up to the 1/√N of the head."""
+    """A rectangle of visible patches has the logits of the image cut to it, but for the head's 1/√N."""
     mask, corners = np.zeros((2, *GRID), bool), [(0, 0), (1, 1)]
     for image, (row, column) in enumerate(corners):
         mask[image, row, column:column + 2] = True

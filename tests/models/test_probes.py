@@ -26,7 +26,7 @@ def images(rng):
 
 @pytest.fixture(scope="module")
 def probed(tiny_vit):
-    """A model of a setting, with its compiled probes."""
+    """Returns the model of a setting, with its compiled probes."""
     @functools.cache
     def make(setting):
         model = tiny_vit(**(SETTINGS | FOREIGN)[setting])
@@ -87,7 +87,7 @@ def test_maps_of_a_pair_are_of_one_side_each_and_give_its_patch_logits(probed, i
 
 @pytest.mark.parametrize(("name", "shape"), [("attention_fn", (2, 2, 2, 6, 6)), ("features_fn", (2, 2, 2, 16))])
 def test_the_gradient_of_delta_is_the_slope_of_the_logits(probed, images, rng, name, shape):
-    """Against a finite difference in a random direction; and delta shows in what is returned."""
+    """It equals a finite difference in a random direction, and the returned maps contain delta."""
     model, probes = probed("prefix")
     direction = jnp.asarray(rng.normal(size=shape), jnp.float32)
     fn, zero = probes[name], jnp.zeros(shape)
@@ -121,7 +121,7 @@ def test_bfloat16_models_show_float32(tiny_vit, images):
 
 @pytest.mark.parametrize("setting", SETTINGS | FOREIGN)
 def test_relevance_is_conserved_through_all_layers(probed, images, setting):
-    """N readouts of relevance 1; all of it arrives at the tokens that enter the first block."""
+    """N readouts start with relevance 1, and all of it arrives at the tokens that enter the first block."""
     model, _ = probed(setting)
     module = model.module
     tokens, _ = module.apply({"params": model.params}, images, method=lambda m, x: m.sequence(m.embed(x)))
@@ -145,7 +145,7 @@ def test_relevance_of_an_image_does_not_depend_on_its_batch(probed, images):
 # The method again in PyTorch, one image at a time, relevance propagated by hand from the last operation to the first.
 
 def share_linear(x, weight, relevance):
-    """z+: weight [D, E]; terms x_d w_de, those below zero left out."""
+    """Applies the z+ rule: weight [D, E]; terms x_d w_de, without those below zero."""
     terms = torch.clamp(x[:, :, None] * weight[None], min=0)
     return (terms / terms.sum(dim=1, keepdim=True) * relevance[:, None, :]).sum(dim=2)
 
@@ -158,7 +158,7 @@ def share_sum(a, b, relevance):
 
 
 def reference(params, x, target, *, heads, patches, kernel, bias):
-    """Tokens x [T, D] of one image to (gradients, relevances) of the maps, two lists of [H, T, T]."""
+    """Returns (gradients, relevances) of the maps for tokens x [T, D] of one image, two lists of [H, T, T]."""
     def norm(x, p):
         return torch.nn.functional.layer_norm(x, x.shape[-1:], p["scale"], p["bias"], eps=1e-6)
 

@@ -1,4 +1,4 @@
-"""The rules of relevance propagation: what each hands back, and that nothing is lost or made."""
+"""The rules of relevance propagation return the right relevance, and conserve its total."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from shapjax.models import relevance
 
 
 def propagate(fn, arguments, given):
-    """What the arguments receive when the outputs have the relevance `given`."""
+    """Returns the relevance of the arguments if the outputs have the relevance `given`."""
     return jax.vjp(fn, *arguments)[1](jnp.asarray(given, jnp.float32))
 
 

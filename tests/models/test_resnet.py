@@ -38,7 +38,7 @@ def test_an_affine_norm_is_a_batch_norm_whose_statistics_are_fixed(rng):
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_a_patch_changes_nothing_beyond_its_receptive_field_and_no_other_image(rng, batch_norm):
-    """Why there are no norms over the map or the batch: a coalition's value would depend on others."""
+    """A norm over the map or the batch would break this: a coalition's value would depend on others."""
     module = resnet.ResNet(num_classes=2, image_size=(32, 32), patch_size=4, width=16, stages=(0, 1),
                            batch_norm=batch_norm)
     params = random_tree(models.param_shapes(module, image_shape=(32, 32, 1)), scale=0.3)

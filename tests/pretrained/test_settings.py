@@ -1,4 +1,4 @@
-"""A run's config takes from its weights how the model is built and what pixels are normalized with."""
+"""A run's config takes the model's settings and the normalization of pixels from its weights."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Models under timm's names compute the same here. timm's forward pass is written out below, as its code has it."""
+"""Models under timm's names compute the same here. timm's forward pass is written out below, after its code."""
 
 import json
 

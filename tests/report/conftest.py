@@ -48,7 +48,7 @@ METRICS = [
 
 @pytest.fixture(scope="session")
 def leave_out_plots():
-    """leave_out_plots(patch): makes pages without the plots, which take most of the time."""
+    """Returns leave_out_plots(patch): it makes pages without the plots, which take most of the time."""
 
     def patch_page(patch):
         plots = {f"{theme}_{width}": "data:," for theme in ("light", "dark") for width in ("wide", "narrow")}
@@ -59,13 +59,13 @@ def leave_out_plots():
 
 @pytest.fixture
 def no_curves(monkeypatch, leave_out_plots):
-    """Leaves out the plots, where a test looks at words."""
+    """Leaves out the plots, for tests that read the text."""
     leave_out_plots(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def make_run():
-    """Writes the files of a run whose predicted values are ground ground_truth with some noise."""
+    """Writes the files of a run whose predicted values are ground truth with some noise."""
 
     def make(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, errors=(), config=CONFIG, **changes):
         rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def make_methods():
         removal = np.argsort(-attributions, axis=-1, kind="stable")
 
         def course(removal):
-            """Probability after the first k of `removal` [m, e, C, N] are gone: [m, e, C, N + 1]."""
+            """Computes the probability without the first k of `removal` [m, e, C, N]: [m, e, C, N + 1]."""
             position = np.argsort(removal, axis=-1)
             kept = position[..., None, :] >= np.arange(n + 1)[:, None]  # [m, e, C, N + 1, N]
             after = softmax(np.einsum("mecsn,enk->mecsk", kept.astype(np.float32), ground_truth), axis=-1)

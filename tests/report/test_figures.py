@@ -1,4 +1,4 @@
-"""What the pictures claim: one symmetric scale, values that sum to the logits, the same bytes every time."""
+"""Pictures have one symmetric scale, values that sum to the logits, and the same bytes every time."""
 
 import io
 
@@ -30,7 +30,7 @@ def texts(figure):
 
 
 def value_panels(figure):
-    """The axes with overlays: an input panel comes first, the color bar last."""
+    """Returns the axes with overlays: an input panel comes first, the color bar last."""
     return [axes for axes in figure.axes if axes.images][1:]
 
 

@@ -1,4 +1,4 @@
-"""How numbers are written: with a real minus, few digits, and no certainty that there is not."""
+"""Numbers are written with a minus sign and few digits, and never claim certainty."""
 
 import numpy as np
 import pytest

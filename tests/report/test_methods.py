@@ -1,4 +1,4 @@
-"""The comparison of methods: what the table, the curves and the explorer say of the numbers in the files."""
+"""The comparison of methods: the table, the curves and the explorer show the numbers in the files."""
 
 import base64
 import json

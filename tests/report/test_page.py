@@ -29,13 +29,13 @@ def runs(tmp_path_factory, make_run):
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    """The text of a page about a model and its baseline model."""
+    """Returns the text of a page about a model and its baseline model."""
     return page.write_report(tmp_path_factory.mktemp("report"), runs).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def methods_report(runs, tmp_path_factory, make_methods, make_run, leave_out_plots):
-    """The text of a page with a comparison of methods."""
+    """Returns the text of a page with a comparison of methods."""
     run = make_methods(make_run(tmp_path_factory.mktemp("runs") / "model"))
     with pytest.MonkeyPatch.context() as patch:
         leave_out_plots(patch)

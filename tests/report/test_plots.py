@@ -1,4 +1,4 @@
-"""What the plots claim: axes that can be compared, each run, every record once."""
+"""Plots have axes that can be compared, and show each run and every record once."""
 
 import numpy as np
 from matplotlib.text import Text

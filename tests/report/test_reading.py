@@ -1,4 +1,4 @@
-"""What the report does with files that are missing, damaged, or of another evaluation: one line, never a traceback."""
+"""Files that are missing, damaged, or of another evaluation give one line, never a traceback."""
 
 import json
 
@@ -30,7 +30,7 @@ def change_arrays(path, **changes):
 
 
 def fault(run):
-    """The one line that is said of a run."""
+    """Returns the one line that the report says of a run."""
     with pytest.raises(UserError) as error:
         page.write_report(run.parent / "report", [run])
     message = str(error.value)

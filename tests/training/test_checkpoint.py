@@ -1,4 +1,4 @@
-"""Checkpoints: which ones are kept, and that a saved state comes back as it was."""
+"""Checkpoints: the right ones are kept, and a saved state comes back as it was."""
 
 import chex
 import jax
@@ -18,7 +18,7 @@ META = checkpoint.Meta(config=config.default_config(), class_names=("a", "b"), i
 
 
 def state_at(step, *, ema, teacher=False):
-    """A state of a tiny model whose arrays all depend on the step."""
+    """Makes a state of a tiny model; all of its arrays depend on the step."""
     params = {"kernel": jnp.arange(6.0).reshape(2, 3) + step, "bias": jnp.full(3, 0.1 * step)}
     optimizer, _ = make_optimizer(learning_rate=0.1, warmup_steps=1, steps=9, weight_decay=0.1, b2=0.9,
                                            clip_norm=1.0)
@@ -54,7 +54,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 
 def test_saving_asks_no_question_about_stopping(tmp_path, monkeypatch):
-    """Orbax would, from a thread, about an old step; the processes of a run would then miss the step they agree on."""
+    """Orbax would ask from a thread, about an old step; the processes of a run would then miss their common step."""
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     with checkpoint.open_manager(tmp_path, keep=2) as manager:

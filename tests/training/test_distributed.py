@@ -1,4 +1,4 @@
-"""How processes of a run find each other, and how a run is asked to stop."""
+"""Processes of a run find each other, and a run stops when asked."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ START = "from shapjax.training import distributed; distributed.start(multihost=F
 
 
 def start(**given):
-    """`distributed.start` with what is given on the command line."""
+    """Calls `distributed.start` with the arguments of a command line."""
     distributed.start(**(dict(multihost=False, coordinator=None, num_processes=None, process_id=None) | given))
 
 
@@ -56,7 +56,7 @@ def test_a_process_that_nobody_meets_ends_with_one_line_in_time(i):
 
 
 def wait_until(condition):
-    """Python hears a signal a moment after it was sent."""
+    """Waits for a condition: Python hears a signal a moment after it was sent."""
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
@@ -64,7 +64,7 @@ def wait_until(condition):
 
 @pytest.fixture
 def sigterm():
-    """The handler of SIGTERM, put back after the test."""
+    """Returns the handler of SIGTERM, and restores it after the test."""
     before = signal.getsignal(signal.SIGTERM)
     yield before
     signal.signal(signal.SIGTERM, before)
@@ -87,7 +87,7 @@ def test_without_a_request_sigterm_is_as_before_after_the_block(sigterm):
 
 
 def test_processes_that_agree_on_where_to_stop_count_their_own_steps_from_1(monkeypatch):
-    """JAX stops a run that hears the signal before its first question at number 1, resumed or not."""
+    """If the signal comes before its first question, JAX stops a run at number 1, resumed or not."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: number == 3)
     with distributed.stop_request() as stop:

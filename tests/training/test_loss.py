@@ -1,4 +1,4 @@
-"""The joint loss: its parts as formulas, its gradient, and what the Shapley task may and may not move."""
+"""The joint loss: its parts as formulas, its gradient, and the values that the Shapley task may move."""
 
 import functools
 
@@ -27,7 +27,7 @@ def batch(rng):
 
 
 def loss_of(toy, batch, settings, *, part="loss"):
-    """The joint loss, or a part of it, as a compiled function of the parameters."""
+    """Returns the joint loss, or a part of it, as a compiled function of the parameters."""
 
     @jax.jit
     def loss(params, batch):
@@ -37,7 +37,7 @@ def loss_of(toy, batch, settings, *, part="loss"):
 
 
 def residual_loss(phi, masks, v, c):
-    """The Shapley task without its scale."""
+    """Computes the Shapley task without its scale."""
     return jnp.mean(jnp.square(shapley.regression_residuals(phi, masks, v, c)))
 
 
@@ -53,10 +53,10 @@ def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, b
     values, residuals, masked = [], [], []
     for b in range(6):
         for mask in np.asarray(shapley.sample_coalitions(keys[b], num_players=5, num_pairs=2)):
-            for side in (mask, ~mask):
-                value = np.asarray(toy.apply(toy.params, images[b : b + 1, side])).sum(axis=(0, 1))
+            for coalition in (mask, ~mask):
+                value = np.asarray(toy.apply(toy.params, images[b : b + 1, coalition])).sum(axis=(0, 1))
                 values.append(value)
-                residuals.append(value - phi[b, side].sum(axis=0))
+                residuals.append(value - phi[b, coalition].sum(axis=0))
                 masked.append(-targets[b] @ special.log_softmax(value))
     classification = -np.mean(np.sum(targets * special.log_softmax(phi.sum(axis=1), axis=1), axis=1))
     shapley_part = np.mean(np.square(residuals)) / np.mean(np.var(values, axis=0))
@@ -129,7 +129,7 @@ def test_nothing_is_silently_broadcast_over_ranks(toy, batch):
 
 
 def unscaled(toy, batch, settings):
-    """The joint loss with the variance, a constant for the gradient, that it has at the toy's parameters."""
+    """Returns the joint loss with the variance at the toy's parameters, a constant for the gradient."""
     images, _, keys = batch
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=toy.apply(toy.params, images).shape[1],
                                                            num_pairs=settings.num_pairs))(keys)
@@ -176,7 +176,7 @@ def test_without_weight_the_shapley_task_gives_no_gradient(toy, batch):
 
 
 def test_the_allocation_gradient_cannot_move_all_values_together(toy, batch):
-    """The head's bias shifts every patch's logits alike, so it moves totals and nothing else."""
+    """The head's bias shifts all patches' logits alike, so it moves totals only."""
     images, _, keys = batch
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(keys)
 
@@ -261,7 +261,7 @@ def test_in_units_of_the_variance_the_loss_does_not_depend_on_the_size_of_the_lo
     assert loss(7.0) == pytest.approx(loss(1.0), rel=1e-4)
 
 
-def test_the_variance_is_that_of_each_class_over_images_and_coalitions_of_both_sides(rng):
+def test_the_variance_is_that_of_each_class_over_images_coalitions_and_complements(rng):
     phi, masks, v, c = random_values(rng)
     v, c = v + jnp.array([50.0, -50.0]), c + jnp.array([50.0, -50.0])  # a class's mean is no variance
     both = np.concatenate([v, c], axis=1).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Layouts: copies on eight devices, one state over eight, and two copies over four each all do what one device does."""
+"""Layouts: copies on eight devices, one state over eight, and two copies over four all train as one device does."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def batch_of(rows, *image_shape):
 
 
 def training_of(apply, params, optimizer=MOMENTUM, *, loss=LOSS, accumulate=1):
-    """(step, state before it) as a layout takes them."""
+    """Returns (step, state before it) for a layout."""
     def step(state, batch, *, axis_name=None):
         c = batch["image"].shape[-1]
         settings = training.StepSettings(loss=loss, num_classes=3, mean=(0.0,) * c, std=(1.0,) * c, seed=3,
@@ -53,14 +53,14 @@ def training_of(apply, params, optimizer=MOMENTUM, *, loss=LOSS, accumulate=1):
 
 
 def toy_params(hidden=8):
-    """Of `toy`, but wide enough to be split; the bias and, over 8 devices, an odd width are not."""
+    """Returns parameters of `toy`, wide enough to split; the bias and, over 8 devices, an odd width are not split."""
     rng = np.random.default_rng(1)
     shapes = {"own": (3, hidden), "context": (3, hidden), "kernel": (hidden, 3), "bias": (1, 1, 3)}
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def train(layout, step, init, batch, steps=3):
-    """State (on the host) and metrics after some steps of a layout."""
+    """Returns the state (on the host) and the metrics after some steps of a layout."""
     state, step_fn = layout.init(init), layout.step(step)
     for _ in range(steps):
         state, metrics = step_fn(state, layout.batch(batch))
@@ -103,8 +103,8 @@ ADAM, _ = make_optimizer(learning_rate=1e-2, warmup_steps=0, steps=10, weight_de
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_with_adam_and_clipping_too_and_later_steps_compile_nothing_and_reuse_the_memory(toy, small_arrays_are_split,
                                                                                          caplog, name):
-    """Of a model all of whose parameters have gradients: Adam moves one whose gradient is zero but for rounding, such
-    as the bias of a transformer's attention keys, by the sign of that rounding, and no two layouts round alike."""
+    """All parameters of the model must have gradients. If a gradient is zero but for rounding, as that of the bias of
+    attention keys, Adam moves the parameter by the sign of the rounding, and no two layouts round alike."""
     layout, loss = LAYOUTS[name](), LOSS._replace(num_pairs=0)
     step, init = training_of(toy.apply, toy_params(), ADAM, loss=loss)
     state, step_fn = layout.init(init), layout.step(step)
@@ -130,7 +130,7 @@ ROWS = (24, 8, 8, 2)  # 96 tokens, 12 a device: sizes that no weight of the mode
 
 @pytest.fixture(scope="module")
 def compiled_vit(tiny_vit):
-    """A layout's name -> layout, model, state before, state and metrics after two steps, the compiled step."""
+    """Returns name -> layout, model, state before, state and metrics after two steps, the compiled step."""
     @functools.cache
     def make(name):
         model, layout = tiny_vit(width=64), LAYOUTS[name]()
@@ -147,7 +147,7 @@ def compiled_vit(tiny_vit):
 
 
 def collectives(compiled):
-    """(operation, shapes of what it yields) of a compiled step, in its order."""
+    """Returns (operation, shapes of its results) for the collectives of a compiled step, in its order."""
     found = re.findall(r"= (\S.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(",
                        compiled.as_text())
     return [(operation, [tuple(map(int, filter(None, s.split(",")))) for s in re.findall(r"\w+\[([\d,]*)\]", shapes)])
@@ -155,7 +155,7 @@ def collectives(compiled):
 
 
 def core(shape):
-    """A shape but for transposition and axes of one."""
+    """Returns a shape without its order and its axes of one."""
     return tuple(sorted(size for size in shape if size > 1))
 
 

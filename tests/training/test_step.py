@@ -30,7 +30,7 @@ def batch(rng):
 
 
 def step_of(toy, *, optimizer=None, **changes):
-    """The step and the state before it."""
+    """Returns the step and the state before it."""
     optimizer = optimizer or optax.sgd(0.1)
     step = functools.partial(training.train_step, apply_fn=toy.apply, optimizer=optimizer, settings=settings(**changes))
     return step, training.init_state(toy.params, optimizer, ema=changes.get("ema_decay", 0.0) > 0)

@@ -1,4 +1,4 @@
-"""What the tests in a browser share: Chromium, a page with a comparison of methods, a person's hands and eyes."""
+"""Fixtures of the tests in a browser: Chromium, a page that compares methods, and ways to click and look."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ def comparison(run):
 
 @pytest.fixture(scope="session")
 def address(run, tmp_path_factory, leave_out_plots):
-    """Where the page lies."""
+    """Returns the address of the page."""
     with pytest.MonkeyPatch.context() as patch:
         leave_out_plots(patch)
         return pathlib.Path(page.write_report(tmp_path_factory.mktemp("report"), [run])).as_uri()
@@ -53,7 +53,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def browser(chromium, address):
-    """The page, freshly loaded in a window of 1200 × 1000; afterwards nothing was fetched and no error logged."""
+    """Loads the page in a window of 1200 × 1000; asserts afterwards that nothing was fetched and no error logged."""
     emulate(chromium, width=1200, height=1000, scheme="light")
     chromium.get_log("performance")  # of what came before, such as the browser's own first tab
     chromium.get(address)
@@ -94,7 +94,7 @@ def press(browser, *keys):
 
 
 def of_maps(browser, part, property="textContent"):
-    """A property of this part of every method's map, by method, also of those that are not shown."""
+    """Returns a property of this part of every method's map, by method, hidden maps included."""
     return browser.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('.map[data-method]')].map("
         "map => [map.dataset.method, map.querySelector(arguments[0])[arguments[1]] ?? null]))", part, property)

@@ -34,7 +34,7 @@ def course_of(comparison, key, image=0, offered=0):
 
 
 def value_and_rank(values, patch):
-    """As written below a map: three digits of the map's largest value, and the patch's rank."""
+    """Returns the text below a map: the value to three digits of the map's largest, and the patch's rank."""
     value, limit = float(values[patch]), float(np.abs(values).max())
     digits = 2 - math.floor(math.log10(limit))
     text = signed(value, digits=max(0, digits))
