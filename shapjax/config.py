@@ -173,6 +173,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, value in flat.items():
         if isinstance(value, int | float) and not (0 <= value < float("inf")):
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
+        if isinstance(value, int) and value >= 2**31:  # JAX counts in int32, and cuts a longer seed
+            raise UserError(f"--config.{key}={value}: expected a number below 2147483648")
     for keys, wrong, expected in _BOUNDS:
         for key in keys:
             if wrong(flat[key]):

@@ -63,6 +63,8 @@ def test_model_settings_go_to_their_groups_and_come_back_together():
         ({"optim__learning_rate": -1.0}, "optim.learning_rate=-1.0"),
         ({"shapley__weight": float("nan")}, "shapley.weight=nan"),
         ({"shapley__num_pairs": -1}, "shapley.num_pairs=-1"),
+        ({"optim__steps": 10**20}, "optim.steps=1.*expected a number below 2147483648"),
+        ({"seed": 2**31}, "seed=2147483648: expected a number below"),
         ({"optim__warmup": 1.0}, "expected a share below 1"),
         ({"shapley__start": 1.0}, "expected a share below 1"),
         ({"optim__train_only": ("head",)}, "train_only=.*set --config.pretrained"),

@@ -69,7 +69,8 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
-        raise UserError(str(e).strip("\"'").split("\n")[0] + " (see --help)") from e
+        message = str(e.args[0] if e.args else e)  # str() of a KeyError would quote it
+        raise UserError(message.split("\n")[0] + " (see --help)") from e
 
 
 def keep_compiled() -> None:

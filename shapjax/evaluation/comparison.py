@@ -75,7 +75,9 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     """
     game: Classifier = getattr(model, "classifier", model)
     images, labels = np.asarray(images), np.asarray(labels)
+    object_masks = None if object_masks is None else np.asarray(object_masks)
     _require_arrays(images, labels, object_masks)
+    _require_numbers(batch_size=(batch_size, 1), seed=(seed, 0), explorer_images=(explorer_images, 0))
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
@@ -165,8 +167,18 @@ def _require_arrays(images: np.ndarray, labels: np.ndarray, object_masks: np.nda
     if images.ndim != 4 or not n or len(images) != n or labels.ndim != 1:
         raise ValueError(f"images are {list(images.shape)}, labels {list(labels.shape)}: expected [n, H, W, C] and "
                          "[n], n of at least 1")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images are {images.dtype}, expected uint8 or floats")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}, expected integers")
     if object_masks is not None and object_masks.shape != images.shape[:3]:
         raise ValueError(f"object masks are {list(object_masks.shape)}, expected {list(images.shape[:3])}")
+
+
+def _require_numbers(**arguments: tuple[int | None, int]) -> None:
+    for name, (value, least) in arguments.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
 
 
 def _measure(work: Measurement, methods: Sequence[Method], metrics: Sequence[Metric], cache: Cache | None,

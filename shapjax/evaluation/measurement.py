@@ -6,6 +6,7 @@ method, such as the model's values of random coalitions, is computed once.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -186,7 +187,8 @@ class Measurement:
             begun = time.perf_counter()
             explain(self.model, s.images, s.targets, self._keys)
             taken.append(time.perf_counter() - begun)
-        return explored, attributions, float(np.median(taken)) / len(s.images), explain.peak_bytes
+        rows = math.ceil(len(s.images) / explain.block) * explain.block  # the last block is filled up
+        return explored, attributions, float(np.median(taken)) / rows, explain.peak_bytes
 
 
 def explorer_classes(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

@@ -63,8 +63,8 @@ class Backbone(nn.Module):
         (height, width), p = self.image_size, self.patch_size
         if height % p or width % p:
             fitting = [side for side in range(2, min(height, width)) if height % side == 0 == width % side]
-            raise ValueError(f"patch_size={p} does not divide the image size {height}x{width}; use one of "
-                             f"{', '.join(map(str, fitting))}")
+            advice = f"use one of {', '.join(map(str, fitting))}" if fitting else "resize the images (data.image_size)"
+            raise ValueError(f"patch_size={p} does not divide the image size {height}x{width}; {advice}")
         if self.num_patches < 2:
             raise ValueError(f"patch_size={p} makes the whole image one patch; use a smaller one")
 

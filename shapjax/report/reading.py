@@ -92,8 +92,10 @@ def read_comparison(directory: str | os.PathLike, *, step: int) -> Comparison | 
 
 def evaluation_command(directory: epath.Path) -> str:
     """Returns the command that writes an evaluation to a directory."""
-    if (directory / "checkpoints").exists() or export.is_exported(directory):
+    if (directory / "checkpoints").exists():
         return f"python eval.py --checkpoint {directory}"
+    if export.is_exported(directory):
+        return f"python eval.py --checkpoint {directory} --output EVALUATION"
     return f"python eval.py --checkpoint RUN --output {directory}"
 
 

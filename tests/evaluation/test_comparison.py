@@ -152,6 +152,11 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
     ({"coalitions": 33}, "coalitions=33"),
     ({"labels": np.zeros(3, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
     ({"labels": np.full(11, 7)}, "target 7"),
+    ({"labels": np.zeros(11)}, "labels are float64, expected integers"),
+    ({"images": np.zeros((11, 4, 4, 1), np.int64)}, "images are int64, expected uint8 or floats"),
+    ({"explorer_images": -1}, "explorer_images is -1, expected at least 0"),
+    ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+    ({"seed": -1}, "seed is -1, expected at least 0"),
     ({"object_masks": np.zeros((11, 4, 5), bool)}, r"object masks are \[11, 4, 5\], expected \[11, 4, 4\]"),
 ])
 def test_arguments_that_do_not_fit_are_refused(compare, measuring, changes, message):

@@ -1,6 +1,7 @@
 """Methods on the same images: nothing depends on how images are batched, and time is that of compiled programs."""
 
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -62,8 +63,8 @@ def test_results_do_not_depend_on_how_images_are_batched(game, subjects, setting
             np.testing.assert_allclose(again[name], array, atol=atol, rtol=1e-3, err_msg=name)
 
 
-def test_a_method_is_compiled_before_it_is_timed_without_an_explorer_too(game, subjects, settings, monkeypatch):
-    events, compile, clock = [], OverImages.compile, time.perf_counter
+def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_count_as_images(game, subjects, settings, monkeypatch):
+    events, compile, seconds = [], OverImages.compile, itertools.count(1.0)
 
     def compile_once(over, *arrays):
         if over._compiled is None:
@@ -71,13 +72,15 @@ def test_a_method_is_compiled_before_it_is_timed_without_an_explorer_too(game, s
         compile(over, *arrays)
 
     monkeypatch.setattr(OverImages, "compile", compile_once)
-    monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or clock())
+    monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or next(seconds))
     work = Measurement(game.model, dataclasses.replace(subjects, ground_truth=None, object_masks=None),
                        dataclasses.replace(settings, explorer_images=0))
     work._score = work._evaluate = lambda *arrays: {}
     work._remove = lambda *arrays: (np.zeros((0, 4)), np.zeros((0, 5)))
     found = work.measure(registry.METHODS["phi"])
-    assert events[0] == "compiled" and set(events[1:]) == {"clock"} and found["cost/seconds"] > 0
+    assert events[0] == "compiled" and set(events[1:]) == {"clock"}
+    blocks = -(-len(subjects.images) // settings.block)  # of a multiple of the devices
+    assert found["cost/seconds"] == 1 / (blocks * settings.block) and len(subjects.images) % settings.block
     assert found["explorer/attributions"].shape[0] == 0
 
 
