@@ -63,7 +63,8 @@ def test_results_do_not_depend_on_how_images_are_batched(game, subjects, setting
             np.testing.assert_allclose(again[name], array, atol=atol, rtol=1e-3, err_msg=name)
 
 
-def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_count_as_images(game, subjects, settings, monkeypatch):
+def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_count_as_images(
+        game, subjects, settings, monkeypatch):
     events, compile, seconds = [], OverImages.compile, itertools.count(1.0)
 
     def compile_once(over, *arrays):
