@@ -151,6 +151,7 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
     ({"target": "both"}, "target is 'both', expected one of predicted, label"),
     ({"coalitions": 33}, "coalitions=33"),
     ({"labels": np.zeros(3, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
+    ({"labels": np.zeros(12, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
     ({"labels": np.full(11, 7)}, "target 7"),
     ({"labels": np.zeros(11)}, "labels are float64, expected integers"),
     ({"images": np.zeros((11, 4, 4, 1), np.int64)}, "images are int64, expected uint8 or floats"),
