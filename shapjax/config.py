@@ -170,15 +170,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
       UserError: on the first setting that cannot work; names it, and says why and which value would work.
     """
     flat = flatten(config)
+    for keys, wrong, expected in _BOUNDS:
+        for key in keys:
+            if wrong(flat[key]):
+                raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
     for key, value in flat.items():
         if isinstance(value, int | float) and not (0 <= value < float("inf")):
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
         if isinstance(value, int) and value >= 2**31:  # JAX counts in int32, and cuts a longer seed
             raise UserError(f"--config.{key}={value}: expected a number below 2147483648")
-    for keys, wrong, expected in _BOUNDS:
-        for key in keys:
-            if wrong(flat[key]):
-                raise UserError(f"--config.{key}={flat[key]}: expected {expected}")
     if config.optim.train_only and not config.pretrained:
         raise UserError(f"--config.optim.train_only={config.optim.train_only} would leave the rest of a new model as "
                         "it is made; set --config.pretrained to the weights that it should have")

@@ -60,6 +60,7 @@ def test_model_settings_go_to_their_groups_and_come_back_together():
     ("changes", "message"),
     [
         ({"optim__batch_size": 0}, "optim.batch_size=0: expected at least 1"),
+        ({"optim__steps": -1}, "optim.steps=-1: expected at least 1"),
         ({"optim__learning_rate": -1.0}, "optim.learning_rate=-1.0"),
         ({"shapley__weight": float("nan")}, "shapley.weight=nan"),
         ({"shapley__num_pairs": -1}, "shapley.num_pairs=-1"),

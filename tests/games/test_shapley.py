@@ -48,6 +48,12 @@ games = st.integers(1, 5).flatmap(lambda n: hnp.arrays(np.float64, (2**n, 2), el
 # Games whose Shapley values are known
 
 
+def test_two_players_have_coalitions_of_one():
+    np.testing.assert_array_equal(shapley.kernel_size_probabilities(2), [1.0])
+    masks = np.asarray(shapley.sample_coalitions(jax.random.key(0), num_players=2, num_pairs=20))
+    assert (masks.sum(axis=1) == 1).all() and masks.any(axis=0).all()
+
+
 def test_an_additive_game_gives_each_player_its_own_worth_in_each_class(rng):
     worth = rng.normal(size=(5, 3))
     np.testing.assert_allclose(shapley.exact_shapley(all_coalitions(5) @ worth), worth, atol=1e-12)
