@@ -30,7 +30,7 @@ from PIL import Image
 
 from shapjax.config import default_config
 from shapjax.data import augmentation, pipeline, sources
-from shapjax.training import distributed, sharding
+from shapjax.training import machine, sharding
 from shapjax.training.step import example_keys
 
 BAR = 20_000  # images/s, from memory, on 2 cores
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements a variant")
     args = parser.parse_args()
-    distributed.split_cpu(0)
+    machine.split_cpu(0)
     available = len(os.sched_getaffinity(0))
     print(f"{available} cores, {jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
 

@@ -47,7 +47,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Rows of shapjax's forward 
 
 def main(_: Sequence[str]) -> None:
     """Times both jobs and prints their tables."""
-    distributed.split_cpu(0)
+    machine.split_cpu(0)
     logging.set_verbosity(logging.ERROR)
     warnings.simplefilter("ignore")
     images = np.random.default_rng(0).random((_IMAGES.value, 28, 28, 1), np.float32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from benchmarks import packing
 from shapjax import models
-from shapjax.models import layers, vit
+from shapjax.models import blocks, vit
 
 MODELS = ("S/16@224", "S/16@384", "B/16@224", "B/16@384", "L/16@224", "L/16@384", "H/14@224", "H/14@392")
 DEVICES = (8, 64, 256)  # that one state is split over
@@ -72,7 +72,7 @@ def print_table(header: str, rows: list[list[str]]) -> None:
 def print_check() -> None:
     """Prints counted and planned bytes an image, of S/16 in float32, on the device that JAX finds."""
     rows = []
-    for remat in layers.REMAT_POLICIES:
+    for remat in blocks.REMAT_POLICIES:
         module = make_module("S/16@224", remat=remat, dtype=jnp.float32)
         planned = [planned_bytes(module, batch) for batch in (4, 8)]
         rows.append([remat, f"{kept_bytes(module) / 1e6:.0f}", f"{(planned[1] - planned[0]) / 4e6:.0f}",
@@ -95,15 +95,15 @@ def main() -> None:
         module = make_module(name, remat="none")
         params[name] = count_params(module)
         gflop[name] = {kind: packing.count_flops(module, kind, batch=1) / 1e9 for kind in ("plain", "packed")}
-        kept[name] = {remat: kept_bytes(make_module(name, remat=remat)) / 1e6 for remat in layers.REMAT_POLICIES}
+        kept[name] = {remat: kept_bytes(make_module(name, remat=remat)) / 1e6 for remat in blocks.REMAT_POLICIES}
     print_table("model | patches | parameters, M | GFLOP an image, plain step | joint step | joint, remat full", [
         [name, str(make_module(name, remat="none").num_patches), f"{params[name] / 1e6:.0f}",
          f"{gflop[name]['plain']:.0f}", f"{gflop[name]['packed']:.0f}", f"{gflop[name]['packed'] * 4 / 3:.0f}"]
         for name in names])
     print_table("model | copies (pmap) | " + " | ".join(f"split over {n}" for n in DEVICES), [
         [name, *(f"{params[name] * STATE_BYTES / n / 1e9:.2f}" for n in (1, *DEVICES))] for name in names])
-    print_table("model | " + " | ".join(f"remat {remat}" for remat in layers.REMAT_POLICIES), [
-        [name, *(f"{kept[name][remat]:.0f}" for remat in layers.REMAT_POLICIES)] for name in names])
+    print_table("model | " + " | ".join(f"remat {remat}" for remat in blocks.REMAT_POLICIES), [
+        [name, *(f"{kept[name][remat]:.0f}" for remat in blocks.REMAT_POLICIES)] for name in names])
     print_table("model | " + " | ".join(CHIPS), [
         [name, *(f"{UTILIZATION * peak / (gflop[name]['packed'] * 4 / 3 * 1e9):.0f}" for peak, _ in CHIPS.values())]
         for name in names])

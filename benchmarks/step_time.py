@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from shapjax.data import sources
-from shapjax.training import distributed, loop, sharding
+from shapjax.training import loop, machine, sharding
 
 VARIANTS = {
     "a device a core, recompute all": ["--config.model.remat=full"],
@@ -54,7 +54,7 @@ def main(_: Sequence[str]) -> None:
 
 def seconds_a_step(config, steps: int) -> float:
     """Returns the median over the steps of one process, after two steps to compile and warm up."""
-    distributed.split_cpu(config.run.cpu_devices)
+    machine.split_cpu(config.run.cpu_devices)
     source = sources.load_source(config, "train")
     run = loop.setup(config, source, num_devices=jax.device_count())
     layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)

@@ -22,10 +22,10 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp_in, self.mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, x):
+    def forward(self, x, attention_mask=None):
         b, t, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
         x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
         return x + self.mlp_out(nn.functional.gelu(self.mlp_in(self.norm2(x)), approximate="tanh"))
 
@@ -41,19 +41,24 @@ class TorchViT(nn.Module):
         channels = params["embedding"]["kernel"].shape[0] // self.patch**2
         self.embedding = nn.Linear(channels * self.patch**2, module.width)
         self.positions = nn.Parameter(torch.zeros(module.num_patches, module.width))
-        self.blocks = nn.Sequential(*[Block(module.width, module.heads, hidden) for _ in range(module.depth)])
+        self.blocks = nn.ModuleList([Block(module.width, module.heads, hidden) for _ in range(module.depth)])
         self.norm, self.head = nn.LayerNorm(module.width, eps=1e-6), nn.Linear(module.width, module.num_classes)
         self._copy(jax.tree.map(np.asarray, params))
         self.requires_grad_(False).eval()
 
     def forward(self, images):
+        return self.patch_logits(images).sum(1)
+
+    def patch_logits(self, images, visible=None):
+        """Returns patch logits [B, N, K]; visible: bool [B, N], the patches that may be attended to, or None: all."""
         b, c, h, w = images.shape
         p = self.patch
         x = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
-        patch_logits = self.head(self.norm(self.blocks(self.embedding(x) + self.positions))) * self.scale
-        if self.center:
-            patch_logits = patch_logits - patch_logits.mean(-1, keepdim=True)
-        return patch_logits.sum(1)
+        x = self.embedding(x) + self.positions
+        for block in self.blocks:
+            x = block(x, None if visible is None else visible[:, None, None])
+        patch_logits = self.head(self.norm(x)) * self.scale
+        return patch_logits - patch_logits.mean(-1, keepdim=True) if self.center else patch_logits
 
     def _copy(self, params: dict) -> None:
         def dense(layer: nn.Linear, values: dict) -> None:

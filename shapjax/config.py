@@ -60,8 +60,8 @@ def default_config() -> ml_collections.ConfigDict:
     m.heads = 4  # H; divides the width
     m.stages = (1, 1, 1)  # of a ResNet or ConvNeXt, blocks a stage; each stage after the first halves the map
     m.explainer_depth = 0  # transformer blocks of an explainer head, which turns features into phi; 0: none
-    m.dtype = "float32"  # of the computation; "bfloat16" on accelerators
-    m.remat = "full"  # recompute for the gradient all of a block ("full"), all but matrix products ("dots"), "none"
+    m.dtype = "auto"  # "float32"; "bfloat16" on accelerators; "bfloat16_products": of training, where a CPU gains by it
+    m.remat = "auto"  # recompute for the gradient "none" of a block, all but its products ("dots"), "full"; by memory
 
     c.loaded = w = ml_collections.ConfigDict()  # the form of loaded weights; weights and variants set these
     w.mlp_ratio = 4.0  # of a ViT or ConvNeXt: hidden width of a block's MLP over D
@@ -104,7 +104,7 @@ def default_config() -> ml_collections.ConfigDict:
     r.keep_checkpoints = 2  # the newest ones; the best by test accuracy is kept besides
     r.parallel = "pmap"  # a copy of the state on every device; "fsdp": the state is split over devices
     r.fsdp_devices = 0  # devices that share one copy of the state, with "fsdp"; 0: all
-    r.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core (small models run faster so)
+    r.cpu_devices = 0  # JAX devices to split the CPU into; 0: one a core for small ViTs, else one
     return c.lock()
 
 

@@ -33,7 +33,7 @@ from shapjax.games import removal
 from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page
 from shapjax.report.formatting import decimal, duration
-from shapjax.training.distributed import split_cpu
+from shapjax.training.machine import split_cpu
 from shapjax.version import __version__
 
 # By the names of --removal: functions of the dataset's mean color that return the removal.

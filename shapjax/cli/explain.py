@@ -40,7 +40,7 @@ from shapjax.metrics.shapley_agreement import shapley_error
 from shapjax.model import Explanation, SelfExplainingModel
 from shapjax.report import figures, plots
 from shapjax.report.formatting import decimal, probability_text
-from shapjax.training.distributed import split_cpu
+from shapjax.training.machine import split_cpu
 
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8

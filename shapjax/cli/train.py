@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from shapjax import paths
 from shapjax.cli import keep_compiled, run_command
 from shapjax.pretrained import loading, settings
-from shapjax.training import distributed, loop
+from shapjax.training import distributed, loop, machine
 from shapjax.training.checkpoint import Meta
 
 _FLAGS = flags.FLAGS
@@ -43,7 +43,7 @@ def main(_: Sequence[str]) -> None:
     """Reads the flags, trains, prints where things are."""
     begun, workdir = time.monotonic(), paths.as_path(_FLAGS.workdir)
     config = loop.resolve(settings.complete(_FLAGS.config, workdir))
-    distributed.split_cpu(config.run.cpu_devices)
+    machine.split_cpu(machine.cpu_devices(config))
     distributed.start(multihost=_FLAGS.multihost, coordinator=_FLAGS.coordinator, num_processes=_FLAGS.num_processes,
                       process_id=_FLAGS.process_id)
     keep_compiled()

@@ -51,8 +51,11 @@ def is_marked(path: str | os.PathLike) -> bool:
 
 
 def build(meta: Meta) -> nn.Module:
-    """Returns the module of a model with this meta data."""
-    return models.build(config.model_settings(meta.config), image_shape=meta.image_shape,
+    """Returns the module of a model with this meta data, for inference: products in float32, nothing computed again."""
+    settings = config.model_settings(meta.config) | {"remat": "none"}
+    if settings["dtype"] == "bfloat16_products":
+        settings["dtype"] = "float32"
+    return models.build(settings, image_shape=meta.image_shape,
                         num_classes=len(meta.class_names))
 
 

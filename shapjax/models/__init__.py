@@ -9,10 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shapjax.models import convnext, layers, resnet, vit
+from shapjax.models import blocks, convnext, layers, resnet, vit
 
+AUTO = "auto"  # of dtype and remat: `training.machine` chooses for a run; else float32, and nothing computed again
+# name -> format of activations, and how tokens are multiplied with kernels
+DTYPES = {AUTO: (jnp.float32, None), "float32": (jnp.float32, None), "bfloat16": (jnp.bfloat16, None),
+          "bfloat16_products": (jnp.float32, layers.bfloat16_dot_general)}
 BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet, "convnext": convnext.ConvNeXt}
-CHOICES = {"backbone": BACKBONES, "dtype": ("float32", "bfloat16"), "remat": layers.REMAT_POLICIES,
+CHOICES = {"backbone": BACKBONES, "dtype": DTYPES, "remat": (AUTO, *blocks.REMAT_POLICIES),
            "activation": layers.ACTIVATIONS, "norm_place": layers.NORM_PLACES, "head_scale": layers.HEAD_SCALES}
 _CONV_VARIANTS = {name: {"backbone": backbone} | sizes
                   for backbone, table in (("resnet", resnet.VARIANTS), ("convnext", convnext.VARIANTS))
@@ -56,7 +60,10 @@ def build(settings: Mapping[str, Any], *, image_shape: tuple[int, int, int], num
             raise ValueError(f"{key}={settings[key]}: expected one of {', '.join(allowed)}")
     backbone = BACKBONES[settings["backbone"]]
     known = {field.name for field in dataclasses.fields(backbone)} - {"dtype"}
-    module = backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(settings["dtype"]),
+    dtype, dot_general = DTYPES[settings["dtype"]]
+    if settings["remat"] == AUTO:
+        settings = {**settings, "remat": "none"}
+    module = backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(dtype), dot_general=dot_general,
                       **{key: value for key, value in settings.items() if key in known})
     module.check()
     return module

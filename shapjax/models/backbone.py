@@ -1,5 +1,7 @@
 """The base of all backbones: the grid of patches, the head, and the explainer head if there is one."""
 
+from collections.abc import Callable
+
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,7 +26,8 @@ class Backbone(nn.Module):
       explainer_depth: transformer blocks of the explainer head; 0: there is none.
       head_scale, center: of the heads, see `layers.PatchHead`.
       dtype: of the computation. Parameters are float32; the last norm and the heads compute in float32.
-      remat: key of `layers.REMAT_POLICIES`: the part of a block that is computed again for the gradient.
+      dot_general: of the products of tokens with kernels, as of `nn.Dense`; None: `lax.dot_general`.
+      remat: key of `blocks.REMAT_POLICIES`: the part of a block that is computed again for the gradient.
     """
 
     num_classes: int
@@ -34,6 +37,7 @@ class Backbone(nn.Module):
     head_scale: str = "sqrt"
     center: bool = True
     dtype: jnp.dtype = jnp.float32
+    dot_general: Callable | None = None
     remat: str = "full"
 
     pair_passes = 1  # forward passes that a coalition and its complement cost
@@ -83,7 +87,8 @@ class Backbone(nn.Module):
         self.explainer = None
         if self.has_explainer:
             self.explainer = ExplainerHead(self.num_classes, self.explainer_depth, scale=self.head_scale,
-                                           center=self.center, dtype=self.dtype, remat=self.remat)
+                                           center=self.center, dtype=self.dtype, dot_general=self.dot_general,
+                                           remat=self.remat)
 
     def require_size(self, images: chex.Array) -> None:
         """Raises ValueError unless images are [B, H, W, C] of the model's size."""

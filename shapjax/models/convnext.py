@@ -5,12 +5,16 @@ Its game is that of `shapjax.models.masked_conv`. The published classifier norma
 training code here.
 """
 
+import functools
+from collections.abc import Callable
+
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from shapjax.models.blocks import Blocks
 from shapjax.models.depthwise import DepthwiseConv
-from shapjax.models.layers import ACTIVATIONS, REMAT_POLICIES, TokenDense, final_norm
+from shapjax.models.layers import ACTIVATIONS, TokenDense, final_norm
 from shapjax.models.masked_conv import LayerMask, MaskedConvBackbone
 
 EPSILON = 1e-6  # of all norms but the last
@@ -22,19 +26,21 @@ VARIANTS = {f"ConvNeXt-{name}": dict(width=width, stages=(3, 3, blocks, 3), mlp_
 
 
 class Block(nn.Module):
-    """A 7x7 convolution of each channel alone, then an MLP of each cell; in the form that `nn.scan` wants."""
+    """A 7x7 convolution of each channel alone, then an MLP of each cell; in the form that `blocks.Blocks` takes."""
 
     mlp_ratio: float
     activation: str
     dtype: jnp.dtype
+    dot_general: Callable | None
 
     @nn.compact
-    def __call__(self, x: chex.Array, layer_mask: LayerMask) -> tuple[chex.Array, None]:
+    def __call__(self, x: chex.Array, layer_mask: LayerMask, _: None) -> tuple[chex.Array, None]:
+        dense = functools.partial(TokenDense, dtype=self.dtype, dot_general=self.dot_general)
         d = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(y)
-        y = ACTIVATIONS[self.activation](TokenDense(int(self.mlp_ratio * d), dtype=self.dtype, name="mlp_in")(y))
-        y = TokenDense(d, dtype=self.dtype, name="mlp_out")(y)
+        y = ACTIVATIONS[self.activation](dense(int(self.mlp_ratio * d), name="mlp_in")(y))
+        y = dense(d, name="mlp_out")(y)
         scale = self.param("layer_scale", nn.initializers.constant(LAYER_SCALE), (d,))
         return layer_mask(x + y * scale.astype(self.dtype)), None
 
@@ -71,18 +77,15 @@ class ConvNeXt(MaskedConvBackbone):
     def setup(self):
         self.setup_heads()
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon)
-        policy = REMAT_POLICIES[self.remat]
-        block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
         stem, norms, reductions, stages = self.patch_size // 2 ** (len(self.stages) - 1), [], [], []
         for stage, count in enumerate(self.stages):
             size, width = 2 if stage else stem, self.width * 2**stage
             reductions.append(nn.Conv(width, (size, size), (size, size), "VALID", dtype=self.dtype,
                                       name=f"stage{stage}_reduction"))
             norms.append(nn.LayerNorm(EPSILON, dtype=self.dtype, name=f"stage{stage}_norm"))
-            # One compiled block a stage: up to 27 are alike.
-            scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                              length=count)
-            stages.append(scanned(self.mlp_ratio, self.activation, self.dtype, name=f"stage{stage}_blocks"))
+            settings = dict(mlp_ratio=self.mlp_ratio, activation=self.activation, dtype=self.dtype,
+                            dot_general=self.dot_general)
+            stages.append(Blocks(Block, settings, count, self.remat, name=f"stage{stage}_blocks"))
         self.norms, self.reductions, self.blocks = norms, reductions, stages
 
     def feature_map(self, images: chex.Array, layer_mask: LayerMask) -> chex.Array:

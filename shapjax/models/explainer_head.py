@@ -10,6 +10,7 @@ head: passes of coalitions leave it out. Only the Shapley task reaches it.
 """
 
 import math
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -33,7 +34,7 @@ class ExplainerHead(nn.Module):
       depth: transformer blocks, of width min(D, MAX_WIDTH).
       scale, center: as of `PatchHead`.
       dtype: of the computation but for the linear head.
-      remat: as of `backbone.Backbone`.
+      dot_general, remat: as of `backbone.Backbone`.
     """
 
     num_classes: int
@@ -41,6 +42,7 @@ class ExplainerHead(nn.Module):
     scale: str
     center: bool
     dtype: jnp.dtype
+    dot_general: Callable | None
     remat: str
 
     @nn.compact
@@ -50,9 +52,11 @@ class ExplainerHead(nn.Module):
         width = min(d, MAX_WIDTH)
         positions_NW = self.param("positions", nn.initializers.normal(0.02), (n, width))
         x = nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name="norm_in")(features_BND)
-        x = TokenDense(width, dtype=self.dtype, name="embedding")(x) + positions_NW.astype(self.dtype)
+        x = TokenDense(width, dtype=self.dtype, dot_general=self.dot_general, name="embedding")(x)
+        x = x + positions_NW.astype(self.dtype)
         x, _ = transformer_blocks(self.depth, math.gcd(width, MAX_HEADS), MLP_RATIO, "gelu_tanh", NORM_EPSILON,
-                                  dtype=self.dtype, remat=self.remat, name="blocks")(x, None, None)
+                                  dtype=self.dtype, dot_general=self.dot_general, remat=self.remat,
+                                  name="blocks")(x, None, None)
         # No biases from here on: subtracting the mean over the patches would remove them.
         x = nn.LayerNorm(NORM_EPSILON, use_bias=False, dtype=jnp.float32, name="norm")(x)
         h_BNK = PatchHead(self.num_classes, use_bias=False, scale=self.scale, center=self.center, name="head")(x, n)

@@ -14,7 +14,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from shapjax.models.layers import REMAT_POLICIES
+from shapjax.models.blocks import REMAT_POLICIES
 from shapjax.models.masked_conv import LayerMask, MaskedConvBackbone
 
 EXPANSION = 4  # channels of a bottleneck block's output over those of its 3x3 convolution

@@ -65,13 +65,13 @@ class ViT(Backbone):
             raise ValueError(f"heads={self.heads} does not divide the width {self.width}")
 
     def setup(self):
-        self.embedding = TokenDense(self.width, dtype=self.dtype)
+        self.embedding = TokenDense(self.width, dtype=self.dtype, dot_general=self.dot_general)
         self.positions = self.param("positions", nn.initializers.normal(0.02), (self.num_patches, self.width))
         if self.num_prefix_tokens:
             shape = (self.num_prefix_tokens, self.width)
             self.prefix_tokens = self.param("prefix_tokens", nn.initializers.normal(0.02), shape)
         self.blocks = transformer_blocks(self.depth, self.heads, self.mlp_ratio, self.activation, self.norm_epsilon,
-                                         dtype=self.dtype, remat=self.remat)
+                                         dtype=self.dtype, dot_general=self.dot_general, remat=self.remat)
         if self.input_norm:
             self.norm_in = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype)
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon)

@@ -1,4 +1,4 @@
-"""Devices and processes of a run: splitting a CPU, finding the other processes, stopping on request."""
+"""The processes of a run: finding each other, stopping on request."""
 
 import os
 import signal
@@ -14,23 +14,6 @@ from jax.experimental import multihost_utils
 from shapjax.errors import UserError
 
 LEAVE_S = 60  # seconds that a process waits for the others when it is done or has failed; then JAX ends them all
-
-
-def split_cpu(num_devices: int) -> None:
-    """Splits the CPU into JAX devices. Must run before JAX's first computation. Changes nothing on other backends.
-
-    Small models gain: XLA runs one device a core more than twice as fast as one device over all cores.
-
-    Args:
-      num_devices: 0 = one a core that this process may use.
-    """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
-
-
-def num_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(*, multihost: bool, coordinator: str | None, num_processes: int | None, process_id: int | None,

@@ -19,7 +19,7 @@ from shapjax import models, paths
 from shapjax.data import augmentation, normalization, pipeline, sources
 from shapjax.errors import Stopped, UserError, as_user_error
 from shapjax.models import preprocessing
-from shapjax.training import checkpoint, distributed, sharding
+from shapjax.training import checkpoint, distributed, machine, sharding
 from shapjax.training.checkpoint import Meta
 from shapjax.training.logging import RunLog
 from shapjax.training.loss import LossSettings
@@ -93,7 +93,7 @@ class Run:
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
         """Sums accuracy, cross_entropy (nats) and images over the valid rows of a batch of `evaluation_batches`."""
         images = preprocessing.normalize(batch["image"], self.meta.mean, self.meta.std)
-        logits_BK = jnp.sum(self.module.without_explainer.apply({"params": params}, images), axis=1)
+        logits_BK = jnp.sum(self.module.without_explainer.clone(dot_general=None).apply({"params": params}, images), axis=1)
         labels_B, valid_B = batch["label"], batch["valid"]
         each = {"accuracy": jnp.argmax(logits_BK, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B)}
@@ -112,6 +112,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
       UserError: on the first setting that cannot work with these images or devices; names it, and says why.
     """
     shapjax.config.validate(config)
+    config = machine.complete(config, source.image_shape)
     _require_batch(config, num_devices)
     normalization.check(config, source.image_shape[2])
     (height, width, _), patch_size = source.image_shape, config.model.patch_size
@@ -155,8 +156,6 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.model.variant:
         with as_user_error("--config.model."):
             shapjax.config.set_model(config, models.variant(config.model.variant))
-    if config.model.backbone != "vit" and not config.run.cpu_devices:
-        config.run.cpu_devices = 1  # several can lock each other: XLA's convolutions share threads with its collectives
     return config.lock()
 
 
@@ -180,7 +179,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     """
     workdir, steps = paths.as_path(workdir), config.optim.steps
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
+    if config.model.dtype == models.AUTO and (begun := checkpoint.newest_meta(workdir)):
+        config = config.copy_and_resolve_references()
+        config.model.dtype = begun.config.model.dtype  # a run goes on in the format it began with, on any machine
     run = setup(config, source, num_devices=jax.device_count())
+    config = run.config
+    say(f"{jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
+        f"{config.model.remat}")
     with as_user_error("--config.run."):
         layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)
     batches = pipeline.to_device(pipeline.train_iterator(

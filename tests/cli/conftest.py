@@ -17,7 +17,7 @@ from shapjax.training import checkpoint
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.model.depth=1",
          "--config.model.heads=2", "--config.model.patch_size=14", "--config.optim.batch_size=16",
-         "--config.run.log_every=5", "--config.run.cpu_devices=2"]
+         "--config.run.log_every=5", "--config.run.cpu_devices=2", "--config.model.dtype=float32"]
 # train.py with steps of at least 0.1 s, so that a signal comes before the end.
 SLOW_STEPS = """
 import time

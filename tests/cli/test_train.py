@@ -46,6 +46,17 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
     assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
 
 
+def test_a_run_goes_on_in_the_format_it_began_with(tmp_path, command, small):
+    arguments = [*small, "--workdir", tmp_path, "--config.optim.steps=4", "--config.run.eval_every=2"]
+    out = command("train.py", *arguments, "--config.model.dtype=bfloat16_products")
+    assert "dtype bfloat16_products" in out
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    out = command("train.py", *arguments, "--config.model.dtype=auto")
+    assert "at step 2" in out and "dtype bfloat16_products" in out
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["dtype"] == "bfloat16_products"
+    assert shapjax.load(tmp_path).classifier  # for inference it is built in float32
+
+
 def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):
     before = sorted(run.rglob("checkpoints/*"))
     out = command("train.py", *small, "--workdir", run, "--config.optim.steps=20", "--config.run.eval_every=10")

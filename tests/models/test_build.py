@@ -25,8 +25,8 @@ CONVNEXT = {"backbone": "convnext", "patch_size": 8, "stages": (1, 1, 1)}
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"backbone": "vgg"}, "backbone=vgg: expected one of vit, resnet, convnext"),
-    ({"dtype": "float16"}, "dtype=float16: expected one of float32, bfloat16"),
-    ({"remat": "half"}, "remat=half: expected one of none, dots, full"),
+    ({"dtype": "float16"}, "dtype=float16: expected one of auto, float32, bfloat16"),
+    ({"remat": "half"}, "remat=half: expected one of auto, none, dots, full"),
     ({"activation": "relu"}, "activation=relu: expected one of gelu_tanh, gelu, quick_gelu"),
     ({"norm_place": "last"}, "norm_place=last: expected one of token, pooled"),
     ({"head_scale": "sum"}, "head_scale=sum: expected one of sqrt, mean"),

@@ -85,7 +85,8 @@ def test_it_adds_the_output_of_its_linear_head_without_the_mean_over_patches(net
 
 def test_a_new_one_adds_nothing_whatever_the_width_of_the_features():
     for width in (6, 9, 300):  # its attention heads have to divide them
-        head = explainer_head.ExplainerHead(2, 1, scale="sqrt", center=True, dtype=jnp.float32, remat="none")
+        head = explainer_head.ExplainerHead(2, 1, scale="sqrt", center=True, dtype=jnp.float32, dot_general=None,
+                                           remat="none")
         added, variables = jax.jit(head.init_with_output)(jax.random.key(0), jnp.ones((1, 4, width)))
         np.testing.assert_array_equal(added, np.zeros((1, 4, 2)))
         assert variables["params"]["positions"].shape == (4, min(width, 256))

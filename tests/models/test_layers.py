@@ -106,3 +106,27 @@ def test_every_product_with_the_classes_of_a_bfloat16_model_is_in_full_precision
     found = [line for line in program.splitlines() if "dot_general" in line and re.search(r"-> tensor<\d+x7x", line)]
     assert len(found) == 2  # the head's and the explainer head's
     assert all("precision = [HIGHEST, HIGHEST]" in line and "bf16" not in line for line in found)
+
+
+def test_products_of_bfloat16_operands_are_summed_in_float32():
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(((3, 5, 64), (64, 8))))
+    weight = jax.random.normal(jax.random.key(2), (3, 5, 8))
+
+    def run(dot_general):
+        dense = layers.TokenDense(8, use_bias=False, dot_general=dot_general)
+
+        def total(x, kernel):
+            y = dense.apply({"params": {"kernel": kernel}}, x)
+            return jnp.sum(y * weight), y
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(x, kernel)
+
+    def rounded(array):
+        return array.astype(jnp.bfloat16).astype(jnp.float32)
+
+    (_, y), (of_x, of_kernel) = run(layers.bfloat16_dot_general)
+    assert y.dtype == of_x.dtype == of_kernel.dtype == jnp.float32
+    np.testing.assert_allclose(y, rounded(x) @ rounded(kernel), atol=1e-5)
+    np.testing.assert_allclose(of_x, rounded(weight) @ rounded(kernel).T, atol=1e-5)
+    np.testing.assert_allclose(of_kernel, jnp.einsum("btd,btf->df", rounded(x), rounded(weight)), atol=1e-5)
+    assert np.abs(y - run(None)[0][1]).max() > 1e-3  # the operands are rounded

@@ -92,15 +92,3 @@ def test_processes_that_agree_on_where_to_stop_count_their_own_steps_from_1(monk
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: number == 3)
     with distributed.stop_request() as stop:
         assert [stop.now() for _ in range(4)] == [False, False, True, False]
-
-
-def test_the_cpu_is_split_into_a_device_a_core_unless_told_otherwise(monkeypatch):
-    updates = []
-    monkeypatch.setattr(jax.config, "update", lambda *x: updates.append(x))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 4}, raising=False)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    distributed.split_cpu(0)
-    distributed.split_cpu(5)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    distributed.split_cpu(5)
-    assert updates == [("jax_num_cpu_devices", 3), ("jax_num_cpu_devices", 5)]

@@ -16,7 +16,7 @@ from tests.conftest import random_tree
 SOURCE = types.SimpleNamespace(class_names=("a", "b", "c"), image_shape=(8, 8, 1), mean=(0.4,), std=(0.3,),
                                crops_on_read=False)
 SMALL = {"model.patch_size": 4, "model.width": 16, "model.depth": 1, "model.heads": 2, "augment.max_shift": 0,
-         "optim.steps": 4, "optim.warmup": 0.0, "model.remat": "none"}
+         "optim.steps": 4, "optim.warmup": 0.0, "model.remat": "none", "model.dtype": "float32"}
 
 
 def make(*, num_devices=1, **changes):
@@ -84,7 +84,7 @@ def test_weights_without_a_head_cannot_teach():
         ({"model__patch_size": 8}, "makes the whole image one patch"),
         ({"model__patch_size": 5, "pretrained": "weights"}, "pretrained=weights has patches of 5 pixels.*image_size"),
         ({"model__heads": 5}, "model.heads=5 does not divide the width 16"),
-        ({"model__remat": "some"}, "expected one of none, dots, full"),
+        ({"model__remat": "some"}, "expected one of auto, none, dots, full"),
         ({"model__backbone": "vgg"}, "model.backbone=vgg: expected one of vit, resnet, convnext"),
         ({"shapley__gradient": "half"}, "shapley.gradient=half: expected one of allocation, game, full"),
         ({"shapley__masked_target": "x"}, "shapley.masked_target=x: expected one of label, prediction"),

@@ -1,0 +1,82 @@
+"""Settings that suit the machine where a run leaves them open: devices of a CPU, recomputation, format of products.
+
+`python -m benchmarks` measures what these rules rest on (docs/benchmarks.md).
+"""
+
+import os
+import pathlib
+
+import jax
+import ml_collections
+
+from shapjax import models
+
+WIDE = 256  # D of a ViT from which one device over all cores is faster than a device a core
+KEPT_SHARE = 0.25  # of the machine's memory, for what the forward pass of a step keeps for its backward pass
+
+
+def split_cpu(num_devices: int) -> None:
+    """Splits the CPU into JAX devices. Must run before JAX's first computation. Changes nothing on other backends.
+
+    Args:
+      num_devices: 0 = one a core that this process may use.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_devices(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of JAX devices to split the CPU into for a model; 0: one a core.
+
+    Narrow ViTs gain from a device a core, wide ones from products over all cores. Convolutions get one device: several
+    can lock each other, as XLA's convolutions share threads with its collectives.
+    """
+    if config.run.cpu_devices:
+        return config.run.cpu_devices
+    return int(config.model.backbone != "vit" or config.model.width >= WIDE)
+
+
+def complete(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]) -> ml_collections.ConfigDict:
+    """Returns a copy of a config with `model.dtype` and `model.remat` chosen where they are "auto". Starts JAX.
+
+    Args:
+      config: resolved.
+      image_shape: (H, W, C) of the images.
+    """
+    model, on_cpu = config.model, jax.default_backend() == "cpu" and config.model.backbone == "vit"
+    config = config.copy_and_resolve_references()
+    if model.dtype == models.AUTO:
+        config.model.dtype = "bfloat16_products" if on_cpu and multiplies_bfloat16() else "float32"
+    if model.remat == models.AUTO:
+        fits = on_cpu and kept_bytes(config, image_shape) <= KEPT_SHARE * _memory_bytes()
+        config.model.remat = "none" if fits else "full"
+    return config.lock()
+
+
+def multiplies_bfloat16() -> bool:
+    """Returns whether this machine's CPU multiplies bfloat16 faster than float32: whether it has AMX."""
+    try:
+        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+
+
+def kept_bytes(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]) -> int:
+    """Returns about how many bytes all devices keep for the backward pass of a ViT's step with remat "none".
+
+    A block keeps 36·D + 2·H·T float32 numbers of each of T tokens (`benchmarks.scaling` counts them).
+    """
+    m, o = config.model, config.optim
+    tokens = (image_shape[0] // m.patch_size) * (image_shape[1] // m.patch_size)
+    passes = (1 + config.shapley.num_pairs) * o.batch_size // o.accumulate
+    return 4 * passes * tokens * m.depth * (36 * m.width + 2 * m.heads * tokens)
+
+
+def _memory_bytes() -> int:
+    """Returns the machine's memory; half of what small machines have where it cannot be asked."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * 2**30

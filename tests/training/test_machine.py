@@ -1,0 +1,70 @@
+"""What a run leaves open is chosen for the machine, and what it sets stays."""
+
+import os
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import scaling
+from shapjax import config
+from shapjax.training import loop, machine
+
+
+def settings(**changes):
+    c = config.default_config()
+    c.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return loop.resolve(c)
+
+
+def test_the_cpu_is_split_into_a_device_a_core_unless_told_otherwise(monkeypatch):
+    updates = []
+    monkeypatch.setattr(jax.config, "update", lambda *x: updates.append(x))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 4}, raising=False)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    machine.split_cpu(0)
+    machine.split_cpu(5)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    machine.split_cpu(5)
+    assert updates == [("jax_num_cpu_devices", 3), ("jax_num_cpu_devices", 5)]
+
+
+@pytest.mark.parametrize(("changes", "devices"), [
+    ({}, 0), ({"model__variant": "S/16"}, 1), ({"model__backbone": "resnet"}, 1), ({"run__cpu_devices": 2}, 2),
+    ({"model__variant": "S/16", "run__cpu_devices": 2}, 2)])
+def test_narrow_vits_get_a_device_a_core(changes, devices):
+    assert machine.cpu_devices(settings(**changes)) == devices
+
+
+@pytest.mark.parametrize(("flags", "changes", "dtype"), [
+    ("fma amx_bf16 amx_tile", {}, "bfloat16_products"), ("fma avx512_bf16", {}, "float32"), (None, {}, "float32"),
+    ("amx_bf16", {"model__dtype": "float32"}, "float32"), ("fma", {"model__dtype": "bfloat16"}, "bfloat16"),
+    ("amx_bf16", {"model__backbone": "resnet"}, "float32")])
+def test_products_are_in_bfloat16_where_the_processor_gains(flags, changes, dtype, monkeypatch):
+    def read_text(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"flags\t\t: {flags}\n"
+
+    monkeypatch.setattr(machine, "pathlib", types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(
+        read_text=lambda: read_text(pathlib.Path(path)))))
+    assert machine.complete(settings(**changes), (28, 28, 1)).model.dtype == dtype
+
+
+@pytest.mark.parametrize(("backend", "gigabytes", "changes", "remat"), [
+    ("cpu", 8, {}, "none"), ("cpu", 0.1, {}, "full"), ("gpu", 8, {}, "full"),
+    ("cpu", 0.1, {"model__remat": "none"}, "none"), ("cpu", 0.1, {"optim__accumulate": 4}, "none"),
+    ("cpu", 8, {"model__backbone": "resnet"}, "full")])
+def test_blocks_are_computed_again_where_memory_is_short(backend, gigabytes, changes, remat, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(machine, "_memory_bytes", lambda: gigabytes * 1e9)
+    assert machine.complete(settings(**changes), (28, 28, 1)).model.remat == remat
+
+
+@pytest.mark.parametrize("pixels", [112, 224])
+def test_the_bytes_that_a_step_keeps_are_nearly_those_of_autodiff(pixels):
+    c = settings(model__variant="S/16", optim__batch_size=8)
+    module = scaling.make_module(f"S/16@{pixels}", remat="none", dtype=jnp.float32)
+    assert machine.kept_bytes(c, (pixels, pixels, 3)) == pytest.approx(8 * scaling.kept_bytes(module), rel=0.25)
