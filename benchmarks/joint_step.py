@@ -1,9 +1,6 @@
-"""Time of a whole training step on a CPU, beside PyTorch: joint and plain, small ViT and ViT-S.
-
-  python -m benchmarks.joint_step [--rounds 3] [--cases vit-s-16,vit-s-64]
+"""One process's measurement of a training step: ours, or PyTorch's; `python -m benchmarks` starts it and compares.
 
 A step is that of `shapjax.training.step`, with AdamW; PyTorch's is that of `benchmarks.torch_joint`.
-Each measurement is a process of its own, and variants take turns, so that a drift of the machine's speed hits all.
 """
 
 import json
@@ -14,7 +11,6 @@ import time
 import jax
 import numpy as np
 
-# tables
 from shapjax import models
 from shapjax.models import vit
 from shapjax.training import machine, sharding
@@ -26,14 +22,15 @@ SMALL, VIT_S = dict(width=64, depth=3, heads=4), dict(width=384, depth=12, heads
 # name -> (sizes, pixels of a side, pixels of a patch, images a step)
 CASES = {"small-16": (SMALL, 28, 7, 48), "small-64": (SMALL, 56, 7, 48), "small-196": (SMALL, 98, 7, 16),
          "vit-s-16": (VIT_S, 56, 14, 32), "vit-s-64": (VIT_S, 112, 14, 16), "vit-s-196": (VIT_S, 224, 16, 4)}
-TORCH = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]  # dtype, compiled
-MIN_SECONDS, MIN_STEPS = 6.0, 4  # of the timed steps of a process
+MIN_SECONDS, MIN_STEPS = 5.0, 4  # of the timed steps of a process
 
 
 def make_module(case: str, *, remat: str, dtype: str) -> vit.ViT:
     """Returns the ViT of a case."""
     sizes, pixels, patch, _ = CASES[case]
-    return vit.ViT(num_classes=10, image_size=(pixels, pixels), patch_size=patch, remat=remat, dtype=dtype, **sizes)
+    dtype, dot_general = models.DTYPES[dtype]
+    return vit.ViT(num_classes=10, image_size=(pixels, pixels), patch_size=patch, remat=remat, dtype=dtype,
+                   dot_general=dot_general, **sizes)
 
 
 def shapjax_step(case: str, *, coalitions: bool, devices: int, remat: str, dtype: str):
@@ -91,12 +88,11 @@ def measure(framework: str, case: str, **settings) -> dict[str, float]:
     return {"first": first, "seconds": float(np.median(seconds))}
 
 
-def in_own_process(framework: str, case: str, **settings) -> dict[str, float]:
-    """Returns `measure` of a new process."""
-    command = [sys.executable, "-m", "benchmarks.joint_step", "--measure",
-               json.dumps({"framework": framework, "case": case, **settings})]
+def in_own_process(**arguments) -> dict[str, float]:
+    """Returns `measure` of a new process: JAX's devices are fixed when it starts."""
+    command = [sys.executable, "-m", "benchmarks.joint_step", json.dumps(arguments)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[2]))))
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))

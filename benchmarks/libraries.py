@@ -30,7 +30,6 @@ from shapjax import attribution, games, metrics, models
 from shapjax.evaluation import over_images
 from shapjax.games import coalitions
 from shapjax.models import vit
-from shapjax.training import distributed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
