@@ -66,9 +66,9 @@ def describe() -> str:
 
 
 def step_table(seconds: dict[str, dict[str, list[float]]]) -> str:
-    """Formats images a second and ratios; of all rounds the median, and the least and the largest in brackets."""
-    lines = ["| case | images | joint | plain | joint / plain | PyTorch, best float32 | × PyTorch | bfloat16 products | "
-             "× PyTorch, any |", "|---|---|---|---|---|---|---|---|---|"]
+    """Formats images a second, the median of all rounds with the least and the largest, and ratios of medians."""
+    lines = ["| case | images | joint | plain | joint / plain | PyTorch, best float32 | × PyTorch | bfloat16 products "
+             "| × PyTorch, any |", "|---|---|---|---|---|---|---|---|---|"]
     for case, of in seconds.items():
         images = joint_step.CASES[case][3]
         median = {name: statistics.median(times) for name, times in of.items()}

@@ -5,9 +5,9 @@
 1. Images like CIFAR-10's in memory: read, placed on the devices, shifted by up to 4 pixels and flipped there. The bar
    is 20 000 images/s on 2 cores.
 2. CIFAR-10 decoded from TFDS's array_record, if --data_dir has it.
-3. JPEG files of 500x375 to random-resized crops of 224x224, with threads and with worker processes, beside tf.data on
-   the same files if there is a Python with TensorFlow. The files are --photos resized, or else noise with the spectrum
-   of photographs, saved to about the size of ImageNet's.
+3. JPEG files of 500x375 to random-resized crops of 224x224, beside tf.data on the same files if there is a Python with
+   TensorFlow. The files are --photos resized, or else noise with the spectrum of photographs, saved to about the size
+   of ImageNet's.
 
 Start-up is not counted. Variants take turns, so that a drift of the machine's speed affects all of them; the median is
 printed.
@@ -59,8 +59,8 @@ def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def read_only(source: sources.Source, *, batch_size: int, seconds: float, **options) -> float:
-    """Measures images/s of `train_iterator` alone."""
-    batches = pipeline.train_iterator(source, batch_size=batch_size, seed=0, **options)
+    """Measures images/s of `TrainIterator` alone."""
+    batches = pipeline.TrainIterator(source, batch_size=batch_size, seed=0, **options)
     try:
         return rate(batches, batch_size, seconds=seconds)
     finally:
@@ -75,8 +75,7 @@ def to_augmented(source: sources.Source, *, batch_size: int, seconds: float) -> 
         keys = example_keys(0, batch["index"][0], batch["index"])
         return augmentation.augment(batch["image"], batch["label"], keys, num_classes=10, settings=settings)
 
-    batches = pipeline.to_device(pipeline.train_iterator(source, batch_size=batch_size, seed=0),
-                                 sharding.Replicated().batch)
+    batches = pipeline.TrainIterator(source, batch_size=batch_size, seed=0, place=sharding.Replicated().batch)
     try:
         return rate(map(jax.pmap(augmented), batches), batch_size, seconds=seconds)
     finally:
@@ -181,11 +180,9 @@ def _jpeg_table(directory: pathlib.Path, args: argparse.Namespace, available: in
     """Measures and prints the table of JPEG files."""
     kilobytes = write_jpegs(directory, args.photos, args.files)
     source = stored(f"folder:{directory}", image_size=224)
-    options = {"1 thread": {}, f"{available} threads": {"threads": available}, "1 worker process": {"workers": 1},
-               f"{available} worker processes": {"workers": available}}
-    variants = {name: lambda chosen=chosen: read_only(
-        source, batch_size=32, seconds=args.seconds, crop_area=CROP_AREA, **chosen) for name, chosen in options.items()}
-    cores = {name: max(chosen.values(), default=1) for name, chosen in options.items()}
+    cores = {f"{n} thread(s)": n for n in (1, available)}
+    variants = {name: lambda n=n: read_only(source, batch_size=32, seconds=args.seconds, crop_area=CROP_AREA, threads=n)
+                for name, n in cores.items()}
     tried = subprocess.run([args.tf_python, "-c", "import tensorflow"], capture_output=True, text=True)
     if tried.returncode:
         print(f"\ntf.data: skipped ({tried.stderr.splitlines()[-1]}); give a --tf_python that has TensorFlow")

@@ -30,6 +30,7 @@ from shapjax import attribution, games, metrics, models
 from shapjax.evaluation import over_images
 from shapjax.games import coalitions
 from shapjax.models import vit
+from shapjax.training import machine
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -21,7 +21,6 @@ def get_config(model: str = "s16") -> ml_collections.ConfigDict:
     config.data.test_split = "validation"
     config.data.image_size = 224
     config.data.threads = 8
-    config.data.workers = 8
     config.model.variant = "S/16"
     config.model.dtype = "bfloat16"
     config.model.remat = "dots"

@@ -11,7 +11,6 @@ COMMANDS = {
     "report": "write the report of an evaluated model as a page",
     "prepare": "download and prepare a dataset",
 }
-USAGE = f"usage: python -m shapjax {{{','.join(COMMANDS)}}} …"
 
 
 def main() -> None:
@@ -20,16 +19,12 @@ def main() -> None:
     if command in ("-h", "--help", "-help"):
         print(__doc__, "", *(f"  {name:<9}{does}" for name, does in COMMANDS.items()), sep="\n")
     elif command not in COMMANDS:
-        sys.exit(_usage_error(command))
+        wrong = f"there is no command {command!r}; " if command else ""
+        print(f"error: {wrong}usage: python -m shapjax {{{','.join(COMMANDS)}}} …", file=sys.stderr)
+        sys.exit(2)
     else:
         del sys.argv[1]
         importlib.import_module(f"shapjax.cli.{command}").run()
-
-
-def _usage_error(command: str) -> int:
-    wrong = f"there is no command {command!r}; " if command else ""
-    print(f"error: {wrong}{USAGE}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from shapjax.errors import UserError, near_names
 
 # Settings that may change when a run is resumed. The parameters do not depend on them.
 FREE_TO_CHANGE = ("run.log_every", "run.eval_every", "run.keep_checkpoints", "run.cpu_devices", "run.parallel",
-                  "run.fsdp_devices", "model.remat", "data.data_dir", "data.cache_gib", "data.threads", "data.workers")
+                  "run.fsdp_devices", "model.remat", "data.data_dir", "data.cache_gib", "data.threads")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -38,7 +38,6 @@ def default_config() -> ml_collections.ConfigDict:
     d.std = ()  # standard deviation, likewise; for gray images, three numbers are averaged
     d.corrupt = "fail"  # an image that cannot be read ends the run; "skip" leaves it out, counted and named
     d.threads = 1  # threads that read and decode
-    d.workers = 0  # processes that read and decode; 0: the threads of this process
 
     c.augment = a = ml_collections.ConfigDict()
     a.max_shift = 2  # pixels; training images move by up to this much each way, black moving in
@@ -71,6 +70,7 @@ def default_config() -> ml_collections.ConfigDict:
     w.norm_epsilon = 1e-6  # of layer norms; of a ConvNeXt, of the last one
     w.input_norm = False  # of a ViT: a layer norm before the first block
     w.norm_place = "token"  # of the last layer norm; "pooled": as if of the mean of the tokens
+    w.layer_scale = False  # of a ViT: what a block adds is multiplied by a parameter for each channel
     w.bottleneck = False  # of a ResNet: blocks of 1x1, 3x3, 1x1 convolutions, as from ResNet-50 on
     w.stride_in_1x1 = False  # of a bottleneck: in the 3x3 ("v1.5", nearly all weights), else the 1x1 before it ("v1")
     w.batch_norm = False  # of a ResNet: pretrained batch norms, as a scale and a bias; else norms of each cell
@@ -87,11 +87,16 @@ def default_config() -> ml_collections.ConfigDict:
     s.teacher_weight = 0.0  # share of the loaded weights' prediction in the targets; the label has the rest
 
     c.optim = o = ml_collections.ConfigDict()
-    o.steps = 4500  # of the whole run
+    o.steps = 4500  # of the whole run; with epochs, at most
+    o.epochs = 0.0  # length of the run in epochs, at least 400 steps; 0: as many as steps says
     o.batch_size = 48  # images a step, over all devices
     o.accumulate = 1  # parts of a device's share of the batch, one after the other; the variance is each part's own
     o.learning_rate = 2e-3  # the peak
-    o.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine to 0
+    o.warmup = 0.1  # share of the run over which the learning rate grows from 0; then a cosine
+    o.floor = 0.0  # the learning rate at the end over the peak
+    o.probe = 0.0  # share of the run, at its start, that trains the head alone: a new one on pretrained weights
+    o.head_rate = 1.0  # factor on the learning rate of the head and the explainer head
+    o.layer_decay = 1.0  # factor on the learning rate of a ViT's block for each block after it
     o.weight_decay = 0.05  # on kernels only
     o.b2 = 0.99  # Adam's decay of squared gradients
     o.clip_norm = 1.0  # of the gradient's global norm
@@ -157,10 +162,9 @@ def set_model(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) ->
       TypeError: if a value is of another type than the setting.
       KeyError: on a name that neither group has.
     """
-    with config.unlocked():
-        for key, value in settings.items():
-            group = config.model if key in config.model else config.loaded
-            group.update({key: value})
+    for key, value in settings.items():
+        group = config.model if key in config.model else config.loaded
+        group[key] = value
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -179,12 +183,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"--config.{key}={value}: expected a finite number of at least 0")
         if isinstance(value, int) and value >= 2**31:  # JAX counts in int32, and cuts a longer seed
             raise UserError(f"--config.{key}={value}: expected a number below 2147483648")
-    if config.optim.train_only and not config.pretrained:
-        raise UserError(f"--config.optim.train_only={config.optim.train_only} would leave the rest of a new model as "
-                        "it is made; set --config.pretrained to the weights that it should have")
-    if config.shapley.teacher_weight and (config.new_head or not config.pretrained):
-        raise UserError(f"--config.shapley.teacher_weight={config.shapley.teacher_weight}: expected 0 without a "
-                        "trained head to learn from; set --config.pretrained to weights that have one, and no new_head")
+    optim, teacher_weight = config.optim, config.shapley.teacher_weight
+    if optim.probe and not (config.pretrained and config.new_head):
+        raise UserError(f"--config.optim.probe={optim.probe}: expected 0 without a new head on pretrained weights; set "
+                        "--config.pretrained and --config.new_head=True")
+    if optim.probe + optim.warmup >= 1:
+        raise UserError(f"--config.optim.probe={optim.probe} and warmup={optim.warmup}: expected a sum below 1")
+    if optim.train_only and not config.pretrained:
+        raise UserError(f"--config.optim.train_only={optim.train_only}: set --config.pretrained to weights of the rest")
+    if teacher_weight and (config.new_head or not config.pretrained):
+        raise UserError(f"--config.shapley.teacher_weight={teacher_weight}: expected 0 without a trained head to learn "
+                        "from; set --config.pretrained to weights that have one, and no new_head")
 
 
 # (keys, test for a wrong value, expected value)
@@ -192,7 +201,10 @@ _BOUNDS = (
     (("optim.steps", "optim.batch_size", "optim.accumulate", "run.log_every", "run.eval_every", "run.keep_checkpoints",
       "data.threads", "model.patch_size", "model.width", "model.depth", "model.heads"),
      lambda value: value < 1, "at least 1"),
-    (("optim.warmup", "shapley.start", "optim.b2", "optim.ema_decay"), lambda value: value >= 1, "a share below 1"),
+    (("optim.warmup", "shapley.start", "optim.b2", "optim.ema_decay", "optim.probe"), lambda value: value >= 1,
+     "a share below 1"),
+    (("optim.layer_decay", "optim.floor"), lambda value: value > 1, "at most 1"),
+    (("optim.layer_decay", "optim.head_rate"), lambda value: value <= 0, "more than 0"),
     (("shapley.teacher_weight",), lambda value: value > 0.5, "a share of at most 0.5"),
 )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FEW = 3  # names that a message lists
 
@@ -34,11 +34,26 @@ def as_user_error(prefix: str = "") -> Iterator[None]:
         raise UserError(f"{prefix}{error}") from error
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """Returns a hint for an unknown name: "did you mean …?", or all known names."""
+def near_names(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
+    """Returns a hint for an unknown name: "did you mean …?"; where none is near, `otherwise`, or else all names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {' or '.join(near)}?" if near else otherwise or f"there are {', '.join(known)}"
+
+
+def chosen(names: str | Sequence[str], known: Mapping, what: str) -> list:
+    """Returns the known things of these names, in this order, each once.
+
+    Raises:
+      ValueError: if there is no name, or on a name that does not exist, with the near ones.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not any(names):
+        raise ValueError(f"there is no {what} to compare: name some, or say all")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no {what} {name!r}; {near_names(name, known)}")
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def few(names: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """A trained model: `load(directory)`, explain images, evaluate coalitions, export."""
 
 import functools
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +42,8 @@ class SelfExplainingModel:
       image_shape: (H, W, C) of the images it takes.
       mean: color that is subtracted from pixels; one number a channel in [0, 1].
       meta: all of these, as checkpoints keep them.
-      grid: (gh, gw), patches down and across; gh·gw = N players.
+      grid: (gh, gw), patches down and across.
+      num_players: the number of patches N = gh·gw.
       params: parameters, arrays on the device.
       classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
       step: of the checkpoint.
@@ -55,17 +55,11 @@ class SelfExplainingModel:
         self.params, self.step, self.directory = jax.device_put(params), step, paths.as_path(directory)
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
         self.mean, self.meta = meta.mean, meta
-        self.grid: tuple[int, int] = module.grid
-
         self.classifier = inference.classifier_of(module, self.params, meta.mean, meta.std)
+        self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
         self._explain = jax.jit(inference.explanation)
         self._pair_values = jax.jit(
             functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
-
-    @property
-    def num_players(self) -> int:
-        """Returns the number of patches N."""
-        return math.prod(self.grid)
 
     def explain(self, images: Any, *, batch_size: int = 256) -> Explanation:
         """Predicts and explains, in one forward pass an image.
@@ -79,7 +73,8 @@ class SelfExplainingModel:
         """
         images = self._checked(images, batch_size)
         rows = min(len(images), batch_size)
-        padded = _pad(images, rows, axis=0)
+        # Zeros up to a multiple: every pass has one shape and compiles once.
+        padded = np.pad(images, ((0, -len(images) % rows), (0, 0), (0, 0), (0, 0)))
         parts = [self._explain(self.classifier, padded[i : i + rows]) for i in range(0, len(padded), rows)]
         return Explanation(**jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *jax.device_get(parts)))
 
@@ -146,8 +141,8 @@ class SelfExplainingModel:
         if images.dtype == np.uint8:
             return images
         if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
-            raise UserError(f"images are {images.dtype} from {images.min()} to {images.max()}, expected uint8, or "
-                            "floats in [0, 1]")
+            found = f"{images.dtype} from {images.min()} to {images.max()}"
+            raise UserError(f"images are {found}, expected uint8, or floats in [0, 1]")
         return images.astype(np.float32)
 
 
@@ -163,10 +158,3 @@ def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplai
     """
     params, meta, step = read.read_model(directory, step=step)
     return SelfExplainingModel(read.build(meta), params, meta, step=step, directory=directory)
-
-
-def _pad(x: np.ndarray, multiple: int, *, axis: int) -> np.ndarray:
-    """Adds zeros at the end of an axis up to a multiple, so that every pass has one shape and compiles once."""
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, -x.shape[axis] % multiple)
-    return np.pad(x, widths)

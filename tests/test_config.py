@@ -28,7 +28,7 @@ def test_every_setting_that_a_person_sets_is_described_with_its_reason():
     lines = config.describe().splitlines()[::2]  # each followed by its reason
     described = [line.split(" = ")[0].strip() for line in lines]
     settings = [key for key in config.flatten(config.default_config()) if not key.startswith("loaded.")]
-    assert sorted(described) == sorted(settings) and len(settings) <= 56
+    assert sorted(described) == sorted(settings) and len(settings) <= 60
 
 
 def test_an_unknown_setting_cannot_be_set():
@@ -65,6 +65,10 @@ def test_model_settings_go_to_their_groups_and_come_back_together():
         ({"shapley__weight": float("nan")}, "shapley.weight=nan"),
         ({"shapley__num_pairs": -1}, "shapley.num_pairs=-1"),
         ({"optim__steps": 10**20}, "optim.steps=1.*expected a number below 2147483648"),
+        ({"data__image_size": -1}, "data.image_size=-1: expected a finite number of at least 0"),
+        ({"data__cache_gib": -1.0}, "data.cache_gib=-1.0: expected a finite number of at least 0"),
+        ({"data__threads": 0}, "data.threads=0: expected at least 1"),
+        ({"seed": -1}, "seed=-1: expected a finite number of at least 0"),
         ({"seed": 2**31}, "seed=2147483648: expected a number below"),
         ({"optim__warmup": 1.0}, "expected a share below 1"),
         ({"shapley__start": 1.0}, "expected a share below 1"),

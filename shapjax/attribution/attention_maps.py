@@ -8,22 +8,19 @@ Only this row of the product of the maps is needed, so a row vector is multiplie
 T² instead of T³ operations a layer.
 """
 
-import functools
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.attribution.gradients import target_sum
-from shapjax.games.checks import require_arguments
+from shapjax.attribution import deterministic
+from shapjax.attribution.gradients import values_and_gradient
 from shapjax.games.classifier import Classifier
-from shapjax.games.passes import in_passes
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def attention(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-              batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def attention(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Returns raw attention: the last layer's map, mean over the heads. It is the same for every class.
 
     Args:
@@ -39,82 +36,44 @@ def attention(model: Classifier, images: chex.Array, targets: chex.Array, key: c
     Raises:
       ValueError: if the model has no attention maps.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(x: chex.Array) -> chex.Array:
-        mean_BTT = jnp.mean(model.attention(x)[1][-1], axis=1)
-        return jnp.einsum("t,bts->bs", _readout(model, mean_BTT.shape[-1]), mean_BTT)[:, -model.num_players:]
-
-    return in_passes(some_images, images, batch_size=batch_size)
+    mean_BTT = jnp.mean(model.attention(images)[1][-1], axis=1)
+    return jnp.einsum("t,bts->bs", _readout(model, mean_BTT.shape[-1]), mean_BTT)[:, -model.num_players:]
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def rollout(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-            batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def rollout(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes attention rollout, Â_L ⋯ Â_1 with Â = (A + I) / 2 (Abnar and Zuidema 2020, equation 1).
 
     A is the mean over the heads, and I stands for the residual connection. It is the same for every class. Arguments,
     result and errors as in `attention`.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(x: chex.Array) -> chex.Array:
-        mean_LBTT = jnp.mean(model.attention(x)[1], axis=2)
-        return _through_layers(model, mean_LBTT, lambda row, attended: (row + attended) / 2)
-
-    return in_passes(some_images, images, batch_size=batch_size)
+    mean_LBTT = jnp.mean(model.attention(images)[1], axis=2)
+    return _through_layers(model, mean_LBTT, lambda row, attended: (row + attended) / 2)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def gradient_rollout(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-                     batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def gradient_rollout(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes gradient-weighted rollout: R ← R + Ā R from R = I, layer by layer, with Ā = E_heads[(∇A ⊙ A)⁺].
 
     Chefer, Gur and Wolf, "Generic attention-model explainability" (ICCV 2021), equations 5 and 6. ∇A is the gradient of
     the target class's logit with respect to the map. Arguments, result and errors as in `attention`, but each image's
     target is explained, and a pass is forward and backward.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(x: chex.Array, y: chex.Array) -> chex.Array:
-        maps_LBHTT, gradient_LBHTT = _maps_and_gradient(model, x, y)
-        return _through_layers(model, _positive_mean(gradient_LBHTT * maps_LBHTT), jnp.add)
-
-    return in_passes(some_images, images, targets, batch_size=batch_size)
+    maps_LBHTT, gradient_LBHTT = values_and_gradient(model.attention, images, targets)
+    return _through_layers(model, jnp.mean(jax.nn.relu(gradient_LBHTT * maps_LBHTT), axis=2), jnp.add)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def relevance(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-              batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def relevance(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes transformer attribution: the product over the layers of I + E_heads[(∇A ⊙ R)⁺].
 
     Chefer, Gur and Wolf, "Transformer interpretability beyond attention visualization" (CVPR 2021), equations 13 and
     14, multiplied last layer first as in the authors' code. R is the relevance of the map, `Classifier.relevance`.
     Arguments, result and errors as in `gradient_rollout`; the model needs `relevance_fn` too.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(x: chex.Array, y: chex.Array) -> chex.Array:
-        relevance_LBHTT = model.relevance(x, y)
-        _, gradient_LBHTT = _maps_and_gradient(model, x, y)
-        return _through_layers(model, _positive_mean(gradient_LBHTT * relevance_LBHTT), jnp.add)
-
-    return in_passes(some_images, images, targets, batch_size=batch_size)
-
-
-def _maps_and_gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """Returns the maps [L, B, H, T, T] and the gradient of each image's target logit with respect to them."""
-    def target(delta: chex.Array) -> tuple[chex.Array, chex.Array]:
-        logits, maps = model.attention(images, delta)
-        return target_sum(logits, targets), maps
-
-    delta_LBHTT = jax.tree.map(jnp.zeros_like, jax.eval_shape(model.attention, images)[1])
-    gradient_LBHTT, maps_LBHTT = jax.grad(target, has_aux=True)(delta_LBHTT)
-    return maps_LBHTT, gradient_LBHTT
-
-
-def _positive_mean(maps_LBHTT: chex.Array) -> chex.Array:
-    return jnp.mean(jax.nn.relu(maps_LBHTT), axis=2)
+    relevance_LBHTT = model.relevance(images, targets)
+    _, gradient_LBHTT = values_and_gradient(model.attention, images, targets)
+    return _through_layers(model, jnp.mean(jax.nn.relu(gradient_LBHTT * relevance_LBHTT), axis=2), jnp.add)
 
 
 def _readout(model: Classifier, num_tokens: int) -> chex.Array:

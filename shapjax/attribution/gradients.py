@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from shapjax.attribution import deterministic
 from shapjax.games.checks import require_arguments, require_positive
 from shapjax.games.classifier import Classifier, row_keys
 from shapjax.games.passes import in_passes
-
-INTEGRATION_STEPS = 50
-SMOOTHGRAD_SAMPLES = 25
 
 
 def target_sum(logits: chex.Array, targets: chex.Array) -> chex.Array:
@@ -31,6 +29,23 @@ def target_sum(logits: chex.Array, targets: chex.Array) -> chex.Array:
       targets: int [B].
     """
     return jnp.sum(jnp.take_along_axis(logits, targets[:, None], axis=1))
+
+
+def values_and_gradient(fn: Callable, images: chex.Array, targets: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """Returns values inside a model, and the gradient of each image's target logit with respect to them.
+
+    Args:
+      fn: (images, delta) -> logits [B, K] and values with delta added, such as `Classifier.features`; delta of their
+        shape, or left out.
+      images: float [B, H, W, C].
+      targets: int [B].
+    """
+    def target(delta: chex.Array) -> tuple[chex.Array, chex.Array]:
+        logits, values = fn(images, delta)
+        return target_sum(logits, targets), values
+
+    gradient, values = jax.grad(target, has_aux=True)(jnp.zeros_like(jax.eval_shape(fn, images)[1]))
+    return values, gradient
 
 
 def patch_sums(pixels: chex.Array, grid: tuple[int, int]) -> chex.Array:
@@ -48,16 +63,14 @@ def patch_sums(pixels: chex.Array, grid: tuple[int, int]) -> chex.Array:
     """
     (gh, gw), (h, w) = grid, pixels.shape[1:3]
     if gh > h or gw > w:
-        raise ValueError(f"a grid of {gh} x {gw} patches is finer than the image of {h} x {w} pixels: "
-                         "use fewer patches")
+        raise ValueError(f"a grid of {gh} x {gw} patches is finer than {h} x {w} pixels: use fewer patches")
     in_row_HG = jax.nn.one_hot(jnp.arange(h) * gh // h, gh, dtype=pixels.dtype)
     in_column_WG = jax.nn.one_hot(jnp.arange(w) * gw // w, gw, dtype=pixels.dtype)
     return jnp.einsum("bhwc,hi,wj->bij", pixels, in_row_HG, in_column_WG, precision="highest").reshape(-1, gh * gw)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-             batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes saliency, Σ over a patch of |∂logit/∂pixel| (Simonyan, Vedaldi and Zisserman 2014, section 3).
 
     The paper takes the largest channel of each pixel; here all channels count, as in Captum's `Saliency`.
@@ -75,27 +88,22 @@ def gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: ch
     Raises:
       ValueError: if an argument does not fit.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-    return in_passes(lambda x, y: patch_sums(jnp.abs(_pixel_gradient(model, x, y)), model.grid),
-                     images, targets, batch_size=batch_size)
+    return patch_sums(jnp.abs(_pixel_gradient(model, images, targets)), model.grid)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def input_x_gradient(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-                     batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def input_x_gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes Σ over a patch of pixel · ∂logit/∂pixel (Shrikumar et al. 2016, "Not just a black box").
 
     Arguments, result and errors as in `gradient`, but the result is signed.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-    return in_passes(lambda x, y: patch_sums(x * _pixel_gradient(model, x, y), model.grid),
-                     images, targets, batch_size=batch_size)
+    return patch_sums(images * _pixel_gradient(model, images, targets), model.grid)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "baseline", "steps"))
 def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-                         batch_size: int = 256, baseline: float | tuple[float, ...] = 0.0,
-                         steps: int = INTEGRATION_STEPS) -> chex.Array:
+                         batch_size: int = 256, baseline: float | tuple[float, ...] = 0.0, steps: int = 50
+                         ) -> chex.Array:
     """Integrates gradients from a baseline to the image (Sundararajan, Taly and Yan 2017, equation 1).
 
     Σ over a patch of (x - x')·∫₀¹ ∂logit/∂pixel(x' + α(x - x')) dα. Over all patches it sums to the logit of the image
@@ -117,8 +125,7 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
     require_arguments(images, targets, batch_size=batch_size)
     require_positive(steps=steps)
     if np.shape(baseline) not in ((), (1,), images.shape[-1:]):
-        raise ValueError(f"the baseline has {np.size(baseline)} numbers, expected one, or one for each of the images' "
-                         f"{images.shape[-1]} channels")
+        raise ValueError(f"a baseline of {np.size(baseline)} numbers for {images.shape[-1]} channels: give 1 or 1 each")
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]; both halved below, for [0, 1]
     start = jnp.asarray(baseline, images.dtype)
 
@@ -131,7 +138,7 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "samples", "noise"))
 def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
-               batch_size: int = 256, samples: int = SMOOTHGRAD_SAMPLES, noise: float = 0.15) -> chex.Array:
+               batch_size: int = 256, samples: int = 25, noise: float = 0.15) -> chex.Array:
     """Averages gradients over noisy copies of the image (Smilkov et al. 2017).
 
     The signed gradients are averaged first, as in the paper; then the absolute values of the mean are summed over each
@@ -164,9 +171,8 @@ def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: 
     return patch_sums(jnp.abs(mean), model.grid)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def gradcam(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-            batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def gradcam(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Computes Grad-CAM on the grid of patches (Selvaraju et al. 2017, equations 1 and 2).
 
     ReLU(Σ_d α_d F_d), with F the features of `Classifier.features` and α_d the mean over the positions of ∂logit/∂F_d.
@@ -185,20 +191,10 @@ def gradcam(model: Classifier, images: chex.Array, targets: chex.Array, key: che
     Raises:
       ValueError: if the model has no spatial features.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(x: chex.Array, y: chex.Array) -> chex.Array:
-        def target(delta: chex.Array) -> tuple[chex.Array, chex.Array]:
-            logits, features = model.features(x, delta)
-            return target_sum(logits, y), features
-
-        delta_BHWD = jax.tree.map(jnp.zeros_like, jax.eval_shape(model.features, x)[1])
-        gradient_BHWD, features_BHWD = jax.grad(target, has_aux=True)(delta_BHWD)
-        weight_BD = jnp.mean(gradient_BHWD, axis=(1, 2))
-        map_BHW = jax.nn.relu(jnp.einsum("bhwd,bd->bhw", features_BHWD, weight_BD))
-        return jax.image.resize(map_BHW, (x.shape[0], *model.grid), "bilinear").reshape(-1, model.num_players)
-
-    return in_passes(some_images, images, targets, batch_size=batch_size)
+    features_BHWD, gradient_BHWD = values_and_gradient(model.features, images, targets)
+    weight_BD = jnp.mean(gradient_BHWD, axis=(1, 2))
+    map_BHW = jax.nn.relu(jnp.einsum("bhwd,bd->bhw", features_BHWD, weight_BD))
+    return jax.image.resize(map_BHW, (images.shape[0], *model.grid), "bilinear").reshape(-1, model.num_players)
 
 
 def _pixel_gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:

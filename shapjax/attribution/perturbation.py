@@ -77,9 +77,8 @@ def lime(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
     masks_BMN = jax.vmap(draw)(row_keys(key, images.shape[0])).at[:, 0].set(True)
     v_BM, complement_BM = pair_values(model, images, masks_BMN, read=target_class(targets, output),
                                       batch_size=batch_size)
-    fit = functools.partial(local_coefficients, kernel_width=kernel_width, alpha=alpha)
     samples = (jnp.concatenate([masks_BMN, ~masks_BMN], axis=1), jnp.concatenate([v_BM, complement_BM], axis=1))
-    return jax.lax.map(lambda sample: fit(*sample), samples)
+    return jax.lax.map(lambda s: local_coefficients(*s, kernel_width=kernel_width, alpha=alpha), samples)
 
 
 def local_coefficients(masks: chex.Array, values: chex.Array, *, kernel_width: float, alpha: float) -> chex.Array:

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from shapjax.attribution import deterministic
 from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, row_keys
-from shapjax.games.passes import in_passes
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -30,13 +30,11 @@ def random(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
       ValueError: if an argument does not fit.
     """
     require_arguments(images, targets, key=key, batch_size=batch_size)
-    draw = functools.partial(jax.random.uniform, shape=(model.num_players,))
-    return jax.vmap(draw)(row_keys(key, images.shape[0]))
+    return jax.vmap(lambda key: jax.random.uniform(key, (model.num_players,)))(row_keys(key, images.shape[0]))
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
-def phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
-        batch_size: int = 256) -> chex.Array:
+@deterministic.method
+def phi(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
     """Returns phi of a self-explaining model for the target class, in logits: one forward pass an image.
 
     Args:
@@ -52,9 +50,4 @@ def phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PR
     Raises:
       ValueError: if the model does not explain itself, or an argument does not fit.
     """
-    require_arguments(images, targets, batch_size=batch_size)
-
-    def some_images(images: chex.Array, targets: chex.Array) -> chex.Array:
-        return jnp.take_along_axis(model.phi(images), targets[:, None, None], axis=2)[..., 0]
-
-    return in_passes(some_images, images, targets, batch_size=batch_size)
+    return jnp.take_along_axis(model.phi(images), targets[:, None, None], axis=2)[..., 0]

@@ -3,24 +3,23 @@
     shapjax.attribution.METHODS["rise"].fn(model, images, targets, key)
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from shapjax.attribution import attention_maps, gradients, perturbation, reference, shapley_values
-from shapjax.errors import near_names
+from shapjax.errors import chosen
 from shapjax.games import cost, shapley
 from shapjax.games.classifier import Classifier
 
 MAX_UNASKED_EXACT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions take seconds; each further patch doubles that
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """An attribution method with its description.
 
     Attributes:
@@ -42,7 +41,7 @@ class Method:
     sampled: bool = False
 
 
-_ALL = (
+METHODS: dict[str, Method] = {method.key: method for method in (
     Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", reference.phi, "phi_fn"),
     Method("exact", "exact Shapley values", "shapley", "Shapley 1953", shapley_values.exact),
     Method("kernel_shap", "KernelSHAP", "shapley", "Lundberg & Lee 2017; Covert & Lee 2021", shapley_values.kernel_shap,
@@ -66,8 +65,7 @@ _ALL = (
     Method("input_x_gradient", "input × gradient", "gradient", "Shrikumar et al. 2016", gradients.input_x_gradient),
     Method("gradient", "gradient", "gradient", "Simonyan et al. 2014", gradients.gradient),
     Method("random", "random", "baseline", "", reference.random),
-)
-METHODS: dict[str, Method] = {method.key: method for method in _ALL}
+)}
 
 
 def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: int) -> float:
@@ -87,26 +85,24 @@ def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: 
         Classifier.logits, model, image[None])
 
 
-def applicable(model: Classifier) -> list[Method]:
-    """Returns the methods that the model can run, without enumeration of many patches."""
-    return [method for method in METHODS.values()
-            if (method.needs is None or getattr(model, method.needs) is not None)
-            and (method.key != "exact" or model.num_players <= MAX_UNASKED_EXACT_PLAYERS)]
-
-
-def select(names: Sequence[str], model: Classifier) -> list[Method]:
+def select(names: str | Sequence[str], model: Classifier) -> list[Method]:
     """Returns the methods of these names, in this order, each once.
 
+    "all" is every method that the model can run, without enumeration of many patches.
+
     Raises:
-      ValueError: on a name that does not exist (with the near ones), a method that needs what the model does not have,
-        or enumeration of too many patches.
+      ValueError: if there is no name, or on a name that does not exist (with the near ones), a method that needs what
+        the model does not have, or enumeration of too many patches.
     """
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"there is no attribution method {name!r}; {near_names(name, METHODS)}")
-        if (needs := METHODS[name].needs) and getattr(model, needs) is None:
-            possible = ", ".join(method.key for method in applicable(model))
-            raise ValueError(f"method {name!r} needs {needs}, which this model does not have: choose among {possible}")
-    if "exact" in names:
-        shapley.require_enumerable(model.num_players)
-    return [METHODS[name] for name in dict.fromkeys(names)]
+    possible = [method for method in METHODS.values() if (method.needs is None or getattr(model, method.needs)) and (
+        method.key != "exact" or model.num_players <= MAX_UNASKED_EXACT_PLAYERS)]
+    if names == "all":
+        return possible
+    methods = chosen(names, METHODS, "method")
+    for method in methods:
+        if method.key == "exact":
+            shapley.require_enumerable(model.num_players)
+        elif method not in possible:
+            raise ValueError(f"method {method.key!r} needs {method.needs}, which this model does not have: "
+                             f"choose among {', '.join(method.key for method in possible)}")
+    return methods

@@ -15,6 +15,7 @@ from shapjax.games import estimators, shapley
 from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
 from shapjax.games.estimators import Estimate
+from shapjax.games.passes import in_passes
 
 MIN_PERMUTATIONS = 16  # in a round; the spread of fewer is a poor estimate of the standard error
 
@@ -75,8 +76,9 @@ def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
       ValueError: if an argument does not fit, or N < 2.
     """
     require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
-    size = min(round_coalitions, max_coalitions)
-    return _kernel_shap(model, images, None, key, batch_size, output, tolerance, max_coalitions // size, size // 2)
+    pairs = min(round_coalitions, max_coalitions) // 2
+    rounds = max_coalitions // (2 * pairs)
+    return _estimate(_kernel_shap, model, images, None, key, batch_size, output, tolerance, rounds, pairs)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
@@ -100,7 +102,8 @@ def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key:
       ValueError: if an argument does not fit, or N < 2.
     """
     require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
-    return _kernel_shap(model, images, targets, key, batch_size, output, 0.0, 1, coalitions // 2).values[..., 0]
+    pairs = coalitions // 2
+    return _estimate(_kernel_shap, model, images, targets, key, batch_size, output, 0.0, 1, pairs).values[..., 0]
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))
@@ -116,7 +119,8 @@ def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
     require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
     size = max(MIN_PERMUTATIONS, permutation_pairs(model.num_players, min(round_coalitions, max_coalitions)))
     rounds = max(1, permutation_pairs(model.num_players, max_coalitions) // size)
-    return _permutation(model, images, None, key, batch_size, output, tolerance, rounds, size)
+    pairs = size * (model.num_players - 1)
+    return _estimate(_permutation, model, images, None, key, batch_size, output, tolerance, rounds, pairs)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
@@ -127,8 +131,8 @@ def permutation(model: Classifier, images: chex.Array, targets: chex.Array, key:
     Arguments and errors as in `kernel_shap`; there are `permutation_pairs` permutations.
     """
     require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
-    size = permutation_pairs(model.num_players, coalitions)
-    return _permutation(model, images, targets, key, batch_size, output, 0.0, 1, size).values[..., 0]
+    pairs = permutation_pairs(model.num_players, coalitions) * (model.num_players - 1)
+    return _estimate(_permutation, model, images, targets, key, batch_size, output, 0.0, 1, pairs).values[..., 0]
 
 
 def permutation_pairs(num_players: int, coalitions: int) -> int:
@@ -138,14 +142,13 @@ def permutation_pairs(num_players: int, coalitions: int) -> int:
 
 def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: int) -> chex.Array:
     """Sums weighted differences of all pairs: [B, N, K], or [B, N, 1] where `read` takes one class."""
-    n, b = model.num_players, images.shape[0]
+    n = model.num_players
     shapley.require_enumerable(n)
     num_pairs = 2 ** (n - 1)
     pairs = min(batch_size, num_pairs)
-    rows = min(b, batch_size // pairs)  # images a pass: several, if one's pairs do not fill it
 
-    def group(first: chex.Array) -> chex.Array:
-        image = jnp.repeat(jnp.minimum(first + jnp.arange(rows), b - 1), pairs)  # the last group repeats the last image
+    def some_images(index: chex.Array) -> chex.Array:
+        rows, image = len(index), jnp.repeat(index, pairs)
         row_images = images[image]
 
         def terms(start: chex.Array) -> chex.Array:
@@ -165,54 +168,48 @@ def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: 
         zero = jnp.zeros(jax.eval_shape(terms, jnp.int32(0)).shape)
         return jax.lax.scan(add, (zero, zero), jnp.arange(-(-num_pairs // pairs)) * pairs)[0][0]
 
-    groups = jax.lax.map(group, jnp.arange(-(-b // rows)) * rows)
-    return groups.reshape(-1, *groups.shape[2:])[:b]
+    return in_passes(some_images, jnp.arange(len(images)), batch_size=batch_size // pairs)  # several, if they fit
 
 
-def _kernel_shap(model, images, targets, key, batch_size, output, tolerance, max_rounds, pairs) -> Estimate:
-    n = model.num_players
+def _kernel_shap(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array, n: int, max_rounds: int, pairs: int
+                 ) -> tuple:
+    """Returns draw, estimate and state of `estimators.until_precise`, for paired KernelSHAP of one image."""
+    def draw(drawn, index):
+        masks = shapley.sample_coalitions(jax.random.fold_in(key, index), num_players=n, num_pairs=pairs)
+        new = (masks, differences(masks))
+        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, index * pairs, 0), drawn, new)
 
-    def one_image(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array) -> tuple:
-        def draw(drawn, index):
-            masks = shapley.sample_coalitions(jax.random.fold_in(key, index), num_players=n, num_pairs=pairs)
-            new = (masks, differences(masks))
-            return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, index * pairs, 0), drawn, new)
+    def estimate(drawn, num_rounds):
+        weights = (jnp.arange(max_rounds * pairs) < num_rounds * pairs).astype(jnp.float32)
+        return estimators.kernel_shap_solve(*drawn, totals_K, weights)
 
-        def estimate(drawn, num_rounds):
-            weights = (jnp.arange(max_rounds * pairs) < num_rounds * pairs).astype(jnp.float32)
-            return estimators.kernel_shap_solve(*drawn, totals_K, weights)
-
-        empty = (jnp.zeros((max_rounds * pairs, n), bool), jnp.zeros((max_rounds * pairs, len(totals_K))))
-        return estimators.until_precise(draw, estimate, empty, shape=(n, len(totals_K)), tolerance=tolerance,
-                                        max_rounds=max_rounds)
-
-    return _each_image(one_image, model, images, targets, key, batch_size, output, tolerance, pairs)
+    return draw, estimate, (jnp.zeros((max_rounds * pairs, n), bool), jnp.zeros((max_rounds * pairs, len(totals_K))))
 
 
-def _permutation(model, images, targets, key, batch_size, output, tolerance, max_rounds, size) -> Estimate:
-    n = model.num_players
+def _permutation(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array, n: int, max_rounds: int, pairs: int
+                 ) -> tuple:
+    """Returns the same for antithetic permutations, each of which takes n - 1 pairs."""
+    size = pairs // max(1, n - 1)
 
-    def one_image(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array) -> tuple:
-        def draw(moments, index):
-            ranks = estimators.sample_ranks(jax.random.fold_in(key, index), num_players=n, num_permutations=size)
-            steps = differences(estimators.permutation_prefixes(ranks).reshape(-1, n)).reshape(size, n - 1, -1)
-            return moments.add(estimators.antithetic_contributions(ranks, steps, totals_K))
+    def draw(moments, index):
+        ranks = estimators.sample_ranks(jax.random.fold_in(key, index), num_players=n, num_permutations=size)
+        steps = differences(estimators.permutation_prefixes(ranks).reshape(-1, n)).reshape(size, n - 1, -1)
+        return moments.add(estimators.antithetic_contributions(ranks, steps, totals_K))
 
-        zero = jnp.zeros((n, len(totals_K)))
-        return estimators.until_precise(
-            draw, lambda moments, _: (moments.mean, moments.standard_errors),
-            estimators.Moments(jnp.float32(0), zero, zero), shape=zero.shape, tolerance=tolerance,
-            max_rounds=max_rounds)
-
-    return _each_image(one_image, model, images, targets, key, batch_size, output, tolerance, size * (n - 1))
+    zero = jnp.zeros((n, len(totals_K)))
+    nothing = estimators.Moments(jnp.float32(0), zero, zero)
+    return draw, lambda moments, _: (moments.mean, moments.standard_errors), nothing
 
 
-def _each_image(one_image: Callable, model: Classifier, images: chex.Array, targets: chex.Array | None,
-                key: chex.PRNGKey, batch_size: int, output: str, tolerance: chex.Array, pairs: int) -> Estimate:
-    """Runs `one_image(key, differences, totals [K])` for every image: its target, or without targets every class.
+def _estimate(rounds_of: Callable, model: Classifier, images: chex.Array, targets: chex.Array | None,
+              key: chex.PRNGKey, batch_size: int, output: str, tolerance: chex.Array, max_rounds: int, pairs: int
+              ) -> Estimate:
+    """Draws rounds of pairs until precise, for every image: its target, or without targets every class.
 
-    `differences` maps masks bool [M, N] to v(S) - v(S^c) [M, K]; `pairs` is the number that a round evaluates.
+    `rounds_of` is `_kernel_shap` or `_permutation`; `differences` maps masks bool [M, N] to v(S) - v(S^c) [M, K].
     """
+    n = model.num_players
+
     def run(row: tuple) -> tuple:
         image, target, key = row
         read = all_classes(output) if target is None else target_class(target[None], output)
@@ -221,7 +218,9 @@ def _each_image(one_image: Callable, model: Classifier, images: chex.Array, targ
             v, complement = pair_values(model, image[None], masks[None], read=read, batch_size=batch_size)
             return (v - complement).reshape(masks.shape[0], -1)
 
-        return one_image(key, differences, differences(jnp.ones((1, model.num_players), bool))[0])
+        totals_K = differences(jnp.ones((1, n), bool))[0]
+        return estimators.until_precise(*rounds_of(key, differences, totals_K, n, max_rounds, pairs),
+                                        shape=(n, len(totals_K)), tolerance=tolerance, max_rounds=max_rounds)
 
     values, errors, ratio, rounds = jax.lax.map(run, (images, targets, row_keys(key, images.shape[0])))
     return Estimate(values, errors, ratio, 2 + 2 * pairs * rounds, ratio <= tolerance)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 
 import shapjax.config
+from shapjax import paths
 from shapjax.errors import Stopped, UserError, near_names
 
 
@@ -18,10 +20,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
     `--help` prints the docstring of main's module and its flags.
     """
-    sys.exit(_exit_status(main))
-
-
-def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
     logging.set_verbosity(logging.WARNING)
     # Orbax's threads print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
@@ -32,14 +30,13 @@ def _exit_status(main: Callable[[Sequence[str]], None]) -> int:
         print(f"error: {e}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        return 1
+        sys.exit(1)
     except Stopped as e:
         print(e, file=sys.stderr)
-        return Stopped.EXIT_STATUS
+        sys.exit(Stopped.EXIT_STATUS)
     except KeyboardInterrupt:
         print("stopped; what was saved stays", file=sys.stderr)
-        return 130
-    return 0
+        sys.exit(130)
 
 
 def _unraisable(what) -> None:
@@ -61,16 +58,25 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
             raise UserError(f"--config {path}: no such config file; see configs/")
     known = shapjax.config.flatten(shapjax.config.default_config())
     for argument in argv[1:]:
-        key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
-        if argument.startswith("--config.") and key not in known:
-            raise UserError(f"{argument}: there is no setting {key!r}; {near_names(key, known)}")
-        if key.startswith("loaded.") and argument.startswith("--config."):
-            raise UserError(f"{argument}: loaded weights and variants set this, not a person; leave it out")
+        if argument.startswith("--config."):
+            key = argument.removeprefix("--config.").partition("=")[0]
+            if key not in known:
+                raise UserError(f"{argument}: there is no setting {key!r}; {near_names(key, known)}")
+            if key.startswith("loaded."):
+                raise UserError(f"{argument}: loaded weights and variants set this, not a person; leave it out")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
         message = str(e.args[0] if e.args else e)  # str() of a KeyError would quote it
         raise UserError(message.split("\n")[0] + " (see --help)") from e
+
+
+def require_writable(path: epath.Path) -> None:
+    """Makes the directory of `path`; raises UserError if no file can be written there. For use before long work."""
+    try:
+        paths.require_writable(path)
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent} ({error.strerror or error}); give another --output") from None
 
 
 def keep_compiled() -> None:

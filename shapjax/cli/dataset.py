@@ -1,12 +1,12 @@
 """Loads the dataset of a trained model. A checkpoint knows where it lay in training; flags say where it lies now."""
 
-from collections.abc import Mapping
-
 from absl import flags
 
 from shapjax.data import sources
 from shapjax.errors import UserError
 from shapjax.model import SelfExplainingModel
+
+flags.disclaim_key_flags()  # --help of a command shows them as its own
 
 
 def define_flags() -> None:
@@ -16,24 +16,15 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie, if it differs from training.")
 
 
-def moved() -> dict[str, str]:
-    """Returns the settings that the flags change, by their dotted keys."""
-    settings = {"dataset": flags.FLAGS.dataset, "data.data_dir": flags.FLAGS.data_dir}
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-def load_test_source(model: SelfExplainingModel, moved: Mapping[str, str]) -> sources.Source:
-    """Loads the test split of the dataset that a model was trained on.
-
-    Args:
-      model: from `shapjax.load`.
-      moved: settings that say where the dataset lies now, by their dotted keys.
+def load_test_source(model: SelfExplainingModel) -> sources.Source:
+    """Loads the test split of the dataset that a model was trained on, from where the flags say that it lies now.
 
     Raises:
       UserError: if it cannot be loaded, or has changed since: other classes, or images of another size.
     """
     config = model.config.copy_and_resolve_references()
-    config.update_from_flattened_dict(moved)
+    flagged = {"dataset": flags.FLAGS.dataset, "data.data_dir": flags.FLAGS.data_dir}
+    config.update_from_flattened_dict({key: value for key, value in flagged.items() if value is not None})
     source = sources.load_source(config, "test")
     for what, then, now in (("classes", tuple(model.class_names), source.class_names),
                             ("image size", tuple(model.image_shape), source.image_shape)):

@@ -17,15 +17,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
+from etils import epath
 
 import shapjax
 from shapjax import paths
 from shapjax.attribution import registry as methods_registry
 from shapjax.cli import dataset, keep_compiled, run_command
 from shapjax.data.images import read_masks
+from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
 from shapjax.evaluation import comparison, files, ground_truth, quality, table
 from shapjax.evaluation.over_images import default_batch_size
@@ -34,7 +35,6 @@ from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page
 from shapjax.report.formatting import decimal, duration
 from shapjax.training.machine import split_cpu
-from shapjax.version import __version__
 
 # By the names of --removal: functions of the dataset's mean color that return the removal.
 REMOVALS = {
@@ -49,12 +49,10 @@ REMOVALS = {
 
 def run() -> None:
     """Runs `python eval.py` and `shapjax eval`."""
-    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
-                        required=True)
+    flags.DEFINE_string("checkpoint", None, "A training run (its --workdir), or an exported model.", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; the directory of --checkpoint if not given.")
-    flags.DEFINE_integer("images", 64, "Test images (the first ones) that are explained and compared with ground "
-                         "truth. Accuracy is over the whole split.")
+    flags.DEFINE_integer("images", 64, "Test images (the first ones) to explain. Accuracy is over the whole split.")
     flags.DEFINE_list("methods", ["all"], "Attribution methods to compare: names separated by commas, all that the "
                       f"model can run, or none. There are {', '.join(methods_registry.METHODS)}.")
     flags.DEFINE_list("metrics", ["all"], "Metrics of the table: names separated by commas, or all. There are "
@@ -68,8 +66,7 @@ def run() -> None:
                         "If not given, the dataset's own masks, if it has any.")
     flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop, as the model "
                       "does in its coalitions; the others paint over them.")
-    flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for the methods that sample them; even.",
-                         lower_bound=2)
+    flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for methods that sample them; even.", lower_bound=2)
     flags.DEFINE_integer("explorer_images", 8, "Images in the report's explorer.", lower_bound=0, upper_bound=24)
     flags.DEFINE_integer("batch_size", None, "Images, or coalition pairs, a forward pass on a device; bounds the "
                          "memory. If not given, 64 on a CPU, 512 on an accelerator.", lower_bound=1)
@@ -81,22 +78,18 @@ def run() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags, evaluates, writes and prints."""
-    f, moved = flags.FLAGS, dataset.moved()
+    f = flags.FLAGS
     split_cpu(0)
     keep_compiled()
-    for flag, names in (("methods", f.methods), ("metrics", f.metrics)):
-        if not any(names):
-            raise UserError(f"--{flag} is empty: name some, separated by commas, or all")
     methods, metrics = (names[0] if names in (["all"], ["none"]) else names for names in (f.methods, f.metrics))
     if f.coalitions % 2:
         raise UserError(f"--coalitions={f.coalitions}: expected an even number, they come in complementary pairs")
     model = shapjax.load(f.checkpoint, step=f.step)
     output = paths.as_path(f.output or model.directory)
     paths.require_writable(output / "eval.json")
-    batch_size = f.batch_size or default_batch_size()
 
     # Flags are checked before the long work.
-    source = dataset.load_test_source(model, moved)
+    source = dataset.load_test_source(model)
     if not 1 <= f.images <= len(source):
         raise UserError(f"--images={f.images}: the test split of {model.config.dataset} has {len(source)}")
     with as_user_error("--ground_truth: "):
@@ -107,25 +100,20 @@ def main(_: Sequence[str]) -> None:
         object_masks = read_masks(f.object_masks, shape=chosen["image"].shape[:3])
     with as_user_error("--methods: "):
         if methods != "none":
-            comparison.choose_methods(methods, model.classifier)
+            methods_registry.select(methods, model.classifier)
     with as_user_error("--metrics: "):
-        comparison.choose_metrics(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
+        metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
-    values, arrays, reference = _evaluate(model, source, images=chosen["image"], kind=kind, batch_size=batch_size,
-                                      seed=f.seed, directory=output / "methods", fresh=f.fresh)
-    paths.write_arrays(output / "eval.npz", arrays)
-    paths.write_json(output / "eval.json", values)
-    print(model_lines(values))
+    origin = {"checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset, "split": "test"}
+    reference = _evaluate(model, source, chosen["image"], kind, origin, output)
     if methods != "none":
         painting = REMOVALS[f.removal](model.mean)
         with as_user_error():
             summary, maps = comparison.compare(
                 model, chosen["image"], chosen["label"], methods=methods, metrics=metrics, target=f.target,
                 object_masks=object_masks, ground_truth=reference if reference and painting is None else kind,
-                removal=painting, coalitions=f.coalitions, batch_size=batch_size, seed=f.seed,
+                removal=painting, coalitions=f.coalitions, batch_size=f.batch_size, seed=f.seed,
                 explorer_images=f.explorer_images, directory=output / "methods", fresh=f.fresh)
-        origin = {"checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset,
-                  "split": "test"}
         files.write_comparison(output, origin | summary | {"removal": f.removal}, maps)
         print("\n" + comparison_lines(summary))
     written = "eval.json, eval.npz" + (", methods.json, methods.csv, methods.npz" if methods != "none" else "")
@@ -133,25 +121,21 @@ def main(_: Sequence[str]) -> None:
     print(f"page       {page.write_report(output / 'report', [output])}")
 
 
-def _evaluate(model: shapjax.SelfExplainingModel, source: Any, *, images: np.ndarray, kind: str, batch_size: int,
-              seed: int, directory: Any, fresh: bool
-              ) -> tuple[dict[str, Any], dict[str, np.ndarray], ground_truth.GroundTruth | None]:
-    """Returns the content of eval.json and eval.npz, and the ground truth of the images (None for kind "none")."""
-    begun, reference = time.monotonic(), None
-    if kind != "none":
-        pixels = comparison.to_pixels(images)
-        reference = ground_truth.remembered(
-            files.Cache(directory, model.classifier, pixels, fresh=fresh), "ground_truth", model.classifier, pixels,
-            kind=kind, batch_size=batch_size, seed=seed)
-    values, arrays = quality.evaluate(model.classifier, source, images=len(images), ground_truth=reference,
-                                      batch_size=batch_size, seed=seed)
-    values = {
-        "format": files.FORMAT, "checkpoint": str(model.directory), "step": model.step,
-        "dataset": model.config.dataset, "split": "test", "shapley_weight": model.config.shapley.weight,
-        "masked_weight": model.config.shapley.masked_weight, "config": model.config.to_dict(), **values,
-        "seconds": round(time.monotonic() - begun, 2), "device": f"{jax.default_backend()} x {jax.device_count()}",
-        "versions": {"shapjax": __version__, "jax": jax.__version__}}
-    return values, arrays | {"class_names": np.array(model.class_names)}, reference
+def _evaluate(model: shapjax.SelfExplainingModel, source: Source, images: np.ndarray, kind: str,
+              origin: dict[str, Any], output: epath.Path) -> ground_truth.GroundTruth | None:
+    """Writes eval.json and eval.npz, prints the metrics of the model, and returns the ground truth of the images."""
+    f, begun, pixels = flags.FLAGS, time.monotonic(), comparison.to_pixels(images)
+    options = {"batch_size": f.batch_size or default_batch_size(), "seed": f.seed}
+    cache = files.Cache(output / "methods", model.classifier, pixels, fresh=f.fresh)
+    reference = ground_truth.remembered(cache, "ground_truth", model.classifier, pixels, kind=kind, **options)
+    values, arrays = quality.evaluate(model.classifier, source, images=len(images), ground_truth=reference, **options)
+    values = files.origin() | origin | values | {
+        "shapley_weight": model.config.shapley.weight, "masked_weight": model.config.shapley.masked_weight,
+        "config": model.config.to_dict(), "seconds": round(time.monotonic() - begun, 2)}
+    paths.write_arrays(output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
+    paths.write_json(output / "eval.json", values)
+    print(model_lines(values))
+    return reference
 
 
 def comparison_lines(summary: dict[str, Any]) -> str:
@@ -175,7 +159,6 @@ def comparison_lines(summary: dict[str, Any]) -> str:
 
 def model_lines(values: dict[str, Any]) -> str:
     """Formats the metrics of the model, the content of eval.json, for a terminal."""
-    error = values["shapley_error"]
     rows = [
         ("test images", f"{values['images']:,}"),
         ("accuracy, top 1", f"{values['accuracy_top1']:.4f}"),
@@ -184,7 +167,7 @@ def model_lines(values: dict[str, Any]) -> str:
         ("cross-entropy", f"{values['cross_entropy']:.4f} nats"),
         ("efficiency gap", f"{values['efficiency_gap']:.1e} logits"),
     ]
-    if error:
+    if error := values["shapley_error"]:
         exact = error["ground_truth"] == "exact"
         how = "exact" if exact else f"KernelSHAP to a standard error of {error['standard_error']:.3f} of the spread"
         rows += [("ground truth", f"{how}: {error['images']} images, {error['coalitions_per_image']:,} coalitions "

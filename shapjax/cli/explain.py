@@ -30,7 +30,7 @@ from etils import epath
 import shapjax
 from shapjax import paths
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
-from shapjax.cli import dataset, keep_compiled, run_command
+from shapjax.cli import dataset, keep_compiled, require_writable, run_command
 from shapjax.data.images import read_image
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
@@ -59,8 +59,7 @@ class Subject(NamedTuple):
 
 def run() -> None:
     """Runs `python explain.py` and `shapjax explain`."""
-    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
-                        required=True)
+    flags.DEFINE_string("checkpoint", None, "A training run (its --workdir), or an exported model.", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_multi_string("images", [], "Image files, one or more.")
     flags.DEFINE_integer("examples", None, "Explain this many test images, the first ones, of the run's dataset; "
@@ -78,7 +77,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Reads the flags, explains, writes and prints."""
-    f, moved, files = flags.FLAGS, dataset.moved(), [*flags.FLAGS.images, *argv[1:]]
+    f, files = flags.FLAGS, [*flags.FLAGS.images, *argv[1:]]
     examples = f.examples if f.examples is not None else 0 if files else DEFAULT_EXAMPLES
     output, top = paths.as_path(f.output), f.top
     split_cpu(0)
@@ -92,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
             shapley.require_enumerable(model.num_players)
     subjects = list(_image_files(files, model.image_shape))
     if examples:
-        subjects += _test_images(dataset.load_test_source(model, moved), examples, model.config.dataset)
+        subjects += _test_images(dataset.load_test_source(model), examples, model.config.dataset)
     subjects = distinct(subjects)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 
@@ -155,9 +154,10 @@ def distinct(subjects: Sequence[Subject]) -> list[Subject]:
     """Gives pictures different names (a, a_2, a_3), even where upper and lower case are the same."""
     taken, renamed = {AGREEMENT}, []
     for subject in subjects:
-        path = pathlib.Path(subject.picture)
-        others = (f"{path.stem}_{n}{path.suffix}" for n in itertools.count(2))
-        name = next(name for name in itertools.chain([path.name], others) if name.casefold() not in taken)
+        name, stem = subject.picture, pathlib.PurePath(subject.picture).stem
+        others = (f"{stem}_{number}.png" for number in itertools.count(2))
+        while name.casefold() in taken:
+            name = next(others)
         taken.add(name.casefold())
         renamed.append(subject._replace(picture=name))
     return renamed
@@ -181,15 +181,11 @@ def _test_images(source: Source, count: int, name: str) -> list[Subject]:
 
 def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str]) -> None:
     """Makes the output directory, unless no file can be written there or one would replace an image to explain."""
-    for name in names:
+    for name, file in itertools.product(names, inputs):
         written = output / name
-        for file in inputs:
-            if os.path.exists(written) and os.path.samefile(written, file):  # however they are spelled
-                raise UserError(f"the picture {written} would replace the image {file}; give another --output")
-    try:
-        paths.require_writable(output / AGREEMENT)
-    except OSError as error:
-        raise UserError(f"cannot write to {output} ({error.strerror or error}); give another --output") from None
+        if os.path.exists(written) and os.path.samefile(written, paths.as_path(file)):  # however they are spelled
+            raise UserError(f"the picture {written} would replace the image {file}; give another --output")
+    require_writable(output / AGREEMENT)
 
 
 def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Sequence[Subject],

@@ -18,11 +18,10 @@ from absl import flags
 from etils import epath
 
 import shapjax
-from shapjax.cli import run_command
-from shapjax.errors import UserError
+from shapjax.cli import require_writable, run_command
 from shapjax.export import write
 from shapjax.export.read import PROGRAM, WEIGHTS
-from shapjax.paths import as_path, require_writable
+from shapjax.paths import as_path
 
 FORMATS = {"all": (PROGRAM, WEIGHTS), "stablehlo": (PROGRAM,), "safetensors": (WEIGHTS,)}
 
@@ -31,8 +30,7 @@ _FLAGS = flags.FLAGS
 
 def run() -> None:
     """Runs `python -m shapjax export`."""
-    flags.DEFINE_string("checkpoint", None, "Directory of a training run (its --workdir), or an exported model.",
-                        required=True)
+    flags.DEFINE_string("checkpoint", None, "A training run (its --workdir), or an exported model.", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; made if it is not there.", required=True)
     flags.DEFINE_enum("format", "all", list(FORMATS), "What to write: the program, the parameters, or both.")
@@ -48,15 +46,15 @@ def main(_: Sequence[str]) -> None:
     write.require_platforms(platforms)
     write.require_free(output)
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
-    try:
-        require_writable(output / PROGRAM)
-    except OSError as error:
-        raise UserError(f"cannot write to {output} ({error.strerror or error}); give another --output") from None
+    require_writable(output / PROGRAM)
     program = write.stablehlo(model, platforms=platforms) if PROGRAM in chosen else None
     written = write.write(model, output, program=program, weights=WEIGHTS in chosen)
     print(summary(model, output, written, platforms))
     if program is not None:
-        print(f"checked     {_check(model, program)}")
+        difference = write.largest_difference(model, program)
+        print("checked     the program was not run, it is not for this machine's devices" if difference is None else
+              f"checked     on two random images the program differs from the model by {difference:.1g} of the largest "
+              "value")
     print(f"to load     {output / 'README.md'} has the lines for each")
 
 
@@ -74,10 +72,3 @@ def summary(model: shapjax.SelfExplainingModel, output: epath.Path, written: Seq
         first, *more = about.get(name, [""])
         rows += [f"  {name:<18}{size:>13}   {first}".rstrip(), *(" " * 36 + line for line in more)]
     return "\n".join(rows)
-
-
-def _check(model: shapjax.SelfExplainingModel, program: bytes) -> str:
-    difference = write.largest_difference(model, program)
-    if difference is None:
-        return "the program was not run, it is not for this machine's devices"
-    return f"on two random images the program differs from the model by {difference:.1g} of the largest value"

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from shapjax.cli import run_command
-from shapjax.errors import UserError
 from shapjax.report import page
 
 _FLAGS = flags.FLAGS
@@ -23,14 +22,11 @@ def run() -> None:
     """Runs `python -m shapjax report`."""
     # Defined here, not on import: several commands have an --output, and one process may import them all.
     flags.DEFINE_list("runs", None, "One or two directories that eval.py wrote to, separated by a comma; the first is "
-                      "of the model.")
+                      "of the model.", required=True)
     flags.DEFINE_string("output", "report", "Directory to write index.html to; made if it is not there.")
     run_command(main)
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags, writes the report, prints where it is."""
-    runs, output = _FLAGS.runs, _FLAGS.output
-    if not runs:
-        raise UserError("--runs is missing: name one or two run directories, such as --runs runs/mnist5k")
-    print(page.write_report(output, runs))
+    print(page.write_report(_FLAGS.output, _FLAGS.runs))

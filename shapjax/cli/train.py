@@ -50,7 +50,7 @@ def main(_: Sequence[str]) -> None:
 
     def load_pretrained(module: nn.Module, meta: Meta) -> chex.ArrayTree:
         params, report = loading.load(config.pretrained, module, image_shape=meta.image_shape,
-                                      num_classes=len(meta.class_names), new_head=config.new_head)
+                                      class_names=meta.class_names, new_head=config.new_head)
         _say(str(report))
         return params
 
@@ -67,5 +67,5 @@ next          python eval.py --checkpoint {workdir}""")
 
 
 def _say(text: str) -> None:
-    if distributed.is_first():
+    if jax.process_index() == 0:
         print(text)

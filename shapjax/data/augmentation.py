@@ -231,18 +231,15 @@ def mix(images: chex.Array, targets: chex.Array, keys: chex.Array, *, mixup: flo
 
     def of_pair(pair, pair_targets, key):
         choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
-        others = pair[::-1]
+        others, mixed, lam = pair[::-1], pair, 1.0
         if mixup:
             lam = jax.random.beta(mixup_key, mixup, mixup)
             mixed = lam * pair + (1 - lam) * others
         if cutmix:
+            cutting = jax.random.bernoulli(choice_key) if mixup else True
             inside = _cutmix_rectangle(cutmix_key, cutmix, pair.shape[1:3])
-            cut, cut_lam = jnp.where(inside[..., None], others, pair), 1 - inside.mean()
-        if mixup and cutmix:
-            cutting = jax.random.bernoulli(choice_key)
-            mixed, lam = jnp.where(cutting, cut, mixed), jnp.where(cutting, cut_lam, lam)
-        elif cutmix:
-            mixed, lam = cut, cut_lam
+            mixed = jnp.where(cutting, jnp.where(inside[..., None], others, pair), mixed)
+            lam = jnp.where(cutting, 1 - inside.mean(), lam)
         return mixed, lam * pair_targets + (1 - lam) * pair_targets[::-1]
 
     def in_pairs(x):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,43 +21,44 @@ class Example(NamedTuple):
     object_mask: BinaryIO | None = None
 
 
-class Records(Protocol):
-    """The stored examples of a split. Threads may share it, and its pickle holds no open file.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The stored examples of a split. Threads may share it.
 
     Attributes:
+      count: of the examples.
+      name: position -> a name of the example for messages: a path, or a number in a split.
+      examples: positions -> the examples.
       class_names: the K classes.
       stored_shape: (H, W, C) of every image; H and W are None where images differ in size.
       upright: EXIF orientation is applied.
       mask_background: the value of the background in segmentation masks; None: there are no masks.
     """
 
+    count: int
+    name: Callable[[int], str]
+    examples: Callable[[Sequence[int] | np.ndarray], list[Example]]
     class_names: tuple[str, ...]
     stored_shape: tuple[int | None, int | None, int]
     upright: bool
-    mask_background: int | None
+    mask_background: int | None = None
 
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """Returns a name of the example for messages: a path, or a number in a split."""
-        ...
-
-    def examples(self, indices: Sequence[int] | np.ndarray) -> list[Example]:
-        """Returns the examples at these positions."""
-        ...
+    def __len__(self) -> int:
+        return self.count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedSource:
-    """A `sources.Source` that decodes on every read. Threads may share it; it can be pickled.
+    """A source that decodes on every read. Threads may share it.
 
     Attributes:
       records: the stored examples.
       kept: int [n], the positions in `records` of the source's images.
       image_shape: (H, W, C) of the images that `read` returns.
-      crops_on_read: stored images are not of this size; `read` cuts random-resized crops out of them, and without crops
-        the central 87.5 %.
+      crops_on_read: stored images are larger, or differ in size; `read` cuts random-resized crops out of them, and
+        without crops the central 87.5 %. Smaller ones are seen whole.
       mean, std: per channel, of the training pixels in [0, 1] units.
+      has_object_masks: batches include object masks.
     """
 
     records: Records
@@ -79,20 +80,30 @@ class EncodedSource:
         return len(self.kept)
 
     def read(self, indices: np.ndarray, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Reads a batch, see `sources.Source.read`; JPEG files are decoded at a reduced size where that is enough.
+        """Reads a batch into fresh arrays; JPEG files are decoded at a reduced size where that is enough.
+
+        Args:
+          indices: int [b], positions in [0, len).
+          crops: float [b, 4]: the part of each image that is resized to (H, W), see
+            `boxes.crop_box`; None: the part that evaluation sees.
+
+        Returns:
+          {"image": uint8 [b,H,W,C], "label": int32 [b]}, and if `has_object_masks` "object_mask": bool [b,H,W], True on
+          the object.
 
         Raises:
           UserError: on an image that cannot be read, or a label that is no class; names it.
         """
-        if crops is not None and not self.crops_on_read:
-            raise ValueError("crops were given, but the images of this source are not cropped on read (crops_on_read)")
         positions = self.kept[np.asarray(indices)]
         shape = (len(positions), *self.image_shape)
         batch = {"image": np.empty(shape, np.uint8), "label": np.empty(len(positions), np.int32)}
         if self.has_object_masks:
             batch["object_mask"] = np.empty(shape[:3], bool)
+        share = CENTRAL_SHARE if self.crops_on_read else 1.0
+        box_of = functools.partial(boxes.central_box, shape=self.image_shape[:2], share=share)
         for i, (position, example) in enumerate(zip(positions, self.records.examples(positions), strict=True)):
-            box_of = self._box_of(None if crops is None else crops[i])
+            if crops is not None:
+                box_of = functools.partial(boxes.crop_box, crop=crops[i])
             if not 0 <= example.label < len(self.class_names):
                 raise UserError(f"{self.records.name(position)} has the label {example.label}, which is no class; "
                                 "choose a split that has labels")
@@ -107,9 +118,3 @@ class EncodedSource:
                 raise images.unreadable(self.records.name(position), error) from error
             batch["label"][i] = example.label
         return batch
-
-    def _box_of(self, crop: np.ndarray | None) -> Callable[[int, int], boxes.Box]:
-        """Returns the function (width, height) -> box of a crop, or without one of the part that evaluation sees."""
-        if crop is not None:
-            return functools.partial(boxes.crop_box, crop=crop)
-        return functools.partial(boxes.central_box, shape=self.image_shape[:2], share=CENTRAL_SHARE)

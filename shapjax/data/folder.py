@@ -1,16 +1,12 @@
 """Images in directories, one directory a class."""
 
-import dataclasses
-import functools
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
-from shapjax.data.encoded import Example
+from shapjax.data.encoded import Example, Records
 from shapjax.errors import UserError
 
 TEST_SHARE = 0.2  # of each class, where there are no directories for the splits
@@ -18,28 +14,7 @@ _SPLIT_NAMES = ("train", "test", "val", "validation")
 _SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")  # the part of TFDS's syntax that has a meaning here
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FolderRecords:
-    """`encoded.Records` of image files; labels: int [n]."""
-
-    files: Sequence[str]
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    stored_shape: tuple[None, None, int] = (None, None, 3)
-    upright: bool = True
-    mask_background: None = None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return self.files[index]
-
-    def examples(self, indices: Sequence[int] | np.ndarray) -> list[Example]:
-        return [Example(self.files[i], int(self.labels[i])) for i in indices]
-
-
-def open_records(path: str, split: str) -> FolderRecords:
+def open_records(path: str, split: str) -> Records:
     """Lists, without opening them, the image files of a split of PATH/CLASS/… or PATH/SPLIT/CLASS/….
 
     Classes are the directories, in the order of their names. Their images are the files, at any depth, whose suffix is
@@ -63,34 +38,35 @@ def open_records(path: str, split: str) -> FolderRecords:
         raise UserError(f"folder:{path}: the split {split!r} is not understood; expected a name such as train, or a "
                         "slice such as train[:90%]")
     name, start, stop = parsed.groups()
-    if directories := _split_directories(path, name):
-        aliases = [name, "val", "validation"] if name == "test" else [name]
-        found = [alias for alias in aliases if alias in directories]
-        if not found:
-            raise UserError(f"folder:{path} has no split {name!r}; there are {', '.join(directories)}, and slices of "
-                            f"them such as {directories[0]}[:90%]")
+    directories = _split_directories(path, name)
+    splits = directories or ["train", "test"]
+    aliases = [name, "val", "validation"] if name == "test" else [name]
+    found = [alias for alias in aliases if alias in splits]
+    if not found:
+        raise UserError(f"folder:{path} has no split {name!r}; there are {', '.join(splits)}, and slices of them such "
+                        f"as {splits[0]}[:90%]")
+    if directories:
         classes = _classes(os.path.join(path, found[0]))
-    elif name in ("train", "test"):
-        classes = {class_name: _part(files, test=name == "test") for class_name, files in _classes(path).items()}
     else:
-        raise UserError(f"folder:{path} has no split {name!r}; it has no directories for splits, so there are train "
-                        "and test, and slices of them such as train[:90%]")
+        classes = {class_name: _part(files, test=name == "test") for class_name, files in _classes(path).items()}
     listed = sorted((key, file, label) for label, files in enumerate(classes.values()) for key, file in files)
-    chosen = listed[_position(start, len(listed), 0): _position(stop, len(listed), len(listed))]
+    chosen = listed[_bound(start, len(listed)) : _bound(stop, len(listed))]
     if not chosen:
         raise UserError(f"folder:{path}: the split {split!r} has no images; all of {name} are {len(listed)}")
-    return FolderRecords([file for _, file, _ in chosen], np.array([label for *_, label in chosen]), tuple(classes))
+    files, labels = [file for _, file, _ in chosen], [label for *_, label in chosen]
+    return Records(count=len(files), name=files.__getitem__,
+                   examples=lambda indices: [Example(files[i], labels[i]) for i in indices],
+                   class_names=tuple(classes), stored_shape=(None, None, 3), upright=True)
 
 
 def _split_directories(path: str, name: str) -> list[str]:
     """Returns the directories of splits, which have classes inside; none where the directories are the classes."""
     visible = _directories(path)
-    if set(visible) <= set(_SPLIT_NAMES) and not any(_directories(os.path.join(path, d)) for d in visible):
-        if visible:
-            raise UserError(f"folder:{path}: {', '.join(visible)} hold no directories; put the images into one for "
-                            f"each class, such as {os.path.join(path, visible[0], 'cat')}")
     if any(_directories(os.path.join(path, d)) for d in visible if d in (*_SPLIT_NAMES, name)):
         return [d for d in visible if _directories(os.path.join(path, d))]
+    if visible and set(visible) <= set(_SPLIT_NAMES):
+        raise UserError(f"folder:{path}: {', '.join(visible)} hold no directories; put the images into one for each "
+                        f"class, such as {os.path.join(path, visible[0], 'cat')}")
     return []
 
 
@@ -98,8 +74,8 @@ def _classes(directory: str) -> dict[str, list[tuple[bytes, str]]]:
     """Returns {class name: (hash, path) of each of its images}; classes sorted by name, images by hash."""
     names = _directories(directory)
     if len(names) < 2:
-        found = f"only one, {names[0]}" if names else "none"
-        raise UserError(f"{directory} should hold a directory of images for each class, at least two; it has {found}")
+        raise UserError(f"{directory} should hold a directory of images for each class, at least two; found "
+                        f"{names[0] if names else 'none'}")
     classes = {name: _image_files(directory, name) for name in names}
     if empty := [name for name, files in classes.items() if not files]:
         raise UserError(f"{os.path.join(directory, empty[0])} has no images (files such as .jpg or .png); add some, or "
@@ -109,11 +85,12 @@ def _classes(directory: str) -> dict[str, list[tuple[bytes, str]]]:
 
 def _image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
     """Returns the (hash, path) of the images of a class, sorted."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found = []
     for parent, directories, files in os.walk(os.path.join(directory, class_name)):
         directories[:] = [d for d in directories if not d.startswith(".")]
         for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in _suffixes():
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
                 path = os.path.join(parent, file)
                 relative = os.path.relpath(path, directory).replace(os.sep, "/")
                 found.append((hashlib.blake2b(os.fsencode(relative), digest_size=8).digest(), path))
@@ -131,14 +108,8 @@ def _directories(path: str) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _position(text: str | None, count: int, default: int) -> int:
-    """Returns the position of a slice's bound, such as "10%", "-10%" or "1000"; rounds as TFDS does."""
+def _bound(text: str | None, count: int) -> int | None:
+    """Returns a slice's bound, such as "10%", "-10%" or "1000", as Python takes it; rounds as TFDS does."""
     if text is None:
-        return default
-    position = round(int(text[:-1]) / 100 * count) if text.endswith("%") else int(text)
-    return max(position + count, 0) if position < 0 else position
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+        return None
+    return round(int(text[:-1]) / 100 * count) if text.endswith("%") else int(text)

@@ -40,8 +40,7 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
     if not path.exists():
         raise UserError(f"there is no image file {path}; check the path")
     if not path.is_file():
-        kind = "a directory" if path.is_dir() else "not a regular file"
-        raise UserError(f"{path} is {kind}; give the path of one image file")
+        raise UserError(f"{path} is a directory, or no regular file; give the path of one image file")
     if path.stat().length == 0:
         raise UserError(f"the image file {path} is empty (0 bytes); give another file")
     try:

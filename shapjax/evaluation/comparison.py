@@ -12,20 +12,18 @@ import tqdm
 from shapjax.attribution import registry as methods_registry
 from shapjax.attribution.registry import Method
 from shapjax.evaluation import table
-from shapjax.evaluation.files import FORMAT, Cache
+from shapjax.evaluation.files import FORMAT, Cache, origin
 from shapjax.evaluation.ground_truth import GroundTruth, remembered, resolve
-from shapjax.evaluation.measurement import Measurement, Settings, Subjects
+from shapjax.evaluation.measurement import Measurement, Subjects
 from shapjax.evaluation.over_images import OverImages, default_batch_size
 from shapjax.evaluation.sample_efficiency import budget_to_reach
-from shapjax.games import classifier
+from shapjax.games import checks, classifier
 from shapjax.games.classifier import Classifier
 from shapjax.games.removal import Removal
 from shapjax.metrics import registry as metrics_registry
 from shapjax.metrics.registry import Metric
-from shapjax.version import __version__
 
 BLOCK = 16  # images on the devices at a time: a step of the progress bar
-CONFIDENCE = 0.95
 TARGETS = ("predicted", "label")
 
 
@@ -73,53 +71,46 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     Raises:
       ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that lacks something.
     """
-    game: Classifier = getattr(model, "classifier", model)
+    game = getattr(model, "classifier", model)
+    if not isinstance(game, Classifier):
+        raise ValueError(f"the model is {model!r}, expected a loaded one: pass shapjax.load(path)")
     images, labels = np.asarray(images), np.asarray(labels)
     object_masks = None if object_masks is None else np.asarray(object_masks)
-    _require_arrays(images, labels, object_masks)
-    _require_numbers(batch_size=(batch_size, 1), seed=(seed, 0), explorer_images=(explorer_images, 0))
-    if target not in TARGETS:
-        raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+    batch_size = default_batch_size() if batch_size is None else batch_size
+    _require_arguments(images, labels, object_masks, target, batch_size, coalitions, seed, explorer_images)
     kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
-    methods = choose_methods(methods, game)
-    metrics = choose_metrics(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
-    settings = Settings(coalitions=coalitions, batch_size=batch_size or default_batch_size(), block=BLOCK, seed=seed,
-                        explorer_images=explorer_images)
+    methods = methods_registry.select(methods, game)
+    metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
     if removal is not None:
         game = classifier.painted(game, removal)
-    pixels = to_pixels(images)
+    pixels, options = to_pixels(images), {"batch_size": batch_size, "seed": seed}
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
-    if kind == "none":
-        ground_truth = None
-    elif isinstance(ground_truth, str):
+    if isinstance(ground_truth, str):
         name = "ground_truth" if removal is None else f"ground_truth_{type(removal).__name__.lower()}"
-        ground_truth = remembered(cache, name, game, pixels, kind=kind, batch_size=settings.batch_size, seed=seed,
-                                  progress=progress)
-    logits = OverImages(lambda model, images: model.logits(images), block=settings.batch_size)(game, pixels)
+        ground_truth = remembered(cache, name, game, pixels, kind=kind, progress=progress, **options)
+    logits = OverImages(Classifier.logits, block=batch_size)(game, pixels)
     predicted, labels = logits.argmax(axis=1).astype(np.int32), labels.astype(np.int32)
     subjects = Subjects(
         images=pixels, labels=labels, predicted=predicted, targets=predicted if target == "predicted" else labels,
         probabilities=np.asarray(jax.nn.softmax(logits)), object_masks=object_masks,
         ground_truth=ground_truth and ground_truth.values)
-    work = Measurement(game, subjects, settings, exact_seconds=ground_truth.seconds if kind == "exact" else None)
-    measured = _measure(work, methods, metrics, cache, removal, progress)
+    work = Measurement(game, subjects, coalitions=coalitions, block=BLOCK, explorer_images=explorer_images,
+                       exact_seconds=ground_truth.seconds if kind == "exact" else None, **options)
+    settings = {"removal": repr(removal), "coalitions": coalitions, "seed": seed}
+    measured = _measure(work, methods, metrics, cache, settings, progress)
 
     names = getattr(model, "class_names", None) or range(logits.shape[1])
-    summary = {
-        "format": FORMAT, "images": len(labels), "target": target,
+    summary = origin() | {
+        "images": len(labels), "target": target,
         "removal": "own" if removal is None else repr(removal), "ground_truth": ground_truth and kind,
         "seed": seed, "players": game.num_players, "grid": list(game.grid),
-        "class_names": [str(name) for name in names], "confidence": CONFIDENCE,
-        "device": f"{jax.default_backend()} x {jax.device_count()}",
-        "versions": {"shapjax": __version__, "jax": jax.__version__},
-        "metrics": [{"key": m.key, "title": m.title, "better": m.better, "hint": m.hint, "digits": m.digits}
-                    for m in metrics],
-        "methods": table.summarize(measured, methods, metrics, coalitions=coalitions, seed=seed, confidence=CONFIDENCE),
+        "class_names": [str(name) for name in names], "confidence": table.CONFIDENCE,
+        "metrics": [metric._asdict() for metric in metrics],
+        "methods": table.summarize(measured, methods, metrics, coalitions=coalitions, seed=seed),
     }
     if kind == "exact":
-        summary["sample_efficiency"] = budget_to_reach(
-            game, pixels, ground_truth.values, batch_size=settings.batch_size, seed=seed)
+        summary["sample_efficiency"] = budget_to_reach(game, pixels, ground_truth.values, **options)
     e = len(work.classes)
     return Result(summary, {
         "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
@@ -128,68 +119,39 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
            for name in ("attributions", "deleted", "order")}})
 
 
-def choose_methods(names: str | Sequence[str], model: Classifier) -> list[Method]:
-    """Returns the methods of these names, or "all" that the model can run.
-
-    Raises:
-      ValueError: as `attribution.registry.select`, or if there is none.
-    """
-    if names == "all":
-        return methods_registry.applicable(model)
-    return methods_registry.select(_some(names, "method"), model)
-
-
-def choose_metrics(names: str | Sequence[str], *, ground_truth: bool, object_masks: bool) -> list[Metric]:
-    """Returns the metrics of these names, or "all" that can be measured with or without ground truth and object masks.
-
-    Raises:
-      ValueError: as `metrics.registry.select`, or if there is none.
-    """
-    if names == "all":
-        return metrics_registry.applicable(ground_truth=ground_truth, object_masks=object_masks)
-    return metrics_registry.select(_some(names, "metric"), ground_truth=ground_truth, object_masks=object_masks)
-
-
 def to_pixels(images: np.ndarray) -> np.ndarray:
     """Returns images uint8 as float32 in [0, 1], and floats as float32."""
     return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
 
 
-def _some(names: str | Sequence[str], what: str) -> list[str]:
-    names = [names] if isinstance(names, str) else list(names)
-    if not any(names):
-        raise ValueError(f"there is no {what} to compare: name some, or say all")
-    return names
-
-
-def _require_arrays(images: np.ndarray, labels: np.ndarray, object_masks: np.ndarray | None) -> None:
-    n = len(labels)
-    if images.ndim != 4 or not n or len(images) != n or labels.ndim != 1:
-        raise ValueError(f"images are {list(images.shape)}, labels {list(labels.shape)}: expected [n, H, W, C] and "
-                         "[n], n of at least 1")
+def _require_arguments(images: np.ndarray, labels: np.ndarray, object_masks: np.ndarray | None, target: str,
+                       batch_size: int, coalitions: int, seed: int, explorer_images: int) -> None:
+    """Raises ValueError unless the arguments of `compare` fit together."""
+    checks.require_arguments(images, batch_size=batch_size, coalitions=(coalitions,))
+    checks.require_shape("labels", labels, images.shape[:1], "images")
+    if object_masks is not None:
+        checks.require_shape("object masks", object_masks, images.shape[:3], "images, height, width")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images are {images.dtype}, expected uint8 or floats")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels.dtype}, expected integers")
-    if object_masks is not None and object_masks.shape != images.shape[:3]:
-        raise ValueError(f"object masks are {list(object_masks.shape)}, expected {list(images.shape[:3])}")
-
-
-def _require_numbers(**arguments: tuple[int | None, int]) -> None:
-    for name, (value, least) in arguments.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if target not in TARGETS:
+        raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+    for name, number in (("seed", seed), ("explorer_images", explorer_images)):
+        if number < 0:
+            raise ValueError(f"{name} is {number}, expected at least 0")
 
 
 def _measure(work: Measurement, methods: Sequence[Method], metrics: Sequence[Metric], cache: Cache | None,
-             removal: Removal | None, progress: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Measures one after the other the methods that the cache lacks, and stores each; returns results by key."""
-    s, settings, measured = work.subjects, work.settings, {}
+             settings: dict[str, Any], progress: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Measures one after the other the methods that the cache lacks, and stores each; returns results by key.
+
+    Results depend on the settings: JSON-able, the removal, coalitions and seed.
+    """
+    s, measured = work.subjects, {}
     if cache is not None:
-        mark = cache.mark(
-            {"format": FORMAT, "removal": repr(removal), "coalitions": settings.coalitions, "seed": settings.seed,
-             "explorer": work.classes.tolist()},
-            s.images, s.targets, s.labels, *(x for x in (s.object_masks, s.ground_truth) if x is not None))
+        arrays = [x for x in (s.images, s.targets, s.labels, s.object_masks, s.ground_truth) if x is not None]
+        mark = cache.mark({"format": FORMAT, "explorer": work.classes.tolist(), **settings}, *arrays)
         measured = {method.key: found for method in methods if (found := cache.load(method.key, mark)) is not None}
         if measured and progress:
             print(f"\ngoing on: {', '.join(measured)} already measured")
@@ -203,6 +165,6 @@ def _measure(work: Measurement, methods: Sequence[Method], metrics: Sequence[Met
                 cache.save(method.key, mark, found)
             if progress:
                 shown = [metric for metric in metrics if metric.key in table.SHOWN]
-                bar.write(table.line(table.summarize({method.key: found}, [method], shown,
-                                                     coalitions=settings.coalitions, seed=settings.seed)[0]))
+                (row,) = table.summarize({method.key: found}, [method], shown, coalitions=settings["coalitions"])
+                bar.write(table.line(row))
     return measured

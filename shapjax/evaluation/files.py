@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,11 +20,16 @@ from shapjax.version import __version__
 FORMAT = 2  # of eval.json and methods.json; a reader refuses what it does not know
 
 
+def origin() -> dict[str, Any]:
+    """Returns what made an evaluation: the format of its files, the devices, and the versions."""
+    return {"format": FORMAT, "device": f"{jax.default_backend()} x {jax.device_count()}",
+            "versions": {"shapjax": __version__, "jax": jax.__version__}}
+
+
 def fingerprint(settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
     """Returns a digest of all that results depend on: JSON-able settings, and the arrays' contents."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for array in arrays:
-        array = np.ascontiguousarray(array)
+    for array in map(np.ascontiguousarray, arrays):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
@@ -66,12 +71,10 @@ class Cache:
         try:
             content = io.BytesIO((self._directory / f"{name}.npz").read_bytes())
             with np.load(content, allow_pickle=False) as archive:
-                pair = archive["coalition_pair"]
-                if str(archive["fingerprint"]) != mark or pair.shape != self._pair.shape:
-                    return None
-                if not np.allclose(pair, self._pair, rtol=0, atol=1e-3 * max(1, np.abs(self._pair).max())):
-                    return None
-                return {key: archive[key] for key in archive.files if key not in ("fingerprint", "coalition_pair")}
+                found = dict(archive)
+            pair, tolerance = found.pop("coalition_pair"), 1e-3 * max(1, np.abs(self._pair).max())
+            is_same = str(found.pop("fingerprint")) == mark and pair.shape == self._pair.shape
+            return found if is_same and np.allclose(pair, self._pair, rtol=0, atol=tolerance) else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None  # it is measured again
 
@@ -86,18 +89,16 @@ def write_comparison(directory: str | os.PathLike, summary: Mapping[str, Any], a
     """
     directory = paths.as_path(directory)
     paths.write_arrays(directory / "methods.npz", arrays)
-    with io.StringIO(newline="") as text:
-        csv.writer(text).writerows(_lines(summary["methods"], [metric["key"] for metric in summary["metrics"]]))
-        paths.write_text(directory / "methods.csv", text.getvalue())
+    rows = []
+    for method in summary["methods"]:
+        row = {"method": method["key"]}
+        for metric in summary["metrics"]:
+            name, value = metric["key"], method["values"][metric["key"]] or {}
+            row |= {name: value.get("mean"), f"{name}_low": value.get("low"), f"{name}_high": value.get("high")}
+        rows.append(row | method["cost"])
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, rows[0])
+    table.writeheader()
+    table.writerows(rows)
+    paths.write_text(directory / "methods.csv", text.getvalue())
     paths.write_json(directory / "methods.json", summary)
-
-
-def _lines(methods: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[list[Any]]:
-    """Returns a heading, and a line for each method: means with the ends of their intervals, then its cost."""
-    ends = ("mean", "low", "high")
-    heading = ["method", *(name if end == "mean" else f"{name}_{end}" for name in metrics for end in ends),
-               "passes", "seconds", "peak_bytes"]
-    return [heading] + [
-        [method["key"], *(value[end] if (value := method["values"][name]) else "" for name in metrics for end in ends),
-         *("" if cost is None else cost for cost in method["cost"].values())]
-        for method in methods]

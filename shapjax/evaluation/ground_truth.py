@@ -1,7 +1,7 @@
 """Ground truth: the Shapley values of a model's game, by enumeration, or estimated until they are precise."""
 
-import dataclasses
 import time
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -18,13 +18,12 @@ from shapjax.games.classifier import Classifier
 from shapjax.games.estimators import Estimate
 
 KINDS = ("exact", "kernel_shap", "none")
-TOLERANCE = 0.02  # of an estimate: its largest standard error over the spread of the image's values
-MAX_COALITIONS = 65_536  # an image, of an estimate
-ROUND_COALITIONS = 2048  # between two looks at the standard errors
+# Of an estimate: its largest standard error over the spread of the image's values, coalitions an image, and those
+# between two looks at the standard errors.
+LIMITS = {"tolerance": 0.02, "max_coalitions": 65_536, "round_coalitions": 2048}
 
 
-@dataclasses.dataclass(frozen=True)
-class GroundTruth:
+class GroundTruth(NamedTuple):
     """Shapley values of a model's game, for every class.
 
     Attributes:
@@ -72,52 +71,46 @@ def compute(model: Classifier, images: np.ndarray, *, kind: str, batch_size: int
     Raises:
       ValueError: if the kind is another, or the game has too many players to enumerate.
     """
-    if resolve(kind, model.num_players) not in ("exact", "kernel_shap"):
+    if resolve(kind, model.num_players) != kind or kind == "none":
         raise ValueError(f"ground truth {kind!r} cannot be computed; expected exact or kernel_shap")
+    coalitions = 2**model.num_players
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array) -> Estimate:
         if kind == "kernel_shap":
-            return shapley_values.kernel_shap_all(
-                model, images, keys, batch_size=batch_size, tolerance=TOLERANCE, max_coalitions=MAX_COALITIONS,
-                round_coalitions=ROUND_COALITIONS)
-        values = shapley_values.exact_all(model, images, batch_size=batch_size)
-        b = len(images)
-        return Estimate(values, jnp.zeros_like(values), jnp.zeros(b), jnp.full(b, 2**model.num_players),
-                        jnp.ones(b, bool))
+            return shapley_values.kernel_shap_all(model, images, keys, batch_size=batch_size, **LIMITS)
+        values, b = shapley_values.exact_all(model, images, batch_size=batch_size), len(images)
+        return Estimate(values, jnp.zeros_like(values), jnp.zeros(b), jnp.full(b, coalitions), jnp.ones(b, bool))
 
-    keys = image_keys("ground_truth", len(images), seed=seed)
-    what = f"exact Shapley values, {2**model.num_players:,} coalitions an image" if kind == "exact" else (
-        f"Shapley values by KernelSHAP, at most {MAX_COALITIONS:,} coalitions an image")
-    over = OverImages(fn, block=1)
-    with tqdm.tqdm(total=len(images), desc=what, unit="image", disable=not progress) as bar:
+    keys, over = image_keys("ground_truth", len(images), seed=seed), OverImages(fn, block=1)
+    most = coalitions if kind == "exact" else LIMITS["max_coalitions"]
+    with tqdm.tqdm(total=len(images), desc=f"ground truth ({kind}), at most {most:,} coalitions an image", unit="image",
+                   disable=not progress) as bar:
         over.compile(model, images, keys)
         begun = time.perf_counter()
         estimate = over(model, images, keys, done=bar.update)
         seconds = (time.perf_counter() - begun) / max(1, len(images))
-    return GroundTruth(kind, estimate.values, estimate.standard_errors, np.asarray(estimate.ratio),
-                       np.asarray(estimate.coalitions), seconds)
+    return GroundTruth(kind, estimate.values, estimate.standard_errors, estimate.ratio, estimate.coalitions, seconds)
 
 
-def remembered(cache: Cache | None, name: str, model: Classifier, images: np.ndarray, *, kind: str,
-               batch_size: int = 256, seed: int = 0, progress: bool = True) -> GroundTruth:
+def remembered(cache: Cache | None, name: str, model: Classifier, images: np.ndarray, *, kind: str, seed: int = 0,
+               progress: bool = True, **options: Any) -> GroundTruth | None:
     """Reads ground truth that an earlier evaluation has left in a cache, or computes it and leaves it there.
 
     Args:
       cache: of this model; None computes without leaving anything.
       name: of the entry.
+      kind: "exact", "kernel_shap", or "none", of which there is none.
       other arguments and errors: as in `compute`.
     """
-    limits = {"tolerance": TOLERANCE, "max_coalitions": MAX_COALITIONS, "round_coalitions": ROUND_COALITIONS}
-    settings = {"kind": kind} | ({"seed": seed, "draws": "own", **limits} if kind == "kernel_shap" else {})
-    if cache is None:
-        return compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
-    mark = cache.mark(settings, images)
-    if (found := cache.load(name, mark)) is not None:
+    if kind == "none":
+        return None
+    settings = {"kind": kind} | ({"seed": seed, "draws": "own", **LIMITS} if kind == "kernel_shap" else {})
+    mark = cache and cache.mark(settings, images)
+    if cache and (found := cache.load(name, mark)):
         if progress:
             print(f"going on: ground truth of {len(images)} images is already there")
-        return GroundTruth(kind=kind, **found | {"seconds": float(found["seconds"])})
-    reference = compute(model, images, kind=kind, batch_size=batch_size, seed=seed, progress=progress)
-    arrays = {field.name: np.asarray(getattr(reference, field.name)) for field in dataclasses.fields(reference)}
-    del arrays["kind"]
-    cache.save(name, mark, arrays)
+        return GroundTruth(**found | {"kind": kind, "seconds": float(found["seconds"])})
+    reference = compute(model, images, kind=kind, seed=seed, progress=progress, **options)
+    if cache:
+        cache.save(name, mark, reference._asdict())
     return reference

@@ -4,12 +4,12 @@ A method explains the images, is timed, and is scored with every metric, image b
 method, such as the model's values of random coalitions, is computed once.
 """
 
-import dataclasses
 import functools
 import math
 import time
+import timeit
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ BRIEF = 0.5  # seconds
 SCORING_PASSES = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
 
 
-@dataclasses.dataclass(frozen=True)
-class Subjects:
+class Subjects(NamedTuple):
     """The images that methods are compared on.
 
     Attributes:
@@ -48,69 +47,52 @@ class Subjects:
     ground_truth: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of a measurement.
+class Measurement:
+    """The measurement of methods on the same images; `measure` does the work for one of them.
 
     Attributes:
-      coalitions: that sampling methods take for an image; even, as they come in complementary pairs.
-      batch_size: rows a forward pass.
-      block: images that are on the devices at a time.
-      seed: of all that is random.
-      explorer_images: how many images (the first ones) are explained for several classes, to be looked at.
-      explorer_classes: how many classes.
-
-    Raises:
-      ValueError: if the coalitions are not of an even number of at least 2.
+      subjects: what the methods are compared on.
+      classes: int32 [e, C], the classes of the first e images that are explained to be looked at.
     """
 
-    coalitions: int = 2048
-    batch_size: int = 256
-    block: int = 32
-    seed: int = 0
-    explorer_images: int = 8
-    explorer_classes: int = 5
-
-    def __post_init__(self):
-        if self.coalitions < 2 or self.coalitions % 2:
-            raise ValueError(f"coalitions={self.coalitions}: expected an even number of at least 2, as they come in "
-                             "complementary pairs")
-
-
-class Measurement:
-    """The measurement of methods on the same images; `measure` does the work for one of them."""
-
-    def __init__(self, model: Classifier, subjects: Subjects, settings: Settings, *,
+    def __init__(self, model: Classifier, subjects: Subjects, *, coalitions: int = 2048, batch_size: int = 256,
+                 block: int = 32, seed: int = 0, explorer_images: int = 8, explorer_classes: int = 5,
                  exact_seconds: float | None = None):
         """Args:
+          coalitions: that sampling methods take for an image; even, as they come in complementary pairs.
+          batch_size: rows a forward pass.
+          block: images that are on the devices at a time.
+          seed: of all that is random.
+          explorer_images: how many images (the first ones) are explained for several classes, to be looked at.
+          explorer_classes: how many classes.
           exact_seconds: seconds an image of exact ground truth, so that "exact" is not computed again; else None.
 
         Raises:
           ValueError: if a target or label is no class.
         """
-        self.model, self.subjects, self.settings, self._exact_seconds = model, subjects, settings, exact_seconds
+        self.model, self.subjects, self._exact_seconds = model, subjects, exact_seconds
+        self._coalitions, self._batch_size, self._block = coalitions, batch_size, block
         for classes in (subjects.targets, subjects.labels):
             checks.require_targets(classes, subjects.probabilities.shape[1])
-        explored, n = min(settings.explorer_images, len(subjects.images)), len(subjects.images)
-        self.classes = explorer_classes(subjects.probabilities[:explored], subjects.labels[:explored],
-                                        subjects.targets[:explored], settings.explorer_classes)
+        self.classes = classes_to_explore(*(x[:explorer_images] for x in (
+            subjects.probabilities, subjects.labels, subjects.targets)), explorer_classes)
+        self._rows = len(subjects.images) + self.classes.size  # explanations that a method makes
         self._keys, self._tie_keys, self._coalition_keys = (
-            image_keys(use, n, seed=settings.seed) for use in ("explanation", "ties", "coalitions"))
+            image_keys(use, len(subjects.images), seed=seed) for use in ("explanation", "ties", "coalitions"))
         self._explaining = functools.cache(lambda method: registry.passes(  # traces the method
-            method, model, subjects.images[0], coalitions=settings.coalitions))
+            method, model, subjects.images[0], coalitions=coalitions))
         self._score, self._remove, self._evaluate = (
-            OverImages(fn(settings.batch_size), block=settings.block)
+            OverImages(functools.partial(fn, batch_size=batch_size), block=block)
             for fn in (scoring.scores, scoring.removal_curves, scoring.random_coalitions))
-        self._values: dict[str, np.ndarray] | None = None
 
-    @property
-    def rows(self) -> int:
-        """Returns the number of explanations that a method makes, of all images and of the explorer's."""
-        return len(self.subjects.images) + self.classes.size
+    @functools.cached_property
+    def _values(self) -> dict[str, np.ndarray]:
+        """Returns the model's values of random coalitions, the same for every method."""
+        return self._evaluate(self.model, self.subjects.images, self.subjects.targets, self._coalition_keys)
 
     def passes(self, method: Method) -> float:
         """Returns roughly how many forward passes `measure` takes."""
-        return (SCORING_PASSES + (0 if self._is_known(method) else self._explaining(method))) * self.rows
+        return (SCORING_PASSES + (0 if self._is_known(method) else self._explaining(method))) * self._rows
 
     def _is_known(self, method: Method) -> bool:
         return method.key == "exact" and self._exact_seconds is not None
@@ -131,23 +113,18 @@ class Measurement:
         Raises:
           ValueError: if attributions are not finite.
         """
-        s, share = self.subjects, self.passes(method) / self.rows
-        image, class_ = np.repeat(np.arange(len(self.classes)), self.classes.shape[1]), self.classes.ravel()
-
-        def tick(rows: int) -> None:
-            done(rows * share)
-
+        s, n, shape = self.subjects, self.model.num_players, self.classes.shape
+        image, class_ = np.repeat(np.arange(shape[0]), shape[1]), self.classes.ravel()
         if self._is_known(method):
             explored = s.ground_truth[image, :, class_]
             attributions = np.take_along_axis(s.ground_truth, s.targets[:, None, None], axis=2)[..., 0]
             seconds, peak = self._exact_seconds, np.nan
-            tick(self.rows)
+            done(self.passes(method))
         else:
-            explored, attributions, seconds, peak = self._explain(method, image, class_, tick)
+            explored, attributions, seconds, peak = self._explain(
+                method, image, class_, lambda rows: done(rows * self.passes(method) / self._rows))
         for values in (attributions, explored):
             checks.require_finite(values, method.key)
-        if self._values is None:  # the same for every method
-            self._values = self._evaluate(self.model, s.images, s.targets, self._coalition_keys)
         found = self._score(self.model, s.images, s.targets, s.labels, s.predicted, attributions, self._tie_keys,
                             self._values)
         if s.ground_truth is not None:
@@ -156,7 +133,6 @@ class Measurement:
             found |= scoring.localization_scores(attributions, s.object_masks, self._tie_keys, self.model.grid)
             found["correct"] = s.predicted == s.labels
         order, deleted = self._remove(self.model, s.images[image], class_, explored, self._tie_keys[image])
-        shape, n = self.classes.shape, self.model.num_players
         return found | {
             "attributions": np.asarray(attributions, np.float32),
             "explorer/attributions": np.asarray(explored, np.float32).reshape(*shape, n),
@@ -171,11 +147,8 @@ class Measurement:
                  ) -> tuple[np.ndarray, np.ndarray, float, float]:
         """Returns the attributions of the explorer's rows and of all images, and an explanation's seconds and bytes."""
         s = self.subjects
-        options = {"coalitions": self.settings.coalitions} if method.sampled else {}
-        explain = OverImages(
-            lambda model, images, targets, keys: method.fn(
-                model, images, targets, keys, batch_size=self.settings.batch_size, **options),
-            block=self.settings.block)
+        options = {"coalitions": self._coalitions} if method.sampled else {}
+        explain = OverImages(functools.partial(method.fn, batch_size=self._batch_size, **options), block=self._block)
         # The first call compiles and warms up what is then timed.
         if not len(image):
             explain(self.model, s.images[:1], s.targets[:1], self._keys[:1])
@@ -183,15 +156,13 @@ class Measurement:
         begun = time.perf_counter()
         attributions = explain(self.model, s.images, s.targets, self._keys, done=done)
         taken = [time.perf_counter() - begun]
-        while taken[0] < BRIEF and len(taken) < 5:  # too brief to be timed once
-            begun = time.perf_counter()
-            explain(self.model, s.images, s.targets, self._keys)
-            taken.append(time.perf_counter() - begun)
+        if taken[0] < BRIEF:  # too brief to be timed once
+            taken += timeit.repeat(lambda: explain(self.model, s.images, s.targets, self._keys), number=1, repeat=4)
         rows = math.ceil(len(s.images) / explain.block) * explain.block  # the last block is filled up
         return explored, attributions, float(np.median(taken)) / rows, explain.peak_bytes
 
 
-def explorer_classes(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
+def classes_to_explore(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
     """Chooses classes of each image to be looked at, most probable first, always with the label and the target.
 
     Args:
@@ -202,8 +173,7 @@ def explorer_classes(probabilities: np.ndarray, labels: np.ndarray, targets: np.
     Returns:
       int32 [e, min(count, K)].
     """
-    ranked = probabilities.copy()
-    rows = np.arange(len(ranked))
+    ranked, rows = probabilities.copy(), np.arange(len(probabilities))
     ranked[rows, labels], ranked[rows, targets] = 3, 2  # ahead of all others; the rest by probability
     chosen = np.argsort(-ranked, axis=1, kind="stable")[:, :count]
     by_probability = np.argsort(-np.take_along_axis(probabilities, chosen, axis=1), axis=1, kind="stable")

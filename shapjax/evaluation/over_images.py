@@ -25,12 +25,9 @@ class OverImages:
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
         rows = PartitionSpec(_AXIS)
-
-        def over_rows(model, arrays):
-            return fn(model, *arrays)
-
         self._jitted = jax.jit(jax.shard_map(
-            over_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False))
+            lambda model, arrays: fn(model, *arrays), mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows,
+            check_vma=False))
         self.block, self._compiled = -(-block // len(devices)) * len(devices), None
 
     def __call__(self, model: Any, *arrays: Any, done: Callable[[int], Any] = lambda images: None) -> Any:

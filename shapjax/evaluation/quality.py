@@ -1,5 +1,6 @@
 """Measures a model on a dataset split: accuracy, efficiency, and how close its phi is to the Shapley values."""
 
+import functools
 from typing import Any
 
 import chex
@@ -10,6 +11,7 @@ import tqdm
 
 from shapjax.data import pipeline
 from shapjax.data.sources import Source
+from shapjax.evaluation.comparison import to_pixels
 from shapjax.evaluation.ground_truth import GroundTruth
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
@@ -44,7 +46,7 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
         raise ValueError(f"{images} images were asked for; the split has {len(source)}: give 1 to {len(source)}")
     logits, labels = predictions(model, source, batch_size=batch_size, progress=progress)
     chosen = source.read(np.arange(images))
-    phi, totals, empty = OverImages(_explain, block=batch_size)(model, _pixels(chosen["image"]))
+    phi, totals, empty = OverImages(_explain, block=batch_size)(model, to_pixels(chosen["image"]))
     values = {
         "images": len(labels),
         "accuracy_top1": accuracy.top_k_accuracy(logits, labels, k=1),
@@ -75,11 +77,11 @@ def predictions(model: Classifier, source: Source, *, batch_size: int, progress:
       progress: show a progress bar.
     """
     rows = min(len(source), batch_size * jax.local_device_count())
-    over = OverImages(lambda model, images: model.logits(images), block=rows)
+    over = OverImages(Classifier.logits, block=rows)
     logits, labels = [], []
     for batch in tqdm.tqdm(pipeline.evaluation_batches(source, batch_size=rows), total=-(-len(source) // rows),
                            desc="test images", unit="batch", disable=not progress):
-        logits.append(over(model, _pixels(batch["image"]))[batch["valid"]])
+        logits.append(over(model, to_pixels(batch["image"]))[batch["valid"]])
         labels.append(batch["label"][batch["valid"]])
     return np.concatenate(logits), np.concatenate(labels)
 
@@ -91,9 +93,8 @@ def accuracy_under_removal(model: Classifier, source: Source, *, batch_size: int
     """
     chosen = source.read(np.arange(min(len(source), REMOVAL_IMAGES)))
     keys = image_keys("random_removal", len(chosen["label"]), seed=seed)
-    over = OverImages(
-        lambda model, *arrays: perturbation.random_removal(model, *arrays, batch_size=batch_size), block=batch_size)
-    correct = over(model, _pixels(chosen["image"]), chosen["label"], keys)
+    over = OverImages(functools.partial(perturbation.random_removal, batch_size=batch_size), block=batch_size)
+    correct = over(model, to_pixels(chosen["image"]), chosen["label"], keys)
     return np.mean(correct, axis=0, dtype=np.float64).tolist()
 
 
@@ -112,20 +113,15 @@ def shapley_error(phi: np.ndarray, ground_truth: GroundTruth) -> dict[str, Any]:
     Raises:
       ValueError: if the shapes differ.
     """
-    g = ground_truth
-    ceiling = shapley_agreement.r2_ceiling(g.values, g.standard_errors)
+    ceiling = shapley_agreement.r2_ceiling(ground_truth.values, ground_truth.standard_errors)
     return {
-        "ground_truth": g.kind, "images": len(phi), "coalitions_per_image": round(float(g.coalitions.mean())),
-        "standard_error": float(g.ratio.max()),
+        "ground_truth": ground_truth.kind, "images": len(phi), "standard_error": float(ground_truth.ratio.max()),
+        "coalitions_per_image": round(float(ground_truth.coalitions.mean())),
         "r2_ceiling": ceiling if ceiling is not None and np.isfinite(ceiling) else None,
-        **shapley_agreement.shapley_error(phi, g.values), "seconds": round(g.seconds * len(phi), 2)}
+        "seconds": round(ground_truth.seconds * len(phi), 2),
+        **shapley_agreement.shapley_error(phi, ground_truth.values)}
 
 
 def _explain(model: Classifier, images: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Returns phi [B, N, K] and, from a coalition pass, f(x) and v(∅), [B, K] each."""
-    everything_BN = jnp.ones((len(images), model.num_players), bool)
-    return model.phi(images), *model.pair_logits(images, everything_BN)
-
-
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / 255
+    return model.phi(images), *model.pair_logits(images, jnp.ones((len(images), model.num_players), bool))

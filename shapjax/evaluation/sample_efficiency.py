@@ -38,8 +38,7 @@ def budget_to_reach(model: Classifier, images: np.ndarray, exact: np.ndarray, *,
     budgets = np.array([budget for budget in budgets if budget // 2 >= n])
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array) -> chex.Array:
-        def one_image(row: tuple[chex.Array, chex.Array]) -> chex.Array:
-            image, key = row
+        def one_image(image: chex.Array, key: chex.Array) -> chex.Array:
             masks_MN = shapley.sample_coalitions(key, num_players=n, num_pairs=int(budgets[-1]) // 2)
             pairs_MN = jnp.concatenate([jnp.ones((1, n), bool), masks_MN])  # the first is the total
             v, complement = classifier.pair_values(model, image[None], pairs_MN[None], read=classifier.all_classes(),
@@ -52,17 +51,13 @@ def budget_to_reach(model: Classifier, images: np.ndarray, exact: np.ndarray, *,
 
             return jax.lax.map(estimate, jnp.asarray(budgets))
 
-        return jax.lax.map(one_image, (images, keys))
+        return jax.lax.map(lambda row: one_image(*row), (images, keys))
 
-    points = []
-    if budgets.size:
-        keys = image_keys("sample_efficiency", len(images), seed=seed)
-        estimates = OverImages(fn, block=32)(model, images, keys)
-        r2 = [shapley_error(estimates[:, i], exact)["r2"] for i in range(len(budgets))]
-        points = [{"coalitions": int(budget), "r2": value} for budget, value in zip(budgets, r2, strict=True)
-                  if value is not None]
-    if model.phi_fn is None:
-        return {"kernel_shap": points, "phi_r2": None, "reached_at": None}
-    phi_r2 = shapley_error(OverImages(Classifier.phi, block=32)(model, images), exact)["r2"]
+    estimates = OverImages(fn, block=32)(model, images, image_keys("sample_efficiency", len(images), seed=seed))
+    points = [{"coalitions": int(budget), "r2": r2} for i, budget in enumerate(budgets)
+              if (r2 := shapley_error(estimates[:, i], exact)["r2"]) is not None]
+    phi_r2 = None
+    if model.phi_fn is not None:
+        phi_r2 = shapley_error(OverImages(Classifier.phi, block=32)(model, images), exact)["r2"]
     reached = [point["coalitions"] for point in points if phi_r2 is not None and point["r2"] >= phi_r2]
     return {"kernel_shap": points, "phi_r2": phi_r2, "reached_at": min(reached, default=None)}

@@ -1,7 +1,5 @@
 """Scores of attributions: every metric of every image, from one set of curves and one set of random coalitions."""
 
-from collections.abc import Callable
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,109 +7,102 @@ import numpy as np
 
 from shapjax.games import classifier
 from shapjax.games.classifier import Classifier
-from shapjax.metrics import (
-    faithfulness,
-    localization,
-    perturbation,
-    pixel_perturbation,
-    ranking,
-    shapley_agreement,
-    sparseness,
-)
+from shapjax.metrics import faithfulness, localization, perturbation, ranking, shapley_agreement, sparseness
+from shapjax.metrics.pixel_perturbation import negative_perturbation_pixels, positive_perturbation_pixels
 
 RANDOM_PAIRS = 128  # pairs of coalitions an image for each of the three kinds of sizes
 
 
-def random_coalitions(batch_size: int) -> Callable[..., dict[str, chex.Array]]:
-    """Returns a function that evaluates random coalitions: of every size, of a quarter and of half of the patches.
+def random_coalitions(model: Classifier, images: chex.Array, targets: chex.Array, keys: chex.Array, *, batch_size: int
+                      ) -> dict[str, chex.Array]:
+    """Evaluates random coalitions: of every size, of a quarter and of half of the patches.
 
-    It takes (model, images [B, H, W, C], targets int [B], keys [B]) to "KIND/masks" bool [B, M, N] and the target's
-    log-odds on S and on its complement, "KIND/inside" and "KIND/outside" float [B, M]; KIND is any, quarter, half.
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      targets: int [B].
+      keys: [B].
+      batch_size: pairs a forward pass.
+
+    Returns:
+      "KIND/masks" bool [B, M, N] and the target's log-odds on S and on its complement, "KIND/inside" and "KIND/outside"
+      float [B, M]; KIND is any, quarter, half.
     """
-
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, keys: chex.Array) -> dict[str, chex.Array]:
-        n = model.num_players
-        read = classifier.target_class(targets, "log_odds")
-        out = {}
-        for i, (kind, size) in enumerate({"any": None, "quarter": max(1, n // 4), "half": max(1, n // 2)}.items()):
-            masks_BMN = jax.vmap(lambda key, i=i, size=size: faithfulness.sample_masks(
-                jax.random.fold_in(key, i), num_players=n, num_masks=RANDOM_PAIRS, size=size))(keys)
-            inside_BM, outside_BM = classifier.pair_values(model, images, masks_BMN, read=read, batch_size=batch_size)
-            out |= {f"{kind}/masks": masks_BMN, f"{kind}/inside": inside_BM, f"{kind}/outside": outside_BM}
-        return out
-
-    return fn
+    n, out = model.num_players, {}
+    read = classifier.target_class(targets, "log_odds")
+    for i, (kind, size) in enumerate({"any": None, "quarter": max(1, n // 4), "half": max(1, n // 2)}.items()):
+        masks_BMN = jax.vmap(lambda key, i=i, size=size: faithfulness.sample_masks(
+            jax.random.fold_in(key, i), num_players=n, num_masks=RANDOM_PAIRS, size=size))(keys)
+        inside_BM, outside_BM = classifier.pair_values(model, images, masks_BMN, read=read, batch_size=batch_size)
+        out |= {f"{kind}/masks": masks_BMN, f"{kind}/inside": inside_BM, f"{kind}/outside": outside_BM}
+    return out
 
 
-def scores(batch_size: int) -> Callable[..., dict[str, chex.Array]]:
-    """Returns a function that computes the metrics that need the model, or its values of random coalitions.
+def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: chex.Array, predicted: chex.Array,
+           attributions: chex.Array, keys: chex.Array, values: dict[str, chex.Array], *, batch_size: int
+           ) -> dict[str, chex.Array]:
+    """Computes the metrics that need the model, or its values of random coalitions.
 
-    It takes (model, images, targets int [B], labels int [B], predicted int [B], attributions [B, N], keys [B] for ties,
-    values of `random_coalitions`) to "metric/KEY" float [B] and "curve/NAME" float [B, points].
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      targets, labels, predicted: int [B].
+      attributions: float [B, N].
+      keys: [B], for ties.
+      values: of `random_coalitions`.
+      batch_size: rows a forward pass.
+
+    Returns:
+      "metric/KEY" float [B] and "curve/NAME" float [B, points].
     """
-
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, labels: chex.Array, predicted: chex.Array,
-           attributions: chex.Array, keys: chex.Array, values: dict[str, chex.Array]) -> dict[str, chex.Array]:
-        order = ranking.order(attributions, keys)
-        curves = perturbation.curves(model, images, order, batch_size=batch_size)
-        p = jax.tree.map(jnp.exp, perturbation.target_log_probability(curves, targets))
-        counts = perturbation.removed_counts(model.num_players)
-        any_masks = jnp.concatenate([values["any/masks"], ~values["any/masks"]], axis=1)
-        any_log_odds = jnp.concatenate([values["any/inside"], values["any/outside"]], axis=1)
-        fixed = [faithfulness.sensitivity_n(attributions, masks, log_odds) for masks, log_odds in (
-            (values["quarter/masks"], values["quarter/inside"]),
-            (values["half/masks"], values["half/inside"]),
-            (~values["quarter/masks"], values["quarter/outside"]))]
-        full = perturbation.full_probability(curves, targets)
-        pixels = (images, attributions, predicted, keys)
-        road_curve = perturbation.road(model, images, order, targets, batch_size=batch_size)
-        return {
-            "metric/deletion": perturbation.deletion(curves, targets),
-            "metric/insertion": perturbation.insertion(curves, targets),
-            "metric/aopc": perturbation.aopc(curves, targets),
-            "metric/aopc_absolute": perturbation.aopc_absolute(curves, targets),
-            "metric/lodds": perturbation.lodds(curves, targets),
-            "metric/positive": perturbation.positive_perturbation(curves, predicted),
-            "metric/negative": perturbation.negative_perturbation(curves, predicted),
-            "metric/positive_label": perturbation.positive_perturbation(curves, labels),
-            "metric/negative_label": perturbation.negative_perturbation(curves, labels),
-            "metric/positive_pixels": pixel_perturbation.positive_perturbation_pixels(
-                model, *pixels, batch_size=batch_size),
-            "metric/negative_pixels": pixel_perturbation.negative_perturbation_pixels(
-                model, *pixels, batch_size=batch_size),
-            "metric/sensitivity_n": faithfulness.sensitivity_n(attributions, any_masks, any_log_odds),
-            "metric/sensitivity_n_fixed": jnp.mean(jnp.stack(fixed), axis=0),
-            "metric/faithfulness": faithfulness.faithfulness_correlation(
-                attributions, values["quarter/masks"], full, jax.nn.sigmoid(values["quarter/outside"])),
-            "metric/infidelity": faithfulness.infidelity(
-                attributions, ~any_masks, full, jax.nn.sigmoid(any_log_odds), normalize=True),
-            "metric/monotonicity": perturbation.monotonicity(curves, targets),
-            "metric/road": jnp.mean(road_curve[:, 1:], axis=1),
-            "metric/sparseness": sparseness.gini(attributions),
-            "curve/insertion": p.inserted,
-            "curve/deletion": p.deleted,
-            "curve/positive": perturbation.correct(curves.deleted[:, counts], predicted).astype(jnp.float32),
-            "curve/negative": perturbation.correct(
-                curves.inserted[:, model.num_players - counts], predicted).astype(jnp.float32),
-        }
-
-    return fn
+    order = ranking.order(attributions, keys)
+    curves = perturbation.curves(model, images, order, batch_size=batch_size)
+    p = jax.tree.map(jnp.exp, perturbation.target_log_probability(curves, targets))
+    of_target = (perturbation.deletion, perturbation.insertion, perturbation.aopc, perturbation.aopc_absolute,
+                 perturbation.lodds, perturbation.monotonicity)
+    pixels = (images, attributions, predicted, keys)
+    road_curve = perturbation.road(model, images, order, targets, batch_size=batch_size)
+    any_masks = jnp.concatenate([values["any/masks"], ~values["any/masks"]], axis=1)
+    any_log_odds = jnp.concatenate([values["any/inside"], values["any/outside"]], axis=1)
+    fixed = [faithfulness.sensitivity_n(attributions, masks, log_odds) for masks, log_odds in (
+        (values["quarter/masks"], values["quarter/inside"]),
+        (values["half/masks"], values["half/inside"]),
+        (~values["quarter/masks"], values["quarter/outside"]))]
+    full, removed = p.deleted[:, 0], perturbation.at_fractions(curves)
+    return {f"metric/{fn.__name__}": fn(curves, targets) for fn in of_target} | {
+        "metric/positive": perturbation.positive_perturbation(curves, predicted),
+        "metric/negative": perturbation.negative_perturbation(curves, predicted),
+        "metric/positive_label": perturbation.positive_perturbation(curves, labels),
+        "metric/negative_label": perturbation.negative_perturbation(curves, labels),
+        "metric/positive_pixels": positive_perturbation_pixels(model, *pixels, batch_size=batch_size),
+        "metric/negative_pixels": negative_perturbation_pixels(model, *pixels, batch_size=batch_size),
+        "metric/sensitivity_n": faithfulness.sensitivity_n(attributions, any_masks, any_log_odds),
+        "metric/sensitivity_n_fixed": jnp.mean(jnp.stack(fixed), axis=0),
+        "metric/faithfulness": faithfulness.faithfulness_correlation(
+            attributions, values["quarter/masks"], full, jax.nn.sigmoid(values["quarter/outside"])),
+        "metric/infidelity": faithfulness.infidelity(
+            attributions, ~any_masks, full, jax.nn.sigmoid(any_log_odds), normalize=True),
+        "metric/road": jnp.mean(road_curve[:, 1:], axis=1),
+        "metric/sparseness": sparseness.gini(attributions),
+        "curve/insertion": p.inserted,
+        "curve/deletion": p.deleted,
+        "curve/positive": perturbation.correct(removed.deleted, predicted).astype(jnp.float32),
+        "curve/negative": perturbation.correct(removed.inserted, predicted).astype(jnp.float32),
+    }
 
 
-def removal_curves(batch_size: int) -> Callable[..., tuple[chex.Array, chex.Array]]:
-    """Returns a function that removes patches one by one, most important first.
+def removal_curves(model: Classifier, images: chex.Array, targets: chex.Array, attributions: chex.Array,
+                   keys: chex.Array, *, batch_size: int) -> tuple[chex.Array, chex.Array]:
+    """Removes patches one by one, most important first.
 
-    It takes (model, images, targets int [B], attributions [B, N], keys [B] for ties) to the order int32 [B, N] and the
-    target's probability without the first 0 … N patches of it, float32 [B, N+1].
+    Arguments as of `scores`.
+
+    Returns:
+      the order int32 [B, N], and the target's probability without the first 0 … N patches of it, float32 [B, N+1].
     """
-
-    def fn(model: Classifier, images: chex.Array, targets: chex.Array, attributions: chex.Array, keys: chex.Array
-           ) -> tuple[chex.Array, chex.Array]:
-        order = ranking.order(attributions, keys)
-        curves = perturbation.curves(model, images, order, batch_size=batch_size)
-        return order, jnp.exp(perturbation.target_log_probability(curves, targets).deleted)
-
-    return fn
+    order = ranking.order(attributions, keys)
+    curves = perturbation.curves(model, images, order, batch_size=batch_size)
+    return order, jnp.exp(perturbation.target_log_probability(curves, targets).deleted)
 
 
 def agreement_scores(attributions: np.ndarray, targets: np.ndarray, ground_truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -139,9 +130,7 @@ def localization_scores(attributions: np.ndarray, object_masks: np.ndarray, keys
     """
     where = {"grid": grid, "image_size": object_masks.shape[1:]}
     counts = localization.segmentation_counts(attributions, object_masks, **where)
-    precision = np.asarray(localization.segmentation_average_precision(attributions, object_masks, **where))
-    segmentation = np.concatenate([np.asarray(count, np.float64).reshape(len(precision), -1) for count in counts],
-                                  axis=1)
-    pointing = np.asarray(localization.pointing_game(attributions, object_masks, keys, grid=grid))
-    return {"metric/pixel_accuracy": segmentation, "metric/miou": segmentation, "metric/map": precision,
-            "metric/pointing": pointing}
+    return jax.device_get({
+        "metric/pixel_accuracy": counts, "metric/miou": counts,
+        "metric/map": localization.segmentation_average_precision(attributions, object_masks, **where),
+        "metric/pointing": localization.pointing_game(attributions, object_masks, keys, grid=grid)})

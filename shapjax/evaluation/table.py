@@ -1,6 +1,6 @@
 """The table of a comparison: means over images with intervals, and which methods are not worse than the best."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,16 @@ from shapjax.attribution.registry import Method
 from shapjax.metrics import localization, statistics
 from shapjax.metrics.registry import Metric
 
+CONFIDENCE = 0.95  # of intervals and differences
 CORRECT = "_correct"  # ends the names of metrics of correctly classified images
 CURVES = ("insertion", "deletion", "positive", "negative")
+# Metrics of a dataset that are no means over images, from the sums over images.
+OF_SUMS = {"pixel_accuracy": localization.pixel_accuracy, "miou": localization.mean_iou}
 SHOWN = ("deletion", "insertion", "aopc", "lodds", "sensitivity_n", "shapley_pearson", "map", "pointing")  # printed
 
 
 def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[Method], metrics: Sequence[Metric], *,
-              coalitions: int, seed: int = 0, confidence: float = 0.95) -> list[dict[str, Any]]:
+              coalitions: int, seed: int = 0) -> list[dict[str, Any]]:
     """Computes the rows of the table.
 
     A method is not significantly worse than the best if the interval of the paired difference, signed so that larger is
@@ -25,28 +28,24 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
       results: by method, from `Measurement.measure`.
       methods, metrics: rows and columns.
       coalitions: that sampling methods took for an image.
-      seed: of the resampling.
-      confidence: of intervals and differences (bootstrap over images, the same resamples for all).
+      seed: of the resampling of images, the same for all intervals and differences.
 
     Returns:
       a JSON-able dict for each method: key, title, family, citation, options, cost, values by metric (mean, low, high,
       images, best, not_worse, difference to the best in the metric's own sign; None if undefined) and curves (means
       over images).
     """
-    columns = {metric.key: _column(metric, [results[m.key] for m in methods], seed, confidence)
-               for metric in metrics}
+    ordered = [results[method.key] for method in methods]
+    columns = {metric.key: _column(metric, ordered, seed=seed, confidence=CONFIDENCE) for metric in metrics}
     rows = []
-    for i, method in enumerate(methods):
-        result = results[method.key]
-        peak = float(result["cost/peak_bytes"])
+    for i, (method, result) in enumerate(zip(methods, ordered, strict=True)):
         rows.append({
             "key": method.key, "title": method.title, "family": method.family, "citation": method.citation,
             "options": f"{coalitions:,} coalitions".replace(",", "\u00a0") if method.sampled else "",
             "cost": {"passes": float(result["cost/passes"]), "seconds": float(result["cost/seconds"]),
-                     "peak_bytes": None if np.isnan(peak) else int(peak)},
+                     "peak_bytes": None if np.isnan(result["cost/peak_bytes"]) else int(result["cost/peak_bytes"])},
             "values": {key: column[i] for key, column in columns.items()},
-            "curves": {name: np.mean(result[f"curve/{name}"], axis=0, dtype=np.float64).tolist()
-                       for name in CURVES},
+            "curves": {name: np.mean(result[f"curve/{name}"], axis=0, dtype=np.float64).tolist() for name in CURVES},
         })
     return rows
 
@@ -57,27 +56,19 @@ def line(row: Mapping[str, Any]) -> str:
     return f"{row['key']:22}{means}  {row['cost']['seconds']:.2g} s an image"
 
 
-def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: int, confidence: float
-            ) -> list[dict[str, Any] | None]:
-    """Returns one metric of all methods."""
+def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], **options: Any) -> list[dict[str, Any] | None]:
+    """Returns one metric of all methods; options are those of `statistics.bootstrap`."""
     base = metric.key.removesuffix(CORRECT)
     rows = np.stack([np.asarray(result[f"metric/{base}"], np.float64) for result in results], axis=1)
-    where = np.asarray(results[0]["correct"]) if base != metric.key else np.ones(len(rows), bool)
-    statistic = _STATISTICS.get(base)
-
-    def interval(values: np.ndarray, of: Callable | None) -> statistics.Interval:
-        if of is None:
-            return statistics.bootstrap_mean(values[where], seed=seed, confidence=confidence)
-        return statistics.bootstrap(of, values[where], seed=seed, confidence=confidence)
-
-    if not where.any():
+    if base != metric.key:
+        rows = rows[results[0]["correct"]]
+    if not len(rows):
         return [None] * len(results)
-    means = interval(rows, statistic)
-    column = [None if np.isnan(means.mean[i]) else
-              {"mean": float(means.mean[i]), "low": float(means.low[i]), "high": float(means.high[i]),
-               "images": int(np.broadcast_to(means.n, means.mean.shape)[i]), "best": False, "not_worse": False,
-               "difference": None}
-              for i in range(len(results))]
+    of_sums = OF_SUMS.get(base)
+    means = statistics.bootstrap(of_sums, rows, **options) if of_sums else statistics.bootstrap_mean(rows, **options)
+    column = [None if np.isnan(mean) else {"mean": float(mean), "low": float(low), "high": float(high),
+                                           "images": int(n), "best": False, "not_worse": False, "difference": None}
+              for mean, low, high, n in zip(*np.broadcast_arrays(*means), strict=True)]
     if metric.better is None or not any(column):
         return column
     sign = 1 if metric.better == "higher" else -1
@@ -86,25 +77,12 @@ def _column(metric: Metric, results: Sequence[Mapping[str, np.ndarray]], seed: i
     for i, entry in enumerate(column):
         if entry is None or i == best:
             continue
-        if statistic is None:
-            difference = statistics.paired_difference(rows[where, i], rows[where, best], seed=seed,
-                                                      confidence=confidence)
+        if of_sums:
+            difference = statistics.bootstrap(
+                lambda total: of_sums(total)[..., 0] - of_sums(total)[..., 1], rows[:, [i, best]], **options)
         else:
-            difference = interval(rows[:, [i, best]], lambda total: statistic(total)[..., 0] - statistic(total)[..., 1])
-        if np.isnan(difference.mean):
-            continue
-        entry["difference"] = {name: float(getattr(difference, name)) for name in ("mean", "low", "high")}
-        entry["not_worse"] = bool((difference.high if sign > 0 else -difference.low) >= 0)
+            difference = statistics.paired_difference(rows[:, i], rows[:, best], **options)
+        if not np.isnan(difference.mean):
+            entry["difference"] = {name: float(getattr(difference, name)) for name in ("mean", "low", "high")}
+            entry["not_worse"] = bool((difference.high if sign > 0 else -difference.low) >= 0)
     return column
-
-
-def _counts(total: np.ndarray) -> localization.SegmentationCounts:
-    """Returns summed counts [..., 6], as `scoring.localization_scores` lays them side by side, by name."""
-    return localization.SegmentationCounts(total[..., 0], total[..., 1], total[..., 2:4], total[..., 4:6])
-
-
-# Metrics of a dataset that are no means over images, from the sums over images.
-_STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "pixel_accuracy": lambda total: localization.pixel_accuracy(_counts(total)),
-    "miou": lambda total: localization.mean_iou(_counts(total)),
-}

@@ -55,8 +55,7 @@ def build(meta: Meta) -> nn.Module:
     settings = config.model_settings(meta.config) | {"remat": "none"}
     if settings["dtype"] == "bfloat16_products":
         settings["dtype"] = "float32"
-    return models.build(settings, image_shape=meta.image_shape,
-                        num_classes=len(meta.class_names))
+    return models.build(settings, image_shape=meta.image_shape, num_classes=len(meta.class_names))
 
 
 def read_model(directory: str | os.PathLike, *, step: int | None = None) -> tuple[chex.ArrayTree, Meta, int]:

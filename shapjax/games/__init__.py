@@ -1,15 +1,6 @@
 """Cooperative games over the patches of an image: classifiers as games, coalitions, Shapley values and estimators."""
 
-from shapjax.games.classifier import (
-    Classifier,
-    all_classes,
-    painted,
-    pair_values,
-    row_keys,
-    target_class,
-    values,
-    wrap,
-)
+from shapjax.games.classifier import Classifier, all_classes, painted, pair_values, row_keys, target_class, values, wrap
 from shapjax.games.estimators import Estimate, kernel_shap_solve
 from shapjax.games.removal import Blur, Constant, Noise, NoisyLinear
 from shapjax.games.shapley import enumerate_pairs, exact_shapley, sample_coalitions

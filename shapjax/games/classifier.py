@@ -30,8 +30,9 @@ class Classifier:
       params: any pytree.
       grid: (gh, gw); N = gh·gw.
       logits_fn: (params, images) -> [B, K].
-      pair_fn: (params, images, mask [B, N]) -> v(S) and v(S^c), [B, K] each: a coalition and its complement together.
       coalition_fn: (params, images, mask [B, N]) -> v(S) [B, K].
+      pair_fn: (params, images, mask [B, N]) -> v(S) and v(S^c), [B, K] each: a coalition and its complement together.
+        None, for models that cannot pack them: both are rows of one batch.
       pair_passes: forward passes of one image that a pair costs: 1 if it is packed, else 2.
       phi_fn: (params, images) -> phi [B, N, K], of a self-explaining model.
       attention_fn: (params, images, delta) -> logits [B, K] and attention maps A [L, B, H, T, T] after the softmax.
@@ -47,8 +48,8 @@ class Classifier:
     params: Any
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)
     logits_fn: Callable = flax.struct.field(pytree_node=False)
-    pair_fn: Callable = flax.struct.field(pytree_node=False)
     coalition_fn: Callable = flax.struct.field(pytree_node=False)
+    pair_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     pair_passes: int = flax.struct.field(pytree_node=False, default=2)
     phi_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     attention_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
@@ -71,7 +72,10 @@ class Classifier:
 
     def pair_logits(self, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
         """Returns v(S) and v(S^c), [B, K] each, of one coalition an image, mask bool [B, N]."""
-        return self.pair_fn(self.params, images, mask)
+        if self.pair_fn:
+            return self.pair_fn(self.params, images, mask)
+        both = self.coalition_logits(jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
+        return tuple(jnp.split(both, 2))
 
     def phi(self, images: chex.Array) -> chex.Array:
         """Returns phi [B, N, K]. Raises ValueError if the model does not explain itself."""
@@ -124,36 +128,27 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
     if (readout := optional.get("attention_readout", "patches")) not in READOUTS:
         raise ValueError(f"attention_readout is {readout!r}, expected one of {', '.join(READOUTS)}")
     if (removal is None) != ("coalition_fn" in optional):
-        raise ValueError("give either removal, what is painted over hidden patches (such as "
-                         "shapjax.games.Constant(0.0)), or coalition_fn, a model's own way to hide them")
+        raise ValueError("give either removal, such as shapjax.games.Constant(0.0), or coalition_fn, a model's own way")
 
     def logits_fn(params: Any, images: chex.Array) -> chex.Array:
         return fn(images) if params is None else fn(params, images)
 
     grid = (int(grid[0]), int(grid[1]))
-    hiding = _painting(logits_fn, grid, removal) if removal else {"pair_fn": _as_pair(optional["coalition_fn"])}
-    return Classifier(params=params, grid=grid, logits_fn=logits_fn, **hiding | optional)
+    if removal:
+        optional["coalition_fn"] = _painting(logits_fn, grid, removal)
+    return Classifier(params=params, grid=grid, logits_fn=logits_fn, **optional)
 
 
 def painted(model: Classifier, removal: Removal) -> Classifier:
     """Returns the model with a removal in place of its own way to hide patches."""
-    return model.replace(pair_passes=2, **_painting(model.logits_fn, model.grid, removal))
+    return model.replace(coalition_fn=_painting(model.logits_fn, model.grid, removal), pair_fn=None, pair_passes=2)
 
 
-def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> dict[str, Callable]:
+def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> Callable:
     def coalition_fn(params: Any, images: chex.Array, mask: chex.Array) -> chex.Array:
         return logits_fn(params, removal(images, hidden_pixels(mask, grid, images.shape[1:3])))
 
-    return {"coalition_fn": coalition_fn, "pair_fn": _as_pair(coalition_fn)}
-
-
-def _as_pair(coalition_fn: Callable) -> Callable:
-    """Makes a pair_fn that evaluates two coalitions in one batch, for models that cannot pack them."""
-    def pair_fn(params: Any, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
-        both = coalition_fn(params, jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
-        return tuple(jnp.split(both, 2))
-
-    return pair_fn
+    return coalition_fn
 
 
 def log_odds(logits: chex.Array) -> chex.Array:

@@ -34,9 +34,8 @@ class Estimate(NamedTuple):
     converged: chex.Array
 
 
-def kernel_shap_solve(
-    masks: chex.Array, differences: chex.Array, totals: chex.Array, weights: chex.Array | None = None
-) -> tuple[chex.Array, chex.Array]:
+def kernel_shap_solve(masks: chex.Array, differences: chex.Array, totals: chex.Array, weights: chex.Array | None = None
+                      ) -> tuple[chex.Array, chex.Array]:
     """Estimates the Shapley values of one game by paired KernelSHAP, a regression with a fixed total.
 
     Covert & Lee 2021.

@@ -61,9 +61,8 @@ def sample_coalitions(key: chex.PRNGKey, *, num_players: int, num_pairs: int) ->
 def require_enumerable(num_players: int) -> None:
     """Raises ValueError if there are more than `MAX_EXACT_PLAYERS` players."""
     if num_players > MAX_EXACT_PLAYERS:
-        raise ValueError(
-            f"exact Shapley values of {num_players} players take 2^{num_players - 1} packed passes an image; "
-            f"enumeration is limited to {MAX_EXACT_PLAYERS} players: estimate with kernel_shap, or use larger patches")
+        raise ValueError(f"exact Shapley values of {num_players} players take 2^{num_players - 1} packed passes an "
+                         f"image, and are limited to {MAX_EXACT_PLAYERS} players: use kernel_shap, or larger patches")
 
 
 def enumerate_pairs(num_players: int) -> np.ndarray:
@@ -85,7 +84,7 @@ def enumerate_pairs(num_players: int) -> np.ndarray:
 def exact_shapley(values: np.ndarray) -> np.ndarray:
     """Computes the exact Shapley values of a game from the values of all its coalitions (Shapley 1953).
 
-    phi_n = Σ_{S∌n} |S|! (N-|S|-1)! / N! · (v(S ∪ n) - v(S)).
+    phi_n = Σ_{S∌n} (v(S ∪ n) - v(S)) / (N C(N-1,|S|)).
 
     Args:
       values: float [2^N, ...]; values[code] = v(S), with code = Σ_n 2^n [n ∈ S]; any trailing axes (classes).
@@ -100,17 +99,12 @@ def exact_shapley(values: np.ndarray) -> np.ndarray:
     num_players = int(values.shape[0]).bit_length() - 1
     if values.shape[0] != 2**num_players or num_players < 1:
         raise ValueError(f"exact_shapley: {values.shape[0]} values are not those of all 2^N coalitions")
-    size = np.array([bin(code).count("1") for code in range(2**num_players)])
-    weight_by_size = np.array(
-        [math.factorial(s) * math.factorial(num_players - s - 1) / math.factorial(num_players)
-         for s in range(num_players)]
-    )
-    phi = []
-    for n in range(num_players):
-        # Axis 1 of this view is the membership of player n: [high bits, 2, low bits, ...].
-        v = values.reshape(-1, 2, 2**n, *values.shape[1:])
-        weight = weight_by_size[size.reshape(-1, 2, 2**n)[:, 0]]
-        phi.append(np.tensordot(weight, v[:, 1] - v[:, 0], axes=2))
+    codes, phi = np.arange(2**num_players), []
+    weight_by_size = np.array([1 / (num_players * math.comb(num_players - 1, s)) for s in range(num_players)])
+    for player in 2 ** np.arange(num_players):
+        without = codes[codes & player == 0]
+        weight = weight_by_size[np.bitwise_count(without)]
+        phi.append(np.tensordot(weight, values[without | player] - values[without], axes=1))
     return np.stack(phi)
 
 
@@ -187,9 +181,8 @@ def coalition_sums(phi: chex.Array, masks: chex.Array) -> tuple[chex.Array, chex
                  for side_BMN in (inside_BMN, 1 - inside_BMN))
 
 
-def regression_residuals(
-    phi: chex.Array, masks: chex.Array, values: chex.Array, complement_values: chex.Array
-) -> chex.Array:
+def regression_residuals(phi: chex.Array, masks: chex.Array, values: chex.Array, complement_values: chex.Array
+                         ) -> chex.Array:
     """Computes the residuals v(S) - Σ_{n∈S} phi_n of the regression whose minimum is the Shapley values.
 
     Among all phi with Σ_n phi_n = v(all) - v(∅), the Shapley values minimize the expected square of this residual

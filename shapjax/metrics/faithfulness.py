@@ -28,8 +28,7 @@ def sample_masks(key: chex.PRNGKey, *, num_players: int, num_masks: int, size: i
       ValueError: if the size leaves no patch or all.
     """
     if num_players < 2 or size is not None and not 1 <= size < num_players:
-        raise ValueError(f"a coalition of {'any size' if size is None else size} among {num_players} players: "
-                        "it must have at least 1 member and leave at least 1 out")
+        raise ValueError(f"size={size} among {num_players} players: a coalition has at least 1 member and leaves 1 out")
     size_key, member_key = jax.random.split(key)
     size_M = jax.random.randint(size_key, (num_masks,), 1, num_players) if size is None else jnp.full(num_masks, size)
     rank_MN = jnp.argsort(jax.random.uniform(member_key, (num_masks, num_players)), axis=-1)
@@ -47,11 +46,10 @@ def attribution_sums(attributions: chex.Array, masks: chex.Array) -> chex.Array:
       ValueError: if the shapes do not fit.
     """
     b, n = attributions.shape
-    shared = masks.ndim == 2
-    require_shape("masks", masks, (None, n) if shared else (b, None, n), "images (or not), coalitions, patches")
-    inside = jnp.asarray(masks, jnp.float32)
-    subscripts = "mn,bn->bm" if shared else "bmn,bn->bm"
-    return jnp.einsum(subscripts, inside, jnp.asarray(attributions, jnp.float32), precision="highest")
+    shape = (None, n) if masks.ndim == 2 else (b, None, n)
+    require_shape("masks", masks, shape, "images (or not), coalitions, patches")
+    inside, attributions = jnp.asarray(masks, jnp.float32), jnp.asarray(attributions, jnp.float32)
+    return jnp.einsum("...mn,...n->...m", inside, attributions, precision="highest")
 
 
 def pearson(x: chex.Array, y: chex.Array) -> chex.Array:
@@ -106,10 +104,8 @@ def faithfulness_correlation(attributions: chex.Array, masks: chex.Array, full: 
     Raises:
       ValueError: if the shapes do not fit.
     """
-    sums = attribution_sums(attributions, masks)
-    require_shape("values without S", without, sums.shape, "images, coalitions")
-    require_shape("values of whole images", full, sums.shape[:1], "images")
-    return jnp.where(_sums_vary(sums, attributions), pearson(sums, full[:, None] - without), jnp.nan)
+    sums, drop = _sums_and_drop(attributions, masks, full, without)
+    return jnp.where(_sums_vary(sums, attributions), pearson(sums, drop), jnp.nan)
 
 
 def infidelity(attributions: chex.Array, masks: chex.Array, full: chex.Array, without: chex.Array, *,
@@ -133,14 +129,20 @@ def infidelity(attributions: chex.Array, masks: chex.Array, full: chex.Array, wi
     Raises:
       ValueError: if the shapes do not fit.
     """
-    sums = attribution_sums(attributions, masks)
-    require_shape("values without S", without, sums.shape, "images, coalitions")
-    require_shape("values of whole images", full, sums.shape[:1], "images")
-    drop = full[:, None] - without
+    sums, drop = _sums_and_drop(attributions, masks, full, without)
     if normalize:
         square = jnp.sum(sums**2, axis=1, keepdims=True)
         sums = sums * jnp.sum(sums * drop, axis=1, keepdims=True) / jnp.where(square > 0, square, 1)
     return jnp.mean((sums - drop) ** 2, axis=1)
+
+
+def _sums_and_drop(attributions: chex.Array, masks: chex.Array, full: chex.Array, without: chex.Array
+                   ) -> tuple[chex.Array, chex.Array]:
+    """Returns Σ_{n∈S} a_n and what the output loses without S, [B, M] each."""
+    sums = attribution_sums(attributions, masks)
+    require_shape("values without S", without, sums.shape, "images, coalitions")
+    require_shape("values of whole images", full, sums.shape[:1], "images")
+    return sums, full[:, None] - without
 
 
 def _sums_vary(sums: chex.Array, attributions: chex.Array) -> chex.Array:

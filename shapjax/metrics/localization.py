@@ -1,13 +1,13 @@
 """Metrics of where attributions fall: the map of a class, upsampled to the image, against masks of the object.
 
 Object masks are bool or int [B, H, W]: positive on the object, 0 on the background, negative where not labeled (left
-out). `segmentation_counts` returns the counts of each image, and `total` adds those of all images or of a selection.
-`pixel_accuracy` and `mean_iou` are functions of the total, as `statistics.bootstrap` takes them.
+out). `pixel_accuracy` and `mean_iou` are functions of the sum of `segmentation_counts` over images, as
+`statistics.bootstrap` takes them.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -17,21 +17,6 @@ import numpy as np
 from shapjax.games.checks import require_shape
 from shapjax.games.removal import hidden_pixels
 from shapjax.metrics import ranking
-
-
-class SegmentationCounts(NamedTuple):
-    """Numbers of labeled pixels, of one image or of several.
-
-    Attributes:
-      correct: [B], pixels that the threshold classifies correctly.
-      labeled: [B], all labeled pixels.
-      intersection, union: [B, 2], of the object mask and the map, for background and for foreground.
-    """
-
-    correct: chex.Array
-    labeled: chex.Array
-    intersection: chex.Array
-    union: chex.Array
 
 
 def upsample(attributions: chex.Array, grid: tuple[int, int], image_size: tuple[int, int], *, num_images: int
@@ -49,9 +34,7 @@ def upsample(attributions: chex.Array, grid: tuple[int, int], image_size: tuple[
     for axis, (patches, pixels) in enumerate(zip(grid, image_size, strict=True), start=1):
         # A pixel's center is (pixel + 1/2) · patches / pixels - 1/2; integers keep the fractions exact.
         first, remainder = np.divmod((2 * np.arange(pixels) + 1) * patches - pixels, 2 * pixels)
-        shape = [1, 1, 1]
-        shape[axis] = pixels
-        fraction = jnp.asarray(remainder / (2 * pixels), jnp.float32).reshape(shape)
+        fraction = jnp.expand_dims(jnp.asarray(remainder / (2 * pixels), jnp.float32), (0, 3 - axis))
         start, end = (jnp.take(maps, np.clip(first + step, 0, patches - 1), axis=axis) for step in (0, 1))
         maps = start + fraction * (end - start)
     return maps
@@ -59,7 +42,7 @@ def upsample(attributions: chex.Array, grid: tuple[int, int], image_size: tuple[
 
 @functools.partial(jax.jit, static_argnames=("grid", "image_size", "batch_size"))
 def segmentation_counts(attributions: chex.Array, object_masks: chex.Array, *, grid: tuple[int, int],
-                        image_size: tuple[int, int], batch_size: int = 64) -> SegmentationCounts:
+                        image_size: tuple[int, int], batch_size: int = 64) -> chex.Array:
     """Reads attributions as a segmentation and counts pixels (Chefer et al. 2021).
 
     The map is upsampled bilinearly and scaled to [0, 1] by its least and largest value. It is foreground where it is
@@ -73,34 +56,39 @@ def segmentation_counts(attributions: chex.Array, object_masks: chex.Array, *, g
       batch_size: images at a time; bounds the memory.
 
     Returns:
-      int counts.
+      int [B, 6], numbers of labeled pixels: those that the threshold classifies correctly, all of them, then the
+      intersection of the object mask and the map, of background and of foreground, and their union, likewise.
 
     Raises:
       ValueError: if attributions or object masks do not have these shapes.
     """
-    def of_image(map_P: chex.Array, label_CP: chex.Array) -> SegmentationCounts:
+    def of_image(map_P: chex.Array, label_CP: chex.Array) -> chex.Array:
         above_P = map_P > map_P.mean()
         predicted_CP = jnp.stack([~above_P, above_P]) & label_CP.any(axis=0)
         intersection_C, union_C = (label_CP & predicted_CP).sum(axis=1), (label_CP | predicted_CP).sum(axis=1)
-        return SegmentationCounts(intersection_C.sum(), label_CP.sum(), intersection_C, union_C)
+        return jnp.stack([intersection_C.sum(), label_CP.sum(), *intersection_C, *union_C])
 
     return _each_image(of_image, attributions, object_masks, grid, image_size, batch_size)
 
 
-def total(counts: SegmentationCounts, where: np.ndarray | None = None) -> SegmentationCounts:
-    """Adds the counts of all images, or of those with `where` bool [B]: float64, without the axis B."""
-    rows = slice(None) if where is None else np.asarray(where, bool)
-    return SegmentationCounts(*(np.asarray(count, np.float64)[rows].sum(axis=0) for count in counts))
+def pixel_accuracy(total: np.ndarray) -> np.ndarray:
+    """Computes the share of labeled pixels that the threshold classifies correctly; higher is better.
+
+    Args:
+      total: float or int [..., 6], the sum of `segmentation_counts` over images.
+
+    Returns:
+      float [...].
+    """
+    return total[..., 0] / total[..., 1]
 
 
-def pixel_accuracy(total: SegmentationCounts) -> np.ndarray:
-    """Computes the share of labeled pixels that the threshold classifies correctly; higher is better."""
-    return total.correct / total.labeled
+def mean_iou(total: np.ndarray) -> np.ndarray:
+    """Averages intersection over union of background and foreground; higher is better.
 
-
-def mean_iou(total: SegmentationCounts) -> np.ndarray:
-    """Averages intersection over union of background and foreground; higher is better."""
-    return (total.intersection / total.union).mean(axis=-1)
+    Argument and result as in `pixel_accuracy`.
+    """
+    return (total[..., 2:4] / total[..., 4:6]).mean(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("grid", "image_size", "batch_size"))

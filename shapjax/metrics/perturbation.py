@@ -20,8 +20,6 @@ from shapjax.games.classifier import Classifier
 from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import ranking
 
-FRACTIONS = np.arange(10) / 10  # 0 and the q of the definitions
-
 
 class Curves(NamedTuple):
     """Logits of an image along an order of its patches.
@@ -36,7 +34,7 @@ class Curves(NamedTuple):
 
 
 def removed_counts(num_players: int) -> np.ndarray:
-    """Returns the number of patches removed at each of `FRACTIONS`: q·N rounded, halves up; int [10]."""
+    """Returns the number of patches removed at the fractions 0, 0.1 … 0.9: q·N rounded, halves up; int [10]."""
     return (np.arange(10) * num_players + 5) // 10
 
 
@@ -61,14 +59,17 @@ def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_si
     return Curves(jnp.concatenate([first, rest[:, :1]], axis=1), jnp.concatenate([rest, first[:, :1]], axis=1))
 
 
-def predicted(curves: Curves) -> chex.Array:
-    """Returns ŷ, the class with the largest logit when all patches are visible: int [B]."""
-    return jnp.argmax(curves.deleted[:, 0], axis=-1)
+def at_fractions(curves: Curves) -> Curves:
+    """Returns logits without the 0, 10 … 90 % least important (inserted) or most important (deleted): [B, 10, K] each.
+    """
+    n = curves.deleted.shape[1] - 1
+    counts = removed_counts(n)
+    return Curves(inserted=curves.inserted[:, n - counts], deleted=curves.deleted[:, counts])
 
 
 def target_log_probability(curves: Curves, targets: chex.Array | None = None) -> Curves:
     """Computes log p_target along both curves, [B, N+1] each; targets int [B], ŷ by default."""
-    targets = predicted(curves) if targets is None else targets
+    targets = jnp.argmax(curves.deleted[:, 0], axis=-1) if targets is None else targets
     return jax.tree.map(
         lambda logits: jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None, None], axis=-1)[..., 0], curves)
 
@@ -103,19 +104,15 @@ def _fraction_area(p: chex.Array) -> chex.Array:
 
 def _log_without(curves: Curves, targets: chex.Array | None) -> tuple[chex.Array, chex.Array]:
     """Returns log p_target of the whole image [B, 1] and without the most important 10 … 90 % [B, 9]."""
-    log_p = target_log_probability(curves, targets).deleted[:, removed_counts(curves.deleted.shape[1] - 1)]
+    log_p = target_log_probability(at_fractions(curves), targets).deleted
     return log_p[:, :1], log_p[:, 1:]
-
-
-def full_probability(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
-    """Returns p_target of the whole image, the ceiling of `aopc`: float [B]."""
-    return jnp.exp(_log_without(curves, targets)[0][:, 0])
 
 
 def aopc(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
     """Averages p_target(x) - p_target(x without the most important q) over q; higher is better.
 
-    The differences are signed (Samek et al. 2017, equation 12, at the fractions of Chen et al. 2020).
+    The differences are signed (Samek et al. 2017, equation 12, at the fractions of Chen et al. 2020). The ceiling is
+    p_target(x).
 
     Args:
       curves: of an order, most important first.
@@ -144,20 +141,24 @@ def lodds(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
 
 
 def accuracy_area(correct: chex.Array) -> chex.Array:
-    """Computes 100 times the area under 0/1 curves over `FRACTIONS`; the mean over images is that of the accuracy.
+    """Computes 100 times the area under 0/1 curves; the mean over images is that of the accuracy.
 
     Args:
-      correct: bool or float [B, 10].
+      correct: bool or float [B, 10], at the removed fractions 0, 0.1 … 0.9.
 
     Returns:
       float [B], in [0, 90].
     """
-    return 100 * jnp.trapezoid(jnp.asarray(correct, jnp.float32), jnp.asarray(FRACTIONS, jnp.float32), axis=1)
+    return 100 * jnp.trapezoid(jnp.asarray(correct, jnp.float32), dx=0.1, axis=1)
 
 
-def correct(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """Returns whether each of an image's predictions is its label: logits [B, Q, K], labels int [B] -> bool [B, Q]."""
-    return jnp.argmax(logits, axis=-1) == labels[:, None]
+def correct(logits: chex.Array, labels: chex.Array | None = None) -> chex.Array:
+    """Returns whether an image's predictions are its label: logits [B, Q, K] -> bool [B, Q].
+
+    Labels are int [B]; by default, the first prediction of each image.
+    """
+    predicted_BQ = jnp.argmax(logits, axis=-1)
+    return predicted_BQ == (predicted_BQ[:, :1] if labels is None else labels[:, None])
 
 
 def positive_perturbation(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
@@ -172,9 +173,7 @@ def positive_perturbation(curves: Curves, labels: chex.Array | None = None) -> c
     Returns:
       float [B], each image's share in the area, 0 to 90: see `accuracy_area`.
     """
-    labels = predicted(curves) if labels is None else labels
-    counts = removed_counts(curves.deleted.shape[1] - 1)
-    return accuracy_area(correct(curves.deleted[:, counts], labels))
+    return accuracy_area(correct(at_fractions(curves).deleted, labels))
 
 
 def negative_perturbation(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
@@ -182,18 +181,29 @@ def negative_perturbation(curves: Curves, labels: chex.Array | None = None) -> c
 
     Arguments and result as in `positive_perturbation`.
     """
-    labels = predicted(curves) if labels is None else labels
-    n = curves.deleted.shape[1] - 1
-    return accuracy_area(correct(curves.inserted[:, n - removed_counts(n)], labels))
+    return accuracy_area(correct(at_fractions(curves).inserted, labels))
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def removed_logits(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256) -> chex.Array:
-    """Evaluates logits without the first 0, 10 … 90 % of an order: int [B, N] -> float [B, 10, K]."""
+def correct_without(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, *,
+                    batch_size: int = 256) -> chex.Array:
+    """Tests whether the label is predicted without the first 0, 10 … 90 % of an order.
+
+    Args:
+      model: the game.
+      images: [B, H, W, C].
+      order: int [B, N].
+      labels: int [B].
+      batch_size: coalitions a forward pass; bounds the memory.
+
+    Returns:
+      float32 [B, 10] of 0 and 1.
+    """
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
     visible_BQN = ranking.ranks(order)[:, None, :] >= removed_counts(n)[:, None]
-    return classifier.values(model, images, visible_BQN, read=classifier.all_classes(), batch_size=batch_size)
+    logits = classifier.values(model, images, visible_BQN, read=classifier.all_classes(), batch_size=batch_size)
+    return correct(logits, labels).astype(jnp.float32)
 
 
 def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
@@ -233,9 +243,7 @@ def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex
     Returns:
       float32 [B, 10] of 0 and 1; ROAD is the mean over images, and over the columns from the second on.
     """
-    imputed = classifier.painted(model, imputation)
-    logits = removed_logits(imputed, images, order, batch_size=batch_size)
-    return correct(logits, targets).astype(jnp.float32)
+    return correct_without(classifier.painted(model, imputation), images, order, targets, batch_size=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -254,5 +262,4 @@ def random_removal(model: Classifier, images: chex.Array, labels: chex.Array, ke
       float32 [B, 10] of 0 and 1; in column i, `removed_counts`[i] patches are removed.
     """
     order = ranking.order(jnp.zeros((images.shape[0], model.num_players)), key)  # all tied: a random order
-    logits = removed_logits(model, images, order, batch_size=batch_size)
-    return correct(logits, labels).astype(jnp.float32)
+    return correct_without(model, images, order, labels, batch_size=batch_size)

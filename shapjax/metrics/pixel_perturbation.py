@@ -33,8 +33,7 @@ def positive_perturbation_pixels(model: Classifier, images: chex.Array, attribut
     Raises:
       ValueError: if the attributions' shape does not fit the images and the model.
     """
-    order = _pixel_order(model, images, attributions, key)
-    return _area(model, images, order, labels, batch_size)
+    return _area(model, images, _pixel_order(model, images, attributions, key), labels, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -44,8 +43,7 @@ def negative_perturbation_pixels(model: Classifier, images: chex.Array, attribut
 
     Arguments, result and errors as in `positive_perturbation_pixels`.
     """
-    order = _pixel_order(model, images, attributions, key)
-    return _area(model, images, order[:, ::-1], labels, batch_size)
+    return _area(model, images, _pixel_order(model, images, attributions, key)[:, ::-1], labels, batch_size)
 
 
 def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:
@@ -56,5 +54,5 @@ def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array
 
 def _area(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, batch_size: int) -> chex.Array:
     pixels = classifier.painted(model.replace(grid=images.shape[1:3]), Constant(0.0))
-    logits = perturbation.removed_logits(pixels, images, order, batch_size=batch_size)
-    return perturbation.accuracy_area(perturbation.correct(logits, labels))
+    correct = perturbation.correct_without(pixels, images, order, labels, batch_size=batch_size)
+    return perturbation.accuracy_area(correct)

@@ -1,13 +1,12 @@
 """The metrics of attributions by name, with their descriptions; see docs/metrics.md."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from shapjax.errors import near_names
+from shapjax.errors import chosen
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """A column of the comparison.
 
     Attributes:
@@ -27,23 +26,20 @@ class Metric:
     needs: str | None = None
 
 
-_ALL = (
+METRICS: dict[str, Metric] = {metric.key: metric for metric in (
     Metric("deletion", "Deletion", "lower", "area under the target's probability, most important removed first"),
     Metric("insertion", "Insertion", "higher", "area under the target's probability, most important shown first"),
     Metric("aopc", "AOPC", "higher", "mean fall of the target's probability, most important 10 … 90 % removed"),
     Metric("aopc_absolute", "AOPC, absolute", "higher", "AOPC of the absolute change of the probability"),
-    Metric("lodds", "LOdds", "lower", "mean log ratio of the target's probability, most important 10 … 90 % removed",
-           2),
+    Metric("lodds", "LOdds", "lower", "mean log ratio of the probability, most important 10 … 90 % removed", 2),
     Metric("positive", "Positive perturbation", "lower", "accuracy area, most important patches removed first, against "
            "the class predicted on the whole image", 1),
     Metric("negative", "Negative perturbation", "higher", "accuracy area, least important patches removed first, "
            "against the class predicted on the whole image", 1),
     Metric("positive_label", "Positive, label", "lower", "positive perturbation against the label", 1),
     Metric("negative_label", "Negative, label", "higher", "negative perturbation against the label", 1),
-    Metric("positive_pixels", "Positive, pixels", "lower", "positive perturbation, single pixels of the upsampled map "
-           "blacked out", 1),
-    Metric("negative_pixels", "Negative, pixels", "higher", "negative perturbation, single pixels of the upsampled map "
-           "blacked out", 1),
+    Metric("positive_pixels", "Positive, pixels", "lower", "positive perturbation, single pixels blacked out", 1),
+    Metric("negative_pixels", "Negative, pixels", "higher", "negative perturbation, single pixels blacked out", 1),
     Metric("sensitivity_n", "Sensitivity-n", "higher", "rank correlation of summed attributions with the target's "
            "log-odds, over random coalitions of every size"),
     Metric("sensitivity_n_fixed", "Sensitivity-n, fixed", "higher", "sensitivity-n over coalitions of one size, "
@@ -71,27 +67,27 @@ _ALL = (
            "pixel accuracy of correctly classified images", needs="object_masks"),
     Metric("miou_correct", "mIoU, correct", "higher", "mIoU of correctly classified images", needs="object_masks"),
     Metric("map_correct", "mAP, correct", "higher", "mAP of correctly classified images", needs="object_masks"),
-)
-METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
+)}
 
 
-def applicable(*, ground_truth: bool, object_masks: bool) -> list[Metric]:
-    """Returns the metrics that can be measured, with or without Shapley values as ground truth and object masks."""
-    given = {None} | ({"ground_truth"} if ground_truth else set()) | ({"object_masks"} if object_masks else set())
-    return [metric for metric in METRICS.values() if metric.needs in given]
+def select(names: str | Sequence[str], *, ground_truth: bool, object_masks: bool) -> list[Metric]:
+    """Returns the metrics of these names, in this order, each once; "all" is every metric whose data are given.
 
-
-def select(names: Sequence[str], *, ground_truth: bool, object_masks: bool) -> list[Metric]:
-    """Returns the metrics of these names, in this order, each once.
+    Args:
+      names: of `METRICS`.
+      ground_truth: there are Shapley values to compare with.
+      object_masks: there are masks of the objects.
 
     Raises:
-      ValueError: on a name that does not exist (with the near ones), or a metric whose data are not given.
+      ValueError: if there is no name, or on a name that does not exist (with the near ones), or a metric whose data are
+        not given.
     """
-    possible = applicable(ground_truth=ground_truth, object_masks=object_masks)
-    for name in names:
-        if name not in METRICS:
-            raise ValueError(f"there is no metric {name!r}; {near_names(name, METRICS)}")
-        if METRICS[name] not in possible:
-            what = {"ground_truth": "Shapley values as ground truth", "object_masks": "object masks"}
-            raise ValueError(f"metric {name!r} needs {what[METRICS[name].needs]}")
-    return [METRICS[name] for name in dict.fromkeys(names)]
+    missing = {"ground_truth": None if ground_truth else "Shapley values as ground truth",
+               "object_masks": None if object_masks else "object masks"}
+    if names == "all":
+        return [metric for metric in METRICS.values() if not missing.get(metric.needs)]
+    metrics = chosen(names, METRICS, "metric")
+    for metric in metrics:
+        if missing.get(metric.needs):
+            raise ValueError(f"metric {metric.key!r} needs {missing[metric.needs]}")
+    return metrics

@@ -1,5 +1,7 @@
 """Agreement of attributions with the Shapley values of the same game, and their efficiency gap."""
 
+import warnings
+
 import numpy as np
 
 from shapjax.games.checks import require_shape
@@ -39,13 +41,15 @@ def agreement(phi: np.ndarray, ground_truth: np.ndarray) -> dict[str, np.ndarray
     require_shape("values", phi, ground_truth.shape, "images, patches, classes")
     shares = [(values - values.mean(axis=1, keepdims=True)).reshape(len(values), -1) for values in (phi, ground_truth)]
     phi, ground_truth = (values.reshape(len(values), -1) for values in (phi, ground_truth))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    ranks = [stats.rankdata(values, axis=1) for values in (phi, ground_truth)]
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of constant values
         return {
             "mse": np.mean((phi - ground_truth) ** 2, axis=1),
             "r2": _r2(phi, ground_truth),
             "r2_shares": _r2(*shares),
-            "pearson": _pearson(phi, ground_truth),
-            "spearman": _pearson(*(stats.rankdata(values, axis=1) for values in (phi, ground_truth))),
+            "pearson": stats.pearsonr(phi, ground_truth, axis=1).statistic,
+            "spearman": stats.pearsonr(*ranks, axis=1).statistic,
         }
 
 
@@ -87,11 +91,3 @@ def _r2(estimate: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Computes 1 - SSE/SST of rows [B, P]; NaN where the target is constant (but for rounding of logits)."""
     sst = np.sum((target - target.mean(axis=1, keepdims=True)) ** 2, axis=1)
     return np.where(np.ptp(target, axis=1) > 1e-9, 1 - np.sum((estimate - target) ** 2, axis=1) / sst, np.nan)
-
-
-def _pearson(estimate: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Computes correlations of rows [B, P]; NaN where one is constant."""
-    varies = (np.ptp(estimate, axis=1) > 0) & (np.ptp(target, axis=1) > 0)
-    centered = [values - values.mean(axis=1, keepdims=True) for values in (estimate, target)]
-    x, y = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in centered)
-    return np.where(varies, np.clip(np.sum(x * y, axis=1), -1, 1), np.nan)

@@ -47,45 +47,33 @@ def bootstrap(statistic: Callable[[Any], np.ndarray], rows: Any, *, seed: int = 
     Raises:
       ValueError: without images, or if the confidence is not between 0 and 1.
     """
-    from scipy import stats  # loads slowly, and most users of the package do without it
-
-    leaves, structure = jax.tree.flatten(rows)
-    b = len(leaves[0])
+    b = len(jax.tree.leaves(rows)[0])
     if b == 0 or not 0 < confidence < 1:
         raise ValueError(f"{b} images at confidence {confidence}: expected at least 1 image, a confidence in (0, 1)")
-    flat = [np.asarray(leaf, np.float64).reshape(b, -1) for leaf in leaves]
 
     def of_counts(count_RB: np.ndarray) -> np.ndarray:
-        sums = [(count_RB @ rows_BF).reshape(-1, *np.shape(leaf)[1:])
-                for rows_BF, leaf in zip(flat, leaves, strict=True)]
+        """Computes the statistic of resamples that draw each image so many times: sums are products."""
+        sums = jax.tree.map(lambda leaf: np.tensordot(count_RB, leaf, axes=1), rows)
         with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 where no image of the resample is defined
-            return np.asarray(statistic(jax.tree.unflatten(structure, sums)))
+            return np.asarray(statistic(sums))
 
-    def of_images(index_RB: np.ndarray, axis: int) -> np.ndarray:
-        """Counts how often each image is drawn: sums by products, whatever the number of columns."""
-        r = len(index_RB)
-        count_RB = np.bincount((index_RB + b * np.arange(r)[:, None]).ravel(), minlength=r * b).reshape(r, b)
-        return np.moveaxis(of_counts(count_RB.astype(np.float64)), 0, -1)  # scipy wants the resamples last
-
-    estimate = of_counts(np.ones((1, b)))[0]
-    if b == 1:  # scipy refuses a single image
-        return Interval(estimate, estimate, estimate, np.int64(1))
+    rng, at_once, drawn = np.random.default_rng(seed), max(1, DRAWS_AT_ONCE // b), []
+    for start in range(0, resamples, at_once):
+        r = min(at_once, resamples - start)
+        index_RB = rng.integers(b, size=(r, b)) + b * np.arange(r)[:, None]
+        drawn.append(of_counts(np.bincount(index_RB.ravel(), minlength=r * b).reshape(r, b).astype(np.float64)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are undefined
-        drawn = stats.bootstrap(
-            (np.arange(b),), of_images, vectorized=True, method="percentile", n_resamples=resamples,
-            batch=max(1, DRAWS_AT_ONCE // b), rng=np.random.default_rng(seed)).bootstrap_distribution
-        # scipy's own interval is NaN if one resample is undefined.
-        low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
-    return Interval(estimate, low, high, np.int64(b))
+        low, high = np.nanquantile(np.concatenate(drawn), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Interval(of_counts(np.ones((1, b)))[0], low, high, np.int64(b))
 
 
-def bootstrap_mean(values: np.ndarray, *, seed: int = 0, confidence: float = 0.95, resamples: int = 10_000) -> Interval:
+def bootstrap_mean(values: np.ndarray, **options: Any) -> Interval:
     """Computes the mean over images with its percentile interval.
 
     Args:
       values: float [B, ...], such as one column a method; undefined values (NaN) are left out, and not counted in n.
-      seed, confidence, resamples, and errors: see `bootstrap`.
+      options: seed, confidence, resamples; these and errors: see `bootstrap`.
 
     Returns:
       float64 [...], n int [...]; NaN where no value is defined.
@@ -93,21 +81,19 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, confidence: float = 0.9
     values = np.asarray(values, np.float64)
     defined = ~np.isnan(values)
     rows = (np.where(defined, values, 0.0), defined)
-    interval = bootstrap(lambda sums: sums[0] / sums[1], rows, seed=seed, confidence=confidence, resamples=resamples)
-    return interval._replace(n=defined.sum(axis=0))
+    return bootstrap(lambda sums: sums[0] / sums[1], rows, **options)._replace(n=defined.sum(axis=0))
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0, confidence: float = 0.95, resamples: int = 10_000
-                      ) -> Interval:
+def paired_difference(a: np.ndarray, b: np.ndarray, **options: Any) -> Interval:
     """Computes the mean of a - b over the images where both are defined, resampled as pairs; see `bootstrap_mean`.
 
     Args:
       a, b: float [B, ...], of the same images.
+      options: see `bootstrap`.
 
     Raises:
       ValueError: if the numbers of images differ.
     """
     if len(a) != len(b):
         raise ValueError(f"paired values of {len(a)} and {len(b)} images: give both for the same images")
-    return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, confidence=confidence,
-                          resamples=resamples)
+    return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), **options)

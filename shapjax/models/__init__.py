@@ -18,6 +18,7 @@ DTYPES = {AUTO: (jnp.float32, None), "float32": (jnp.float32, None), "bfloat16":
 BACKBONES = {"vit": vit.ViT, "resnet": resnet.ResNet, "convnext": convnext.ConvNeXt}
 CHOICES = {"backbone": BACKBONES, "dtype": DTYPES, "remat": (AUTO, *blocks.REMAT_POLICIES),
            "activation": layers.ACTIVATIONS, "norm_place": layers.NORM_PLACES, "head_scale": layers.HEAD_SCALES}
+HEADS = ("head", "explainer")  # names of the parts that depend on the classes
 _CONV_VARIANTS = {name: {"backbone": backbone} | sizes
                   for backbone, table in (("resnet", resnet.VARIANTS), ("convnext", convnext.VARIANTS))
                   for name, sizes in table.items()}
@@ -63,8 +64,8 @@ def build(settings: Mapping[str, Any], *, image_shape: tuple[int, int, int], num
     dtype, dot_general = DTYPES[settings["dtype"]]
     if settings["remat"] == AUTO:
         settings = {**settings, "remat": "none"}
-    module = backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(dtype), dot_general=dot_general,
-                      **{key: value for key, value in settings.items() if key in known})
+    module = backbone(num_classes=num_classes, image_size=tuple(image_shape[:2]), dtype=jnp.dtype(dtype),
+                      dot_general=dot_general, **{key: value for key, value in settings.items() if key in known})
     module.check()
     return module
 

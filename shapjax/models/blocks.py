@@ -45,7 +45,7 @@ class Blocks(nn.Module):
     def __call__(self, x: chex.Array, shared: Any = None, layers: chex.ArrayTree = None
                  ) -> tuple[chex.Array, chex.ArrayTree]:
         """Returns x after the last block, and what each block returned beside it, stacked."""
-        if jax.default_backend() != "cpu" or self.is_initializing():
+        if self.is_initializing() or jax.default_backend() != "cpu":  # the shapes are known before JAX starts
             return self.scanned(x, shared, layers)
         block, policy, outputs = self.block(**self.settings, parent=None), REMAT_POLICIES[self.remat], []
 

@@ -16,8 +16,9 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from shapjax.models.blocks import Blocks
 from shapjax.models.layers import PatchHead, TokenDense
-from shapjax.models.transformer import transformer_blocks
+from shapjax.models.transformer import Block
 
 # Of its blocks. With two of them a ResNet-50 of 1000 classes grows from 25.6 to 27.9 million parameters.
 MAX_WIDTH = 256
@@ -54,9 +55,9 @@ class ExplainerHead(nn.Module):
         x = nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name="norm_in")(features_BND)
         x = TokenDense(width, dtype=self.dtype, dot_general=self.dot_general, name="embedding")(x)
         x = x + positions_NW.astype(self.dtype)
-        x, _ = transformer_blocks(self.depth, math.gcd(width, MAX_HEADS), MLP_RATIO, "gelu_tanh", NORM_EPSILON,
-                                  dtype=self.dtype, dot_general=self.dot_general, remat=self.remat,
-                                  name="blocks")(x, None, None)
+        settings = dict(heads=math.gcd(width, MAX_HEADS), mlp_ratio=MLP_RATIO, activation="gelu_tanh",
+                        norm_epsilon=NORM_EPSILON, dtype=self.dtype, dot_general=self.dot_general)
+        x, _ = Blocks(Block, settings, self.depth, self.remat, name="blocks")(x)
         # No biases from here on: subtracting the mean over the patches would remove them.
         x = nn.LayerNorm(NORM_EPSILON, use_bias=False, dtype=jnp.float32, name="norm")(x)
         h_BNK = PatchHead(self.num_classes, use_bias=False, scale=self.scale, center=self.center, name="head")(x, n)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.models.attention import attend
-from shapjax.models.blocks import Blocks
 from shapjax.models.layers import ACTIVATIONS, TokenDense
 
 
@@ -41,7 +40,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block, in the form that `blocks.Blocks` takes."""
+    """A pre-norm transformer block, in the form that `blocks.Blocks` takes.
+
+    It takes tokens [B, T, D], an attention mask bool [B, T, T] (row t: the tokens that t attends to) or None, and a
+    delta float32 [B, H, T, T] or None, which is added to the attention maps. It returns tokens, and the maps if there
+    is a delta.
+
+    Attributes:
+      heads, mlp_ratio, activation, norm_epsilon, layer_scale: as of `vit.ViT`.
+      dtype, dot_general: as of `backbone.Backbone`.
+    """
 
     heads: int
     mlp_ratio: float
@@ -49,6 +57,7 @@ class Block(nn.Module):
     norm_epsilon: float
     dtype: jnp.dtype
     dot_general: Callable | None
+    layer_scale: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: chex.Array, attention_mask_BTT: chex.Array | None, delta_BHTT: chex.Array | None
@@ -58,25 +67,13 @@ class Block(nn.Module):
         y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm1")(x_BTD)
         attention = Attention(self.heads, self.dtype, self.dot_general, name="attention")
         y, maps_BHTT = attention(y, attention_mask_BTT, delta_BHTT)
-        x_BTD = x_BTD + y
+        x_BTD = x_BTD + self.scaled(y, "layer_scale1")
         y = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm2")(x_BTD)
         y = ACTIVATIONS[self.activation](dense(round(self.mlp_ratio * d), name="mlp_in")(y))
-        return x_BTD + dense(d, name="mlp_out")(y), maps_BHTT
+        return x_BTD + self.scaled(dense(d, name="mlp_out")(y), "layer_scale2"), maps_BHTT
 
-
-def transformer_blocks(depth: int, heads: int, mlp_ratio: float, activation: str, norm_epsilon: float, *,
-                       dtype: jnp.dtype, dot_general: Callable | None, remat: str, name: str | None = None) -> Blocks:
-    """Returns a sequence of blocks as one module.
-
-    It takes tokens [B, T, D], an attention mask bool [B, T, T] (row t: the tokens that t attends to) or None, and
-    deltas float32 [L, B, H, T, T] or None, which are added to the attention maps. It returns tokens, and the maps if
-    there are deltas.
-
-    Args:
-      depth, heads, mlp_ratio, activation, norm_epsilon: as of `vit.ViT`.
-      dtype, dot_general, remat: as of `backbone.Backbone`.
-      name: of the parameters.
-    """
-    settings = dict(heads=heads, mlp_ratio=mlp_ratio, activation=activation, norm_epsilon=norm_epsilon, dtype=dtype,
-                    dot_general=dot_general)
-    return Blocks(Block, settings, depth, remat, name=name)
+    def scaled(self, y_BTD: chex.Array, name: str) -> chex.Array:
+        """Multiplies each channel by a parameter, if there is a LayerScale (Touvron et al. 2021)."""
+        if not self.layer_scale:
+            return y_BTD
+        return y_BTD * self.param(name, nn.initializers.ones, y_BTD.shape[-1:]).astype(self.dtype)

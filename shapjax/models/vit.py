@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from shapjax.models.backbone import Backbone
+from shapjax.models.blocks import Blocks
 from shapjax.models.layers import TokenDense, final_norm
-from shapjax.models.transformer import transformer_blocks
+from shapjax.models.transformer import Block
 
 # Width, depth, heads (Dosovitskiy et al. 2021, table 1; Ti and S as in Touvron et al. 2021).
 VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16),
@@ -40,6 +41,7 @@ class ViT(Backbone):
       norm_epsilon: of all layer norms.
       input_norm: adds a layer norm before the first block.
       norm_place: of the last layer norm, one of `layers.NORM_PLACES`.
+      layer_scale: multiplies each channel of what a block's attention and MLP add by a parameter (Touvron et al. 2021).
       the others as of `Backbone`.
     """
 
@@ -53,6 +55,7 @@ class ViT(Backbone):
     norm_epsilon: float = 1e-6
     input_norm: bool = False
     norm_place: str = "token"
+    layer_scale: bool = False
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -70,8 +73,10 @@ class ViT(Backbone):
         if self.num_prefix_tokens:
             shape = (self.num_prefix_tokens, self.width)
             self.prefix_tokens = self.param("prefix_tokens", nn.initializers.normal(0.02), shape)
-        self.blocks = transformer_blocks(self.depth, self.heads, self.mlp_ratio, self.activation, self.norm_epsilon,
-                                         dtype=self.dtype, dot_general=self.dot_general, remat=self.remat)
+        settings = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, activation=self.activation,
+                        norm_epsilon=self.norm_epsilon, layer_scale=self.layer_scale, dtype=self.dtype,
+                        dot_general=self.dot_general)
+        self.blocks = Blocks(Block, settings, self.depth, self.remat)
         if self.input_norm:
             self.norm_in = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype)
         self.norm = final_norm(self.norm_place, epsilon=self.norm_epsilon)

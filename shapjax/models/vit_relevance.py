@@ -56,10 +56,12 @@ def _block(x_BTD: chex.Array, layer: tuple, *, module: vit.ViT) -> tuple[chex.Ar
     """Computes `transformer.Block`, as the body of a scan over the layers' (params, delta)."""
     params, delta_BHTT = layer
     norm = nn.LayerNorm(module.norm_epsilon)
-    y = _attention(_norm(norm, x_BTD, params["norm1"]), params["attention"], delta_BHTT, module.heads)
+    attention = params["attention"] | {"out": _scaled(params["attention"]["out"], params.get("layer_scale1"))}
+    y = _attention(_norm(norm, x_BTD, params["norm1"]), attention, delta_BHTT, module.heads)
     x_BTD = relevance.add(x_BTD, y)
     y = _linear(_norm(norm, x_BTD, params["norm2"]), params["mlp_in"])
-    y = _linear(relevance.elementwise(ACTIVATIONS[module.activation], y), params["mlp_out"])
+    y = relevance.elementwise(ACTIVATIONS[module.activation], y)
+    y = _linear(y, _scaled(params["mlp_out"], params.get("layer_scale2")))
     return relevance.add(x_BTD, y), None
 
 
@@ -74,6 +76,11 @@ def _attention(x_BTD: chex.Array, params: chex.ArrayTree, delta_BHTT: chex.Array
 
 def _linear(x: chex.Array, params: chex.ArrayTree) -> chex.Array:
     return relevance.linear(x, params["kernel"], params["bias"])
+
+
+def _scaled(params: chex.ArrayTree, layer_scale_D: chex.Array | None) -> chex.ArrayTree:
+    """Returns a linear layer's parameters times those of the LayerScale after it."""
+    return params if layer_scale_D is None else {name: x * layer_scale_D for name, x in params.items()}
 
 
 def _norm(norm: nn.Module, x: chex.Array, params: chex.ArrayTree) -> chex.Array:

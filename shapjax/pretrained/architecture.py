@@ -1,22 +1,21 @@
-"""The results of a module that handles one family of weights (`vit`, `resnet`, `convnext`), and the checks they share.
+"""The result of a module that handles one scheme of names (`vit_timm`, `resnet`, …), and what such modules share.
 
-Such a module has two functions. `recognize(weights) -> Architecture | None` looks at names, shapes and config alone,
-and returns None if the names are another family's. `convert(weights, architecture, module) -> Converted` reads the
-tensors.
+Such a module has a function `plan(weights) -> Plan | None`. It looks at names, shapes and config alone, and returns
+None if the names follow another scheme.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from shapjax.errors import UserError, few
+from shapjax.errors import UserError
+from shapjax.pretrained.recipes import Recipes
 from shapjax.pretrained.weights import Weights
 
 # Names in a config of Hugging Face -> keys of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 RUN_SETTINGS = ("dtype", "remat", "variant")  # model settings of the run, which weights do not decide
-HEADS = ("head", "explainer")  # parameters that weights may lack, and that are left out for other classes
+HEAD_SETTINGS = {"head_scale": "mean", "center": False}  # keep a classifier's own logits; set only if its head is kept
+NOTHING = r"(?!)"  # a pattern that matches no name
 
 
 class Architecture(NamedTuple):
@@ -25,11 +24,12 @@ class Architecture(NamedTuple):
     Attributes:
       layout: the scheme of the tensors' names, for messages: "Hugging Face ViT", "timm ViT", "Google ViT", ….
       settings: of the model, by their names in the groups `model` and `loaded` of a config: backbone, patch_size, …;
-        with a head also head_scale="mean" and center=False, which keep the classifier's own logits.
-      image_size: (height, width) in pixels that the positions are for, or that the config says; None: any.
+        with a head also `HEAD_SETTINGS`.
+      image_size: (height, width) in pixels that the positions are for; None: any.
       num_classes: of its head; None: it has none.
       mean, std: per channel, in units of [0, 1], that its pixels were normalized with; None: unknown.
       channels: of its images.
+      class_names: of its head, in its order; None: unknown.
     """
 
     layout: str
@@ -38,27 +38,54 @@ class Architecture(NamedTuple):
     num_classes: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    channels: int = 3
+    channels: int
+    class_names: tuple[str, ...] | None
 
 
-class Converted(NamedTuple):
-    """Weights as our parameters. Tensors that are neither used nor ignored are reported as skipped.
+class Plan(NamedTuple):
+    """Holds which tensor goes where. Tensors that are neither used nor ignored are reported as skipped.
 
     Attributes:
-      params: nested as the module's, np.float32 arrays; without "head" where the weights have none.
-      used: names of the tensors that went into params.
-      ignored: names of tensors known to be of no use (a pooler, the classifier of a distillation token, …).
-      notes: remarks on the conversion for people, a few words each.
-      head_note: a remark on the head, shown if the head is kept.
-      head: names of the used tensors that went into one of `HEADS`.
+      architecture: of the weights.
+      recipes: of the parameters; those of "head" are absent where the weights have none that can act on patches, and
+        "positions" where they are the fixed ones, `positions.sincos`.
+      blocks: start of the names of blocks' tensors, which all have to be used.
+      ignored: pattern that matches, from the start, the names of tensors known to be of no use (a pooler, …).
+      head_note: a remark on the head, a few words, shown if no new head is made.
+      note: a remark on the rest, likewise.
+      antialias: positions are interpolated so where the grid gets coarser, as the weights' own code does.
     """
 
-    params: dict[str, Any]
-    used: frozenset[str]
-    ignored: frozenset[str]
-    notes: tuple[str, ...] = ()
+    architecture: Architecture
+    recipes: Recipes
+    blocks: str
+    ignored: str = NOTHING
     head_note: str = ""
-    head: frozenset[str] = frozenset()
+    note: str = ""
+    antialias: bool = True
+
+
+def describe(weights: Weights, layout: str, settings: dict[str, Any], recipes: Recipes, *, channels: int,
+             image_size: tuple[int, int] | None = None) -> Architecture:
+    """Returns the architecture of weights from their layout, the backbone's settings and the table of recipes."""
+    num_classes = None
+    if "head/bias" in recipes:
+        num_classes, settings = size(weights, recipes["head/bias"].names[0]), settings | HEAD_SETTINGS
+    return Architecture(layout, settings, image_size, num_classes, *normalization(weights), channels,
+                        class_names(weights.config))
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Returns the names of a head's classes by a config of Hugging Face or timm; None: it does not say them.
+
+    Names that transformers makes up, "LABEL_0", are not taken for names.
+    """
+    names = config.get("label_names")
+    if isinstance(labels := config.get("id2label"), dict):
+        names = [labels.get(str(i)) for i in range(len(labels))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else tuple(names)
 
 
 def normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
@@ -70,9 +97,8 @@ def normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...
       UserError: if they are no lists of numbers.
     """
     timm = weights.config.get("pretrained_cfg")
-    values = timm if isinstance(timm, dict) else weights.preprocessor
-    mean, std = (values.get("mean"), values.get("std")) if values is timm else (
-        values.get("image_mean"), values.get("image_std"))
+    values, start = (timm, "") if isinstance(timm, dict) else (weights.preprocessor, "image_")
+    mean, std = values.get(f"{start}mean"), values.get(f"{start}std")
     if mean is None or std is None or values.get("do_normalize") is False:
         return None, None
     try:
@@ -93,32 +119,25 @@ def activation(config: Mapping[str, Any], default: str) -> str:
     return default if name is None else ACTIVATIONS[name]
 
 
-def require(weights: Weights, names: list[str], layout: str) -> None:
-    """Raises UserError, naming the first few, if tensors that the layout has are missing."""
-    missing = [name for name in names if name not in weights.shapes]
-    if missing:
-        raise UserError(f"weights {weights.path} look like {layout} but lack {len(missing)} of its tensors: "
-                        f"{few(missing)}; is the file complete?")
+def size(weights: Weights, name: str) -> int:
+    """Returns the length of the last axis of a tensor, 0 if it is missing or has none."""
+    return (0, *weights.shapes.get(name, ()))[-1]
 
 
-def as_conv(kernel: np.ndarray) -> np.ndarray:
-    """Returns the kernel [out, in, h, w] of a torch convolution as Flax has it, [h, w, in, out]."""
-    return kernel.transpose(2, 3, 1, 0)
+def conv_sizes(weights: Weights, name: str, *, flax: bool = False) -> tuple[int, int, int]:
+    """Returns (width, channels, p) of a p x p convolution that reads the image, all 0 if it is missing.
 
+    Args:
+      weights: whose shapes are looked at.
+      name: of its kernel [width, channels, p, p].
+      flax: the kernel is [p, p, channels, width].
 
-def require_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...] | None], layout: str) -> None:
-    """Raises UserError, naming the first few, if tensors are missing or have other shapes; None: any shape."""
-    require(weights, list(shapes), layout)
-    other = [f"{name} is {list(weights.shapes[name])} instead of {list(shape)}" for name, shape in shapes.items()
-             if shape is not None and weights.shapes[name] != shape]
-    if other:
-        raise UserError(f"weights {weights.path} look like {layout}, but {few(other)}; use weights of the plain model, "
-                        "of a kind that docs/models.md lists")
-
-
-def require_no_more(weights: Weights, names: Iterable[str], known: set[str], layout: str) -> None:
-    """Raises UserError if some of the names are unknown, since features without their tensors would be wrong."""
-    more = sorted(name for name in names if name not in known)
-    if more:
-        raise UserError(f"weights {weights.path} look like {layout}, but their blocks have tensors that this model "
-                        f"lacks: {few(more)}; use weights of the plain model, of a kind that docs/models.md lists")
+    Raises:
+      UserError: if its shape is of another kind.
+    """
+    shape = weights.shapes.get(name, (0, 0, 0, 0))
+    in_order = shape[::-1] if flax else shape
+    if len(shape) != 4 or in_order[2] != in_order[3]:
+        expected = "[p, p, channels, width]" if flax else "[width, channels, p, p]"
+        raise UserError(f"tensor {name} is {list(shape)}, expected {expected} for square patches")
+    return in_order[:3]

@@ -1,23 +1,22 @@
-"""Finds, recognizes and converts weights into a model's parameters, and reports on it."""
+"""Converts weights into the parameters of a model, and reports on it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import unflatten_dict
 
 from shapjax import models
-from shapjax.config import default_config, model_settings, set_model
 from shapjax.errors import UserError, as_user_error, few
-from shapjax.pretrained import convnext, hub, own_run, resnet, vit
-from shapjax.pretrained.architecture import HEADS, Architecture
-from shapjax.pretrained.weights import Weights, open_weights
-
-# A module for each family of weights, see `architecture`; the first that recognizes the names converts them.
-FAMILIES = (vit, resnet, convnext)
-HEAD_SETTINGS = ("head_scale", "center")  # set by the weights only if their head is kept
+from shapjax.models import HEADS
+from shapjax.pretrained import hub, own_run, recipes, recognition
+from shapjax.pretrained.architecture import HEAD_SETTINGS, Architecture, Plan
+from shapjax.pretrained.positions import interpolate, sincos
+from shapjax.pretrained.weights import open_weights
 
 
 class Report(NamedTuple):
@@ -59,10 +58,12 @@ def describe(name: str) -> Architecture:
       UserError: if they are missing, damaged, or of no known model.
     """
     path = hub.locate(name)
-    return own_run.describe(path) if own_run.is_run(path) else _recognized(open_weights(path))[1]
+    if own_run.is_run(path):
+        return own_run.describe(path)
+    return recognition.recognize(open_weights(path)).plan.architecture
 
 
-def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num_classes: int, new_head: bool
+def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], class_names: Sequence[str], new_head: bool
          ) -> tuple[dict[str, Any], Report]:
     """Loads the parameters of a model from weights.
 
@@ -71,43 +72,79 @@ def load(name: str, module: nn.Module, *, image_shape: tuple[int, int, int], num
       module: the model, with the settings that `describe` returns; its image size may be another.
       image_shape: (H, W, C) of the images it is for. If they have one channel and the weights' three, the kernel that
         reads the channels is summed over them, as if the channel were repeated.
-      num_classes: K.
+      class_names: of the K classes of the images. A head whose weights name their classes is put in this order.
       new_head: leave out the weights' head.
 
     Returns:
-      parameters on the host, float32, nested as the module's, without those of `architecture.HEADS` that have to be
+      parameters on the host, float32, nested as the module's, without those of `models.HEADS` that have to be
       initialized; and the report.
 
     Raises:
-      UserError: if the weights are missing, damaged or of another model, or if they have another number of classes and
+      UserError: if the weights are missing, damaged or of another model, or if they are for other classes and
         new_head is not set.
     """
-    path, weights = hub.locate(name), {}
+    path, notes = hub.locate(name), ()
     if own_run.is_run(path):
-        architecture = own_run.describe(path)
+        weights, plan = own_run.read_plan(path)
     else:
-        weights = open_weights(path)
-        family, architecture = _recognized(weights)
+        weights, plan, notes = recognition.recognize(open_weights(path))
+    architecture, table = plan.architecture, plan.recipes
     require_fit(name, architecture, _settings(module, architecture))
-    if architecture.num_classes not in (None, num_classes) and not new_head:
-        raise UserError(f"the head of {name} is for {architecture.num_classes} classes, the dataset has {num_classes}; "
-                        "set --config.new_head=True to make a new one")
-    converted = family.convert(weights, architecture, module) if weights else own_run.convert(path, module)
-    params, notes, used, ignored = dict(converted.params), converted.notes, converted.used, converted.ignored
+    order, order_note = None, ()
     if new_head:
-        params = {key: value for key, value in params.items() if key not in HEADS}
-        used, ignored = used - converted.head, ignored | converted.head
-    elif converted.head_note:
-        notes += (converted.head_note,)
+        table = {key: recipe for key, recipe in table.items() if key.partition("/")[0] not in HEADS}
+    elif architecture.num_classes is not None:
+        order, order_note = _order_of_classes(name, architecture, class_names)
+    params = unflatten_dict({key: recipes.make(weights, recipe) for key, recipe in table.items()}, sep="/")
+    notes += ((plan.note,) if plan.note else ()) + _fit_positions(params, plan, module)
+    if plan.head_note and not new_head:
+        notes += (plan.head_note,)
+    if order is not None:
+        for head in (key for key in HEADS if key in params):
+            params[head] = _reordered(params[head], order)
+    notes += order_note
     expected = models.param_shapes(module, image_shape=image_shape)
     params, more = _fitted(name, params, expected, architecture.channels, image_shape[2])
     new = tuple(f"{key} ({sum(x.size for x in jax.tree.leaves(expected[key])):,} parameters)"
                 for key in expected if key not in params)
+    used = recipes.names(table)
+    ignored = ({key for key in weights if re.match(plan.ignored, key)} | recipes.names(plan.recipes)) - used
     return params, Report(
         name=name, layout=architecture.layout, num_tensors=len(used),
         num_parameters=sum(x.size for x in jax.tree.leaves(params)), new=new, ignored=tuple(sorted(ignored)),
-        skipped=tuple(sorted(set(weights) - used - ignored)),
-        notes=notes + more)
+        skipped=tuple(sorted(set(weights) - used - ignored)), notes=notes + more)
+
+
+def _order_of_classes(name: str, architecture: Architecture, class_names: Sequence[str]
+                      ) -> tuple[list[int] | None, tuple[str, ...]]:
+    """Returns where each of the images' classes stands in the weights' head (None: at its own place), and notes.
+
+    Raises:
+      UserError: if the head is for other classes; names the first that disagree.
+    """
+    advice = "set --config.new_head=True to make a new one"
+    if architecture.num_classes != len(class_names):
+        raise UserError(f"the head of {name} is for {architecture.num_classes} classes, the dataset has "
+                        f"{len(class_names)}; {advice}")
+    if architecture.class_names is None:
+        return None, ("the weights do not name their classes: taken to be in the dataset's order",)
+    theirs, ours = ([text.casefold().replace("_", " ") for text in names]
+                    for names in (architecture.class_names, class_names))
+    if theirs == ours:
+        return None, ()
+    if sorted(theirs) != sorted(ours) or len(set(theirs)) < len(theirs):
+        only = [[original for original, text in zip(names, texts, strict=True) if text not in others]
+                for names, texts, others in ((architecture.class_names, theirs, ours), (class_names, ours, theirs))]
+        raise UserError(f"the head of {name} is for other classes (only there: {few(only[0])}; only in the dataset: "
+                        f"{few(only[1])}); {advice}")
+    return [theirs.index(text) for text in ours], ("the head's classes are put in the dataset's order",)
+
+
+def _reordered(head: dict[str, Any], order: list[int]) -> dict[str, Any]:
+    """Returns the parameters of a head, or of an explainer head, whose last layer has its classes in another order."""
+    if "head" in head:
+        return head | {"head": _reordered(head["head"], order)}
+    return {key: x[..., order] for key, x in head.items()}
 
 
 def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any]) -> None:
@@ -123,8 +160,9 @@ def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any])
     if not differing:
         return
     if given.get("backbone", theirs["backbone"]) == theirs["backbone"]:
+        of_any_size = architecture._replace(image_size=None)
         with as_user_error(f"weights {name}: "):
-            ours, wanted = (_shapes(architecture, theirs | dict(changes)) for changes in (given, {}))
+            ours, wanted = (recognition.param_shapes(of_any_size, theirs | dict(changes)) for changes in (given, {}))
         tensors = [f"{path} is {list(wanted[path])} instead of {list(ours[path])}" if path in ours else f"{path} is new"
                    for path in wanted if wanted[path] != ours.get(path)]
     else:
@@ -134,15 +172,6 @@ def require_fit(name: str, architecture: Architecture, given: Mapping[str, Any])
                     f"{_likeliest(theirs)}: set that, or leave --config.model.variant empty")
 
 
-def _recognized(weights: Weights) -> tuple[Any, Architecture]:
-    """Returns the family of weights, and their architecture."""
-    for family in FAMILIES:
-        if (architecture := family.recognize(weights)) is not None:
-            return family, architecture
-    raise UserError(f"weights {weights.path} are of no known model (their tensors: {few(sorted(weights))}); "
-                    "docs/models.md lists what can be loaded")
-
-
 def _settings(module: nn.Module, architecture: Architecture) -> dict[str, Any]:
     """Returns the settings that a module was built with, as far as weights decide them, without the head's."""
     backbone = next(key for key, value in models.BACKBONES.items() if isinstance(module, value))
@@ -150,14 +179,19 @@ def _settings(module: nn.Module, architecture: Architecture) -> dict[str, Any]:
                                      if hasattr(module, key) and key not in HEAD_SETTINGS}
 
 
-def _shapes(architecture: Architecture, settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes, by path, of the parameters of a model with these settings, for images of 2x2 patches."""
-    config = default_config()
-    set_model(config, settings)
-    image_shape = (2 * config.model.patch_size, 2 * config.model.patch_size, architecture.channels)
-    module = models.build(model_settings(config), image_shape=image_shape, num_classes=2)
-    leaves = jax.tree_util.tree_leaves_with_path(models.param_shapes(module, image_shape=image_shape))
-    return {_text(path): x.shape for path, x in leaves}
+def _fit_positions(params: dict[str, Any], plan: Plan, module: nn.Module) -> tuple[str, ...]:
+    """Fits positions among the parameters to the module's grid, or adds the fixed ones; returns notes."""
+    architecture, new = plan.architecture, module.grid
+    if architecture.settings["backbone"] == "vit" and "positions" not in params:
+        params["positions"] = sincos(new, module.width)
+        return ()
+    placed = [tree for tree in (params, params.get("explainer", {})) if "positions" in tree]
+    if not placed:
+        return ()
+    old = tuple(side // module.patch_size for side in architecture.image_size)
+    for tree in placed:
+        tree["positions"] = interpolate(tree["positions"], old, new, antialias=plan.antialias)
+    return (f"positions interpolated from {old[0]}x{old[1]} to {new[0]}x{new[1]}",) if old != new else ()
 
 
 def _likeliest(settings: Mapping[str, Any]) -> str:

@@ -2,15 +2,15 @@
 
 import os
 
-import jax
-from flax import linen as nn
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from shapjax.config import model_settings
 from shapjax.errors import UserError
 from shapjax.export import read
 from shapjax.paths import as_path
-from shapjax.pretrained.architecture import HEADS, RUN_SETTINGS, Architecture, Converted
-from shapjax.pretrained.positions import interpolate
+from shapjax.pretrained.architecture import RUN_SETTINGS, Architecture, Plan
+from shapjax.pretrained.recipes import Recipe
 from shapjax.training import checkpoint
 
 
@@ -32,19 +32,10 @@ def describe(path: str | os.PathLike) -> Architecture:
     if not settings["explainer_depth"]:  # an explainer head may be added
         del settings["explainer_depth"]
     return Architecture("run of shapjax", settings, meta.image_shape[:2], len(meta.class_names), meta.mean, meta.std,
-                        meta.image_shape[2])
+                        meta.image_shape[2], meta.class_names)
 
 
-def convert(path: str | os.PathLike, module: nn.Module) -> Converted:
-    """Returns the newest checkpoint's parameters for inference; positions are fitted to the module's grid."""
-    params, meta, _ = read.read_model(path)
-    old, notes = read.build(meta).grid, ()
-    placed = [tree for tree in (params, params.get("explainer", {})) if "positions" in tree]
-    if placed and old != module.grid:
-        for tree in placed:
-            tree["positions"] = interpolate(tree["positions"], old, module.grid)
-        notes = (f"positions interpolated from {old[0]}x{old[1]} to {module.grid[0]}x{module.grid[1]}",)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names, heads = (frozenset(map(jax.tree_util.keystr, some))
-                    for some in (paths, [path for path in paths if path[0].key in HEADS]))
-    return Converted(params, names, frozenset(), notes, head=heads)
+def read_plan(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Plan]:
+    """Returns the newest checkpoint's parameters for inference, by path, and the plan to take them as they are."""
+    tensors = flatten_dict(read.read_model(path)[0], sep="/")
+    return tensors, Plan(describe(path), {name: Recipe((name,)) for name in tensors}, blocks="")

@@ -30,14 +30,15 @@ def grid_of(rows: int, *, prefix_tokens: int, grid: tuple[int, int] | None) -> t
     return None
 
 
-def interpolate(positions_ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Interpolates positions to another grid: bicubic, antialiased where the grid gets coarser.
-
-    The same as torch's `interpolate(mode="bicubic", antialias=True)`: Keys 1981 with a = -0.5.
+def interpolate(positions_ND: np.ndarray, old: tuple[int, int], new: tuple[int, int], *, antialias: bool
+                ) -> np.ndarray:
+    """Interpolates positions to another grid as torch's `interpolate(mode="bicubic")` does, which weights were made by.
 
     Args:
       positions_ND: float [N, D], N = gh·gw of the old grid.
       old, new: grids (gh, gw).
+      antialias: average where the grid gets coarser, with Keys's (1981) a = -0.5; else take the four nearest positions
+        each way, with a = -0.75.
 
     Returns:
       float [N, D], N of the new grid.
@@ -45,8 +46,23 @@ def interpolate(positions_ND: np.ndarray, old: tuple[int, int], new: tuple[int, 
     if tuple(old) == tuple(new):
         return positions_ND
     d = positions_ND.shape[-1]
-    resized = jax.image.resize(positions_ND.reshape(*old, d), (*new, d), method="cubic", antialias=True)
-    return np.asarray(resized).reshape(-1, d)
+    positions = positions_ND.reshape(*old, d)
+    if antialias:
+        return np.asarray(jax.image.resize(positions, (*new, d), method="cubic", antialias=True)).reshape(-1, d)
+    rows, columns = (_bicubic(*sizes) for sizes in zip(old, new, strict=True))
+    return np.einsum("Yy,Xx,yxd->YXd", rows, columns, positions, optimize=True).astype(np.float32).reshape(-1, d)
+
+
+def _bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
+    """Returns the weights [new, old] of bicubic interpolation without antialiasing; the border is repeated."""
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(place).astype(int)
+    weights = np.zeros((new, old))
+    for tap in (-1, 0, 1, 2):
+        x = np.abs(place - first - tap)
+        value = np.where(x <= 1, ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), value)
+    return weights
 
 
 def sincos(grid: Sequence[int], width: int) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""Tables of recipes, which make our parameters of foreign tensors. A table is checked before any tensor is read."""
+"""Tables of recipes, which make our parameters of foreign tensors, and the recipes of torch's layers."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from shapjax.errors import UserError, few
-from shapjax.pretrained.weights import Weights
+# What transformers puts before the names of a model's tensors where something else, as a classifier, is beside it.
+_TOWER = r"((?:vit|deit|dinov2|dinov2_with_registers|vision_model|resnet|convnext)\.)?"
 
 
 class Recipe(NamedTuple):
@@ -14,90 +15,96 @@ class Recipe(NamedTuple):
 
     Attributes:
       names: of the tensors; those of a block have {} in place of its number.
-      make: function of the tensors, float32, that returns the parameter.
+      make: function of the tensors, float32, that returns the parameter, or the part of it that is a block's.
+      depth: number of the blocks whose parts are stacked to the parameter [L, ...]; None: it is made at once.
     """
 
     names: tuple[str, ...]
     make: Callable[..., np.ndarray] = lambda x: x
+    depth: int | None = None
+
+    def tensors(self) -> list[tuple[str, ...]]:
+        """Returns the names of the tensors of each block, or of the only part."""
+        if self.depth is None:
+            return [self.names]
+        return [tuple(name.replace("{}", str(i)) for name in self.names) for i in range(self.depth)]
 
 
-Recipes = dict[tuple[str, ...], Recipe]  # by the parameter's path
+Recipes = dict[str, Recipe]  # by the parameter's path: "blocks/mlp_in/kernel"
 
 
-def names(recipes: Recipes, number: int | None = None) -> list[str]:
-    """Returns the names of the tensors that recipes need; number: of the block, for recipes of blocks."""
-    every = [name for recipe in recipes.values() for name in recipe.names]
-    return list(dict.fromkeys(every if number is None else [name.format(number) for name in every]))
+def names(recipes: Recipes) -> frozenset[str]:
+    """Returns the names of all tensors that recipes need."""
+    return frozenset(name for recipe in recipes.values() for part in recipe.tensors() for name in part)
 
 
-def head_names(recipes: Recipes) -> frozenset[str]:
-    """Returns the names of the tensors that the head's parameters need."""
-    return frozenset(names({path: recipe for path, recipe in recipes.items() if path[0] == "head"}))
+def make(weights: Mapping[str, np.ndarray], recipe: Recipe) -> np.ndarray:
+    """Reads the tensors, block by block, and returns the parameter."""
+    result = None
+    for i, part in enumerate(recipe.tensors()):
+        made = recipe.make(*(weights[name] for name in part))
+        if recipe.depth is None:
+            return made
+        result = np.empty((recipe.depth, *made.shape), np.float32) if result is None else result
+        result[i] = made
+    return result
 
 
-def make(weights: Weights, recipes: Recipes) -> dict[tuple[str, ...], np.ndarray]:
-    """Reads the tensors and returns the parameters by their paths."""
-    return {path: recipe.make(*(weights[name] for name in recipe.names)) for path, recipe in recipes.items()}
-
-
-def make_stacked(weights: Weights, recipes: Recipes, depth: int, *, stacked: bool) -> dict[tuple[str, ...], np.ndarray]:
-    """Reads the tensors, block by block, and returns the parameters [L, ...] of L = depth blocks by their paths.
-
-    Args:
-      weights: to read from.
-      recipes: of a block.
-      depth: L.
-      stacked: the tensors are [L, ...] too, and have no {} in their names.
-    """
-    def stack(recipe: Recipe) -> np.ndarray:
-        whole = [weights[name] for name in recipe.names] if stacked else None
-        result = None
-        for i in range(depth):
-            parts = [x[i] for x in whole] if stacked else [weights[name.format(i)] for name in recipe.names]
-            part = recipe.make(*parts)
-            result = np.empty((depth, *part.shape), np.float32) if result is None else result
-            result[i] = part
-        return result
-
-    return {path: stack(recipe) for path, recipe in recipes.items()}
-
-
-def require_fit(weights: Weights, recipes: Recipes, expected: dict[tuple[str, ...], tuple[int, ...]], layout: str, *,
-                depth: int | None = None, stacked: bool = False) -> None:
-    """Raises UserError, naming the first few tensors, if parameters would not have the expected shapes. Reads nothing.
+def misfits(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], expected: tuple[int, ...]
+            ) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields what would not make the parameter, "name is shape", and the shape that it should make. Reads nothing.
 
     Args:
-      weights: whose shapes are looked at.
-      recipes: of a block if depth is given.
-      expected: shapes of the parameters, by path.
-      layout: of the weights, for the message.
-      depth: number of blocks.
-      stacked: as in `make_stacked`.
+      recipe: of the parameter.
+      shapes: of the tensors.
+      expected: shape of the parameter.
     """
-    wrong = []
-    for path, recipe in recipes.items():
-        for i in range(1 if depth is None or stacked else depth):
-            given = {name.format(i): weights.shapes[name.format(i)] for name in recipe.names}
-            try:
-                # Zeros that take no memory stand for the tensors.
-                shapes = [shape[1:] if stacked and shape[:1] == (depth,) else shape for shape in given.values()]
-                shape = recipe.make(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
-            except (ValueError, IndexError):  # from numpy, if the shapes do not fit each other
-                shape = None
-            if shape != expected[path]:
-                wrong += [f"{name} is {list(shape)}" for name, shape in given.items()]
-    if wrong:
-        raise UserError(f"weights {weights.path} look like {layout}, but have tensors whose shapes do not fit the "
-                        f"others: {few(wrong)}; is the file damaged, or of a variant of that model?")
+    wanted = expected if recipe.depth is None else expected[1:]
+    for part in recipe.tensors():
+        try:  # zeros that take no memory stand for the tensors
+            made = recipe.make(*(np.broadcast_to(np.float32(0), shapes[name]) for name in part)).shape
+        except (ValueError, IndexError):  # of numpy, if the shapes do not fit each other
+            made = None
+        if made != wanted:
+            yield ", ".join(f"{name} is {list(shapes[name])}" for name in part), wanted
 
 
-def torch_norm(path: tuple[str, ...], name: str) -> Recipes:
+def of_blocks(recipes: Recipes, path: str, depth: int | None) -> Recipes:
+    """Returns the recipes of a block as those of all blocks, whose parameters are under `path`."""
+    return {f"{path}/{key}": recipe._replace(depth=depth) for key, recipe in recipes.items()}
+
+
+def count_blocks(names: Iterable[str], start: str) -> int:
+    """Returns the number of blocks, by the highest number after the start of their tensors' names."""
+    found = [re.match(rf"{re.escape(start)}(\d+)[./]", name) for name in names]
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def prefix_of(names: Iterable[str], end: str) -> str | None:
+    """Returns what transformers has before `end`, the end of a tensor's name; None: there is no such tensor."""
+    matches = (re.fullmatch(rf"{_TOWER}{re.escape(end)}", name) for name in names)
+    return next((match[1] or "" for match in matches if match), None)
+
+
+def torch_norm(path: str, name: str) -> Recipes:
     """Returns the recipes of torch's LayerNorm."""
-    return {(*path, "scale"): Recipe((f"{name}.weight",)), (*path, "bias"): Recipe((f"{name}.bias",))}
+    return {f"{path}/scale": Recipe((f"{name}.weight",)), f"{path}/bias": Recipe((f"{name}.bias",))}
 
 
-def torch_linear(path: tuple[str, ...], name: str, *, scale: str | None = None) -> Recipes:
-    """Returns the recipes of torch's Linear, weight [out, in]; scale: a tensor [out] to multiply its result by."""
-    scales = (scale,) if scale else ()
-    return {(*path, "kernel"): Recipe((f"{name}.weight", *scales), lambda weight, gamma=1: weight.T * gamma),
-            (*path, "bias"): Recipe((f"{name}.bias", *scales), lambda bias, gamma=1: bias * gamma)}
+def torch_linear(path: str, name: str) -> Recipes:
+    """Returns the recipes of torch's Linear, weight [out, in].
+
+    The weight may be that of a 1x1 convolution, [out, in, 1, 1], as some models have it in place of a Linear.
+    """
+    return {f"{path}/kernel": Recipe((f"{name}.weight",), lambda x: x.reshape(x.shape[:2]).T),
+            f"{path}/bias": Recipe((f"{name}.bias",))}
+
+
+def torch_conv(path: str, name: str) -> Recipes:
+    """Returns the recipes of torch's Conv2d."""
+    return {f"{path}/kernel": Recipe((f"{name}.weight",), as_conv), f"{path}/bias": Recipe((f"{name}.bias",))}
+
+
+def as_conv(kernel: np.ndarray) -> np.ndarray:
+    """Returns the kernel [out, in, h, w] of a torch convolution as Flax has it, [h, w, in, out]."""
+    return kernel.transpose(2, 3, 1, 0)

@@ -4,159 +4,98 @@ Batch norms become a scale and a bias for each channel, with the running statist
 in a trained classifier. The head acts on each cell, and the mean of these patch logits is the classifier's logits.
 """
 
-import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 
 from shapjax.errors import UserError
-from shapjax.models.resnet import EXPANSION
-from shapjax.pretrained import recipes
-from shapjax.pretrained.architecture import (
-    Architecture,
-    Converted,
-    as_conv,
-    normalization,
-    require_no_more,
-    require_shapes,
-)
-from shapjax.pretrained.recipes import Recipe, Recipes
+from shapjax.pretrained.architecture import Plan, conv_sizes, describe
+from shapjax.pretrained.recipes import Recipe, Recipes, as_conv, count_blocks, prefix_of, torch_linear
 from shapjax.pretrained.weights import Weights
 
 EPSILON = 1e-5  # of batch norms, in both libraries
-_HUGGING_FACE_STEM = "embedder.embedder.convolution.weight"
 
 
-class _Layer(NamedTuple):
-    """A convolution and the norm after it: our paths, their names, the shape of torch's kernel."""
-
-    path: tuple[str, ...]
-    norm_path: tuple[str, ...]
-    name: str
-    norm_name: str
-    shape: tuple[int, int, int, int]
-
-
-class _Plan(NamedTuple):
-    """Holds which tensor goes where.
+class _Names(NamedTuple):
+    """The names of a library; stem, layer and skip are those of a convolution and of the norm after it.
 
     Attributes:
-      layout, settings, channels, num_classes: as in `Architecture`.
-      layers: all but the head.
-      block: pattern of the names of blocks' tensors.
-      head: name of the classifier; None: there is none.
+      layout: as in `Architecture`.
+      stem, head: outside of the stages.
+      stages, stage: start of the names of all stages, and of a stage's blocks with {} for its number.
+      layer: of a block, with {} for its number.
+      skip: of a block whose input has other channels than its output.
+      first: number of the first stage, and of the first layer of a block.
     """
 
     layout: str
-    settings: dict[str, Any]
-    channels: int
-    num_classes: int | None
-    layers: tuple[_Layer, ...]
-    block: str
-    head: str | None
+    stem: tuple[str, str]
+    head: str
+    stages: str
+    stage: str
+    layer: tuple[str, str]
+    skip: tuple[str, str]
+    first: int
 
 
-def recognize(weights: Weights) -> Architecture | None:
-    """Returns the architecture of a ResNet's weights; None: their names are those of no ResNet.
+_HUGGING_FACE = _Names(
+    "Hugging Face ResNet", ("embedder.embedder.convolution", "embedder.embedder.normalization"), "classifier.1",
+    "encoder.stages.", "encoder.stages.{}.layers.", ("layer.{}.convolution", "layer.{}.normalization"),
+    ("shortcut.convolution", "shortcut.normalization"), 0)
+_TIMM = _Names("timm ResNet", ("conv1", "bn1"), "fc", "layer", "layer{}.", ("conv{}", "bn{}"),
+               ("downsample.0", "downsample.1"), 1)
+
+
+def plan(weights: Weights) -> Plan | None:
+    """Returns the plan for a `models.resnet.ResNet`; None: the names follow another scheme.
 
     Raises:
-      UserError: if tensors are missing, have other shapes than they should, or belong to parts that our ResNet lacks.
+      UserError: if the config.json says that it is a variant that our ResNet is not.
     """
-    plan, config = _plan(weights), weights.config
-    if plan is None:
+    names, prefix = _HUGGING_FACE, prefix_of(weights, "encoder.stages.0.layers.0.layer.0.convolution.weight")
+    if prefix is None and "layer1.0.conv1.weight" in weights:
+        names, prefix = _TIMM, ""
+    if prefix is None:
         return None
+    config, stages = weights.config, []
     if config.get("downsample_in_first_stage") or config.get("hidden_act", "relu") != "relu":
         raise UserError(f"the config.json beside {weights.path} says downsample_in_first_stage, or a hidden_act other "
                         "than relu, which this ResNet lacks; use weights of a plain ResNet")
-    known = recipes.names(_recipes(plan))
-    shapes = dict.fromkeys(known) | {layer.name: layer.shape for layer in plan.layers}
-    if plan.head:
-        shapes[f"{plan.head}.weight"] = (plan.num_classes, plan.layers[-1].shape[0])
-    require_shapes(weights, shapes, plan.layout)
-    require_no_more(weights, [name for name in weights if re.match(plan.block, name)], {*known, *_ignored(weights)},
-                    plan.layout)
-    return Architecture(plan.layout, plan.settings, None, plan.num_classes, *normalization(weights), plan.channels)
-
-
-def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """Returns the parameters of a `models.resnet.ResNet` with the settings that `recognize` gave."""
-    table = _recipes(_plan(weights))
-    return Converted(unflatten_dict(recipes.make(weights, table)), frozenset(recipes.names(table)), _ignored(weights),
-                     head=recipes.head_names(table))
-
-
-def _plan(weights: Weights) -> _Plan | None:
-    """Returns the plan; None: the names are those of no ResNet."""
-    hugging_face = next((name for name in weights if name.endswith(_HUGGING_FACE_STEM)), None)
-    if hugging_face:
-        layout, stem, head, prefix = ("Hugging Face ResNet", hugging_face, "classifier.1",
-                                      hugging_face.removesuffix(_HUGGING_FACE_STEM))
-        block, third = rf"{re.escape(prefix)}encoder\.stages\.(\d+)\.layers\.(\d+)\.", "layer.2.convolution"
-    elif "layer1.0.conv1.weight" in weights:
-        layout, stem, head, prefix = "timm ResNet", "conv1.weight", "fc", ""
-        block, third = r"layer(\d+)\.(\d+)\.", "conv3"
-    else:
-        return None
-    found = [tuple(map(int, match.groups())) for name in weights if (match := re.match(block, name))]
-    first, last = min(found, default=(0,))[0], max(found, default=(0,))[0]  # timm counts stages from 1
-    stages = tuple(max((number + 1 for stage, number in found if stage == one), default=0)
-                   for one in range(first, last + 1))
-    width, channels = (*weights.shapes.get(stem, ()), 0, 0)[:2]
-    classes = weights.shapes.get(f"{head}.bias", (None,))[0]
+    while count := count_blocks(weights, prefix + names.stage.format(len(stages) + names.first)):
+        stages.append(count)
+    width, channels, _ = conv_sizes(weights, f"{prefix}{names.stem[0]}.weight")
+    third_layer = prefix + f"{names.stage}0.{names.layer[0]}.weight".format(names.first, names.first + 2)
     settings = dict(
-        backbone="resnet", patch_size=4 * 2 ** (len(stages) - 1), width=width, stages=stages,
-        bottleneck=any(re.match(rf"{block}{re.escape(third)}\.", name) for name in weights),
-        stride_in_1x1=bool(weights.config.get("downsample_in_bottleneck", False)), batch_norm=True)
-    settings |= dict(head_scale="mean", center=False) if classes else {}
-    layers = tuple(_layers(settings, channels, prefix, timm=not hugging_face))
-    return _Plan(layout, settings, channels, classes, layers, block, head if classes else None)
+        backbone="resnet", patch_size=4 * 2 ** (len(stages) - 1), width=width, stages=tuple(stages),
+        bottleneck=third_layer in weights, stride_in_1x1=bool(config.get("downsample_in_bottleneck", False)),
+        batch_norm=True)
+    table = _recipes(names, prefix, stages, bottleneck=settings["bottleneck"])
+    if f"{names.head}.bias" in weights:
+        table |= torch_linear("head", names.head)
+    return Plan(describe(weights, names.layout, settings, table, channels=channels), table,
+                blocks=prefix + names.stages, ignored=r".*\.num_batches_tracked$")
 
 
-def _layers(settings: dict[str, Any], channels: int, prefix: str, *, timm: bool) -> Iterator[_Layer]:
-    """Yields all layers with a kernel but the head, in the order of computation."""
-    width, bottleneck = settings["width"], settings["bottleneck"]
-
-    def layer(path: tuple[str, ...], names: tuple[str, str] | str, shape: tuple[int, int, int, int]) -> _Layer:
-        name, norm_name = names if timm else (f"{prefix}{names}.convolution", f"{prefix}{names}.normalization")
-        norm_path = (*path[:-1], path[-1].replace("conv", "norm") if len(path) > 1 else f"{path[-1]}_norm")
-        return _Layer(path, norm_path, f"{name}.weight", norm_name, shape)
-
-    yield layer(("stem",), ("conv1", "bn1") if timm else "embedder.embedder", (width, channels, 7, 7))
-    before = width
-    for stage, count in enumerate(settings["stages"]):
-        w = width * 2**stage
-        after = EXPANSION * w if bottleneck else w
+def _recipes(names: _Names, prefix: str, stages: list[int], *, bottleneck: bool) -> Recipes:
+    """Returns the recipes of all parameters but the head's; prefix: of the names."""
+    table = _layer("stem", "stem_norm", prefix, names.stem)
+    for stage, count in enumerate(stages):
         for number in range(count):
             ours = f"stage{stage}_block{number}"
-            theirs = f"layer{stage + 1}.{number}." if timm else f"encoder.stages.{stage}.layers.{number}."
-            shapes = [(w, before, 3, 3), (w, w, 3, 3)]
-            if bottleneck:
-                shapes = [(w, before, 1, 1), (w, w, 3, 3), (after, w, 1, 1)]
-            for i, shape in enumerate(shapes, start=1):
-                names = (f"{theirs}conv{i}", f"{theirs}bn{i}") if timm else f"{theirs}layer.{i - 1}"
-                yield layer((ours, f"conv{i}"), names, shape)
-            if before != after:
-                names = (f"{theirs}downsample.0", f"{theirs}downsample.1") if timm else f"{theirs}shortcut"
-                yield layer((ours, "conv_skip"), names, (after, before, 1, 1))
-            before = after
-
-
-def _recipes(plan: _Plan) -> Recipes:
-    """Returns the recipes of all parameters."""
-    table = recipes.torch_linear(("head",), plan.head) if plan.head else {}
-    for layer in plan.layers:
-        table[*layer.path, "kernel"] = Recipe((layer.name,), as_conv)
-        weight, bias, mean, variance = (f"{layer.norm_name}.{name}"
-                                        for name in ("weight", "bias", "running_mean", "running_var"))
-        table[*layer.norm_path, "scale"] = Recipe((weight, variance), lambda weight, v: weight / np.sqrt(v + EPSILON))
-        table[*layer.norm_path, "bias"] = Recipe(
-            (weight, bias, mean, variance), lambda weight, bias, m, v: bias - m * weight / np.sqrt(v + EPSILON))
+            theirs = f"{prefix}{names.stage.format(stage + names.first)}{number}."
+            for i in range(3 if bottleneck else 2):
+                table |= _layer(f"{ours}/conv{i + 1}", f"{ours}/norm{i + 1}", theirs,
+                                [name.format(i + names.first) for name in names.layer])
+            if not number and (stage or bottleneck):
+                table |= _layer(f"{ours}/conv_skip", f"{ours}/norm_skip", theirs, names.skip)
     return table
 
 
-def _ignored(weights: Weights) -> frozenset[str]:
-    """Returns the names of the tensors that are of no use."""
-    return frozenset(name for name in weights if name.endswith(".num_batches_tracked"))
+def _layer(conv: str, norm: str, prefix: str, names: tuple[str, str]) -> Recipes:
+    """Returns the recipes of a convolution and of the batch norm after it, at these paths."""
+    weight, bias, mean, variance = (f"{prefix}{names[1]}.{part}"
+                                    for part in ("weight", "bias", "running_mean", "running_var"))
+    return {f"{conv}/kernel": Recipe((f"{prefix}{names[0]}.weight",), as_conv),
+            f"{norm}/scale": Recipe((weight, variance), lambda weight, v: weight / np.sqrt(v + EPSILON)),
+            f"{norm}/bias": Recipe((weight, bias, mean, variance),
+                                   lambda weight, bias, m, v: bias - m * weight / np.sqrt(v + EPSILON))}

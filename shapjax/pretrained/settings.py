@@ -6,9 +6,9 @@ import ml_collections
 
 from shapjax import models
 from shapjax.config import model_settings, set_model
-from shapjax.errors import UserError, as_user_error
+from shapjax.errors import as_user_error
 from shapjax.pretrained import loading
-from shapjax.pretrained.architecture import RUN_SETTINGS
+from shapjax.pretrained.architecture import HEAD_SETTINGS, RUN_SETTINGS
 from shapjax.training import checkpoint
 
 
@@ -36,13 +36,9 @@ def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> m
         architecture = loading.describe(config.pretrained)
         keeps_head = architecture.num_classes is not None and not config.new_head
         settings = {key: value for key, value in architecture.settings.items()
-                    if keeps_head or key not in loading.HEAD_SETTINGS}
+                    if keeps_head or key not in HEAD_SETTINGS}
         mean, std = architecture.mean or (), architecture.std or ()
-    try:
-        set_model(config, settings)
-    except TypeError as e:
-        raise UserError(f"the config.json of {config.pretrained} has a value of another type than expected: "
-                        f"{str(e)[:200]}; copy it again") from e
+    set_model(config, settings)
     if meta is None and config.model.variant:
         with as_user_error("--config.model."):
             variant = models.variant(config.model.variant)

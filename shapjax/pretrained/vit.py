@@ -1,138 +1,125 @@
-"""Weights of vision transformers, under the names of Hugging Face, timm or Google.
+"""Weights of vision transformers: what the plans by the names of Hugging Face, timm and Google share.
 
-A module for each scheme of names makes a plan, which tensor goes where; this module makes the parameters. The features
-are exactly the same: CLS, distillation and register tokens become prefix tokens with their positions added, LayerScale
-is multiplied into the weights before it, queries, keys and values become one product. The logits of a classifier that
-was trained on the CLS token are not: here its head acts on each patch token, and their mean is taken. It has to be
-fine-tuned.
+The features are exactly the same: CLS, distillation and register tokens become prefix tokens with their positions
+added; queries, keys and values become one product. The logits of a classifier that was trained on the CLS token are
+not: here its head acts on each patch token, and their mean is taken. It has to be fine-tuned.
 """
 
 import math
-import re
+from typing import Any
 
 import numpy as np
-from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 
-from shapjax.errors import UserError, few
-from shapjax.pretrained import recipes, vit_google, vit_hugging_face, vit_timm
-from shapjax.pretrained.architecture import Architecture, Converted, require, require_no_more
-from shapjax.pretrained.positions import grid_of, interpolate, sincos
-from shapjax.pretrained.vit_plan import Plan
+from shapjax.errors import UserError
+from shapjax.pretrained.architecture import Plan, describe, size
+from shapjax.pretrained.positions import grid_of
+from shapjax.pretrained.recipes import Recipe, Recipes, count_blocks, of_blocks, torch_linear, torch_norm
 from shapjax.pretrained.weights import Weights
 
+READS_CLS = "the head was trained on the CLS token and now acts on the patches: fine-tune the model"
 # Attention heads by width, where a head is not 64 wide: SoViT-400M, H, g, "giantopt", G.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 
 
-def recognize(weights: Weights) -> Architecture | None:
-    """Returns the architecture of a ViT's weights; None: their names are those of no ViT.
-
-    Raises:
-      UserError: if tensors are missing, have other shapes than they should, or belong to parts that our ViT lacks.
-    """
-    plan = _plan(weights)
-    if plan is None:
-        return None
-    depth, shapes = _depth(weights, plan), weights.shapes
-    blocks = {name for i in range(depth) for name in recipes.names(plan.block, i)}
-    positions = [plan.positions] if plan.positions else []
-    require(weights, [*recipes.names(plan.top), *plan.prefix_tokens, *positions, *sorted(blocks)], plan.layout)
-    require_no_more(weights, (name for name in weights if _in_blocks(plan).match(name)), blocks, plan.layout)
-    head, hidden = plan.top.get(("head", "bias")), shapes[plan.block["mlp_in", "bias"].names[0].format(0)][-1]
-    num_classes = shapes[head.names[0]][0] if head else None
-    _require_shapes(weights, plan, depth=depth, hidden=hidden, num_classes=num_classes)
-    prefix_tokens = sum(math.prod(shapes[name]) // plan.width for name in plan.prefix_tokens)
-    settings = dict(
-        backbone="vit", patch_size=plan.patch_size, width=plan.width, depth=depth,
-        heads=plan.heads or _usual_heads(weights, plan.width), mlp_ratio=hidden / plan.width,
-        class_token=plan.class_token, registers=prefix_tokens - plan.class_token, activation=plan.activation,
-        norm_epsilon=plan.norm_epsilon, input_norm=("norm_in", "scale") in plan.top, norm_place=plan.norm_place)
-    if head:
-        settings |= dict(head_scale="mean", center=False)
-    image_size = None
-    if plan.positions:
-        rows = math.prod(shapes[plan.positions]) // plan.width
-        found = grid_of(rows, prefix_tokens=prefix_tokens, grid=plan.grid)
-        if found is None:
-            raise UserError(f"weights {weights.path}: {plan.positions} has {rows} rows, which are not a square of "
-                            "patches and the tokens before them; put the config.json with the image size beside the "
-                            "weights")
-        image_size = found[1][0] * plan.patch_size, found[1][1] * plan.patch_size
-    return Architecture(plan.layout, settings, image_size, num_classes, plan.mean, plan.std, plan.channels)
-
-
-def convert(weights: Weights, architecture: Architecture, module: nn.Module) -> Converted:
-    """Returns the parameters of a `models.vit.ViT`.
+def make_plan(weights: Weights, table: Recipes, *, sizes: tuple[int, int, int], layout: str, blocks: str,
+              prefix_tokens: list[str], positions: str | None, grid: tuple[int, int] | None, heads: int | None,
+              activation: str, norm_epsilon: float, ignored: str, norm_place: str = "token", head_note: str = "",
+              antialias: bool = True) -> Plan:
+    """Returns the plan for a `models.vit.ViT`.
 
     Args:
-      weights: of a ViT.
-      architecture: from `recognize`.
-      module: with the architecture's settings; the positions are interpolated to its grid.
+      weights: whose shapes and config are looked at.
+      table: recipes of all parameters but positions and prefix tokens.
+      sizes: width D, channels C, patch size p.
+      layout: as in `Architecture`.
+      blocks, ignored, head_note, antialias: as in `Plan`.
+      prefix_tokens: names of their tensors, in their order; that of a CLS token ends with "cls" or "cls_token".
+      positions: name of the tensor; None: fixed ones.
+      grid: (gh, gw) of the positions according to the config beside the weights; None: unknown.
+      heads: attention heads; None: as many as known models of this width have.
+      activation, norm_epsilon, norm_place: settings of the model.
+
+    Raises:
+      UserError: if the number of heads cannot be known, or positions are no grid.
     """
-    plan, depth = _plan(weights), architecture.settings["depth"]
-    flat, notes, used = recipes.make(weights, plan.top), (), {*recipes.names(plan.top), *plan.prefix_tokens}
-    blocks = recipes.make_stacked(weights, plan.block, depth, stacked=plan.stacked)
-    flat |= {("blocks", *path): x for path, x in blocks.items()}
-    used |= {name for i in range(depth) for name in recipes.names(plan.block, i)}
-    prefix_tokens = np.concatenate([np.zeros((0, plan.width), np.float32),
-                                    *(weights[name].reshape(-1, plan.width) for name in plan.prefix_tokens)])
-    new = tuple(module.grid)
-    if plan.positions:
-        positions = weights[plan.positions].reshape(-1, plan.width)
-        old = tuple(side // plan.patch_size for side in architecture.image_size)
-        first = len(positions) - math.prod(old)  # row of the first patch
-        prefix_tokens[:first] += positions[:first]
-        flat["positions",] = interpolate(positions[first:], old, new)
-        used.add(plan.positions)
-        if old != new:
-            notes += (f"positions interpolated from {old[0]}x{old[1]} to {new[0]}x{new[1]}",)
-    else:
-        flat["positions",] = sincos(new, plan.width)
-    if len(prefix_tokens):
-        flat["prefix_tokens",] = prefix_tokens
-    ignored = {name for name in weights if re.match(plan.ignored, name)} - used
-    return Converted(unflatten_dict(flat), frozenset(used), frozenset(ignored), notes, plan.head_note,
-                     recipes.head_names(plan.top))
-
-
-def _plan(weights: Weights) -> Plan | None:
-    """Returns the plan by the scheme that the names follow."""
-    return vit_hugging_face.plan(weights) or vit_timm.plan(weights) or vit_google.plan(weights)
-
-
-def _in_blocks(plan: Plan) -> re.Pattern:
-    """Returns a pattern that matches the names of blocks' tensors; its group, if any, is the block's number."""
-    return re.compile(re.escape(plan.block_prefix).replace(r"\{\}", r"(\d+)"))
-
-
-def _depth(weights: Weights, plan: Plan) -> int:
-    """Returns the number of blocks."""
-    if plan.stacked:
-        return weights.shapes[plan.block["norm1", "scale"].names[0]][0]
-    return 1 + max(int(match[1]) for name in weights if (match := _in_blocks(plan).match(name)))
-
-
-def _require_shapes(weights: Weights, plan: Plan, *, depth: int, hidden: int, num_classes: int | None) -> None:
-    """Raises UserError unless the tensors' shapes follow from the width D, the hidden width M and the classes K."""
-    d, m, norm = plan.width, hidden, {"scale": (plan.width,), "bias": (plan.width,)}
-    layers = {("norm_in",): norm, ("norm",): norm, ("norm1",): norm, ("norm2",): norm}
-    for path, rows, columns in ((("embedding",), plan.patch_size**2 * plan.channels, d), (("head",), d, num_classes),
-                                (("attention", "qkv"), d, 3 * d), (("attention", "out"), d, d), (("mlp_in",), d, m),
-                                (("mlp_out",), m, d)):
-        layers[path] = {"kernel": (rows, columns), "bias": (columns,)}
-    expected = {(*path, name): shape for path, shapes in layers.items() for name, shape in shapes.items()}
-    recipes.require_fit(weights, plan.top, expected, plan.layout)
-    recipes.require_fit(weights, plan.block, expected, plan.layout, depth=depth, stacked=plan.stacked)
-    tokens = {name: weights.shapes[name] for name in (*plan.prefix_tokens, plan.positions) if name}
-    if wrong := [f"{name} is {list(shape)}" for name, shape in tokens.items() if shape[-1:] != (d,)]:
-        raise UserError(f"weights {weights.path} look like {plan.layout} of width {d}, but {few(wrong)}; is the file "
-                        "damaged, or of a variant of that model?")
-
-
-def _usual_heads(weights: Weights, width: int) -> int:
-    """Returns the number of heads that the known models of a width have, since no shape tells it."""
-    if width not in _HEADS and width % 64:
+    width, channels, patch_size = sizes
+    shapes, image_size, table, note = weights.shapes, None, dict(table), ""
+    num_tokens, first = sum(math.prod(shapes.get(name, ())[:-1]) for name in prefix_tokens), 0
+    if positions:
+        rows = math.prod(shapes.get(positions, ())[:-1])
+        found = grid_of(rows, prefix_tokens=num_tokens, grid=grid)
+        if found is None:
+            raise UserError(f"weights {weights.path}: {positions} has {rows} rows, which are not a square of patches "
+                            "and the tokens before them; put the config.json with the image size beside the weights")
+        first, (gh, gw) = found
+        if grid != (gh, gw):
+            note = f"no config.json says so: taken for {first} positions of prefix tokens and a grid of {gh}x{gw}"
+        image_size = gh * patch_size, gw * patch_size
+        table["positions"] = Recipe((positions,), lambda x: x.reshape(-1, width)[first:])
+    if prefix_tokens:
+        # Only the first have positions.
+        table["prefix_tokens"] = Recipe((*prefix_tokens, *([positions] if first else [])),
+                                        lambda *x: _prefix_tokens(x, width, len(prefix_tokens), first))
+    if not heads and width not in _HEADS and width % 64:
         raise UserError(f"weights {weights.path} do not tell how many attention heads they have, and no model of width "
                         f"{width} is known; put the model's config.json beside them")
-    return _HEADS.get(width, width // 64)
+    norm, mlp = table["blocks/norm1/scale"], table["blocks/mlp_in/bias"].tensors()[0][0]
+    class_token = any(name.endswith(("cls", "cls_token")) for name in prefix_tokens)
+    settings = dict(
+        backbone="vit", patch_size=patch_size, width=width, depth=norm.depth or shapes.get(norm.names[0], (0,))[0],
+        heads=heads or _HEADS.get(width, width // 64), mlp_ratio=size(weights, mlp) / max(width, 1),
+        class_token=class_token, registers=num_tokens - class_token, activation=activation, norm_epsilon=norm_epsilon,
+        input_norm="norm_in/scale" in table, norm_place=norm_place, layer_scale="blocks/layer_scale1" in table)
+    return Plan(describe(weights, layout, settings, table, channels=channels, image_size=image_size), table, blocks,
+                ignored, head_note, note, antialias)
+
+
+def _prefix_tokens(tensors: tuple[np.ndarray, ...], width: int, count: int, first: int) -> np.ndarray:
+    """Returns prefix tokens [P, D] from `count` tensors, with positions added to the first ones."""
+    rows = [x.reshape(-1, width) for x in tensors]
+    tokens = np.concatenate(rows[:count])
+    if first:
+        tokens[:first] += rows[count][:first]
+    return tokens
+
+
+def torch_patches(name: str, *, bias: bool = True) -> Recipes:
+    """Returns the recipes of the patch embedding, from torch's convolution [D, C, p, p]; bias: it has one."""
+    return {"embedding/kernel": Recipe((f"{name}.weight",), lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x))),
+            "embedding/bias": Recipe((f"{name}.bias",)) if bias else _zeros((f"{name}.weight",))}
+
+
+def torch_blocks(weights: Weights, start: str, *, norms: tuple[str, str], qkv: tuple[str, ...], out: str,
+                 mlp: tuple[str, str], scales: tuple[str, str] = ("", "")) -> Recipes:
+    """Returns the recipes of all blocks, by the names of torch's layers in a block.
+
+    Args:
+      weights: whose names are looked at.
+      start: of the names of blocks, before their number.
+      norms, out, mlp: two LayerNorm, the Linear after the attention, two Linear.
+      qkv: the Linear of queries, keys and values, three or one; zero biases if they have none.
+      scales: the LayerScale after the attention and after the MLP, which weights may lack.
+    """
+    block, first = f"{start}{{}}.", f"{start}0."
+    layer_scale = {f"layer_scale{i}": Recipe((block + name,)) for i, name in enumerate(scales, 1)
+                   if first + name in weights}
+    kernels, biases = (tuple(f"{block}{name}.{part}" for name in qkv) for part in ("weight", "bias"))
+    qkv_bias = Recipe(biases, lambda *x: np.concatenate(x)) if f"{first}{qkv[0]}.bias" in weights else _zeros(kernels)
+    return of_blocks(
+        torch_norm("norm1", block + norms[0]) | torch_norm("norm2", block + norms[1])
+        | {"attention/qkv/kernel": Recipe(kernels, lambda *x: np.concatenate(x).T), "attention/qkv/bias": qkv_bias}
+        | torch_linear("attention/out", block + out) | torch_linear("mlp_in", block + mlp[0])
+        | torch_linear("mlp_out", block + mlp[1]) | layer_scale, "blocks", count_blocks(weights, start))
+
+
+def _zeros(kernels: tuple[str, ...]) -> Recipe:
+    """Returns the recipe of a zero bias for torch layers of these kernels [out, ...]."""
+    return Recipe(kernels, lambda *x: np.zeros(sum(map(len, x)), np.float32))
+
+
+def grid_from(image_size: Any, patch_size: int) -> tuple[int, int] | None:
+    """Returns the grid (gh, gw) for a config's size, a number of pixels or [.., height, width]; None: it is neither."""
+    height, width = image_size[-2:] if isinstance(image_size, list) and len(image_size) > 1 else (image_size,) * 2
+    if not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return height // patch_size, width // patch_size

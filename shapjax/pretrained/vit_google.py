@@ -1,10 +1,10 @@
-"""Plans by the names in Google's .npz files, of vision_transformer (AugReg, …) or big_vision; blocks may be stacked."""
+"""Plans by the names of Google's vision_transformer and big_vision, written by Flax; blocks may be stacked."""
 
 import numpy as np
 
-from shapjax.errors import UserError
-from shapjax.pretrained.recipes import Recipe, Recipes
-from shapjax.pretrained.vit_plan import READS_CLS, Plan
+from shapjax.pretrained.architecture import Plan, conv_sizes
+from shapjax.pretrained.recipes import Recipe, Recipes, count_blocks, of_blocks
+from shapjax.pretrained.vit import READS_CLS, make_plan
 from shapjax.pretrained.weights import Weights
 
 # Before the names: nothing, or their place in the training state of big_vision or of its SigLIP.
@@ -17,60 +17,62 @@ def plan(weights: Weights) -> Plan | None:
         name.startswith(f"{prefix}Transformer/encoderblock") for name in weights)), None)
     if prefix is None:
         return None
-    encoder = f"{prefix}Transformer/"
-    stacked = any(name.startswith(f"{encoder}encoderblock/") for name in weights)
-    block = f"{encoder}encoderblock/" if stacked else f"{encoder}encoderblock_{{}}/"
-    first = {name.removeprefix(block.format(0)) for name in weights}
+    blocks = f"{prefix}Transformer/encoderblock"
+    depth = count_blocks(weights, f"{blocks}_") or None  # None: the tensors are [L, ...], those of all blocks
+    block, first = (f"{blocks}_{{}}/", f"{blocks}_0/") if depth else (f"{blocks}/", f"{blocks}/")
     # vision_transformer numbers a block's parts together, big_vision each kind by itself.
     attention, norm2, mlp = (("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
-                             if "LayerNorm_2/scale" in first else
+                             if f"{first}LayerNorm_2/scale" in weights else
                              ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"))
-    kernel, query = weights.shapes[f"{prefix}embedding/kernel"], f"{block.format(0)}{attention}/query/kernel"
-    if len(kernel) != 4 or kernel[0] != kernel[1]:
-        raise UserError(f"tensor {prefix}embedding/kernel is {list(kernel)}, expected [p, p, channels, width] for "
-                        "square patches")
-    positions = next((name for name in (f"{encoder}posembed_input/pos_embedding", f"{prefix}pos_embedding")
-                      if name in weights), None)
-    cls, head = f"{prefix}cls" in weights, f"{prefix}head/kernel" in weights
+    width, channels, patch_size = conv_sizes(weights, f"{prefix}embedding/kernel", flax=True)
+    table = {"embedding/kernel": Recipe((f"{prefix}embedding/kernel",), lambda x: x.reshape(-1, x.shape[-1])),
+             "embedding/bias": Recipe((f"{prefix}embedding/bias",))}
+    table |= _norm("norm", f"{prefix}Transformer/encoder_norm")
+    table |= of_blocks(
+        _norm("norm1", f"{block}LayerNorm_0") | _norm("norm2", block + norm2) | _attention(block + attention)
+        | _dense("mlp_in", f"{block}{mlp}/Dense_0") | _dense("mlp_out", f"{block}{mlp}/Dense_1"), "blocks", depth)
     between = next((part for part in ("pre_logits", "MAPHead_0") if any(
         name.startswith(f"{prefix}{part}/") for name in weights)), None)
-    return Plan(
-        layout="Google ViT", mean=(0.5,) * kernel[2], std=(0.5,) * kernel[2], patch_size=kernel[0], channels=kernel[2],
-        width=kernel[3],
-        top={("embedding", "kernel"): Recipe((f"{prefix}embedding/kernel",), lambda x: x.reshape(-1, x.shape[-1])),
-             ("embedding", "bias"): Recipe((f"{prefix}embedding/bias",))}
-        | _norm(("norm",), f"{encoder}encoder_norm")
-        | (_dense(("head",), f"{prefix}head") if head and not between else {}),
-        block=_norm(("norm1",), f"{block}LayerNorm_0") | _norm(("norm2",), f"{block}{norm2}")
-        | _attention(f"{block}{attention}", kernel[3])
-        | _dense(("mlp_in",), f"{block}{mlp}/Dense_0") | _dense(("mlp_out",), f"{block}{mlp}/Dense_1"),
-        block_prefix=block, prefix_tokens=(f"{prefix}cls",) if cls else (), class_token=cls, positions=positions,
-        grid=None, heads=weights.shapes[query][-2] if query in weights else None, activation="gelu_tanh",
-        norm_epsilon=1e-6,
+    prefix_tokens = [name for name in (f"{prefix}cls",) if name in weights]
+    head_note = ""
+    if f"{prefix}head/kernel" in weights:
+        if between:
+            head_note = f"the head follows {between}, which is not linear, and is left out"
+        else:
+            table |= _dense("head", f"{prefix}head")
+            head_note = READS_CLS if prefix_tokens else ""
+    made = make_plan(
+        weights, table, sizes=(width, channels, patch_size), layout="Google ViT", blocks=blocks,
+        prefix_tokens=prefix_tokens,
+        positions=next((name for name in (f"{prefix}Transformer/posembed_input/pos_embedding",
+                                          f"{prefix}pos_embedding") if name in weights), None),
+        grid=None, heads=weights.shapes.get(f"{first}{attention}/query/kernel", (None, None))[-2],
+        activation="gelu_tanh", norm_epsilon=1e-6,
         ignored=rf"{prefix}(pre_logits|MAPHead_0|head)/|(params|opt/target)/(txt/|[tb]$)|opt/(?!target/)",
-        head_note=f"the head follows {between}, which is not linear, and is left out" if head and between else
-        READS_CLS if head and cls else "",
-        stacked=stacked)
+        head_note=head_note)
+    half = (0.5,) * channels
+    return made._replace(architecture=made.architecture._replace(mean=half, std=half))
 
 
-def _norm(path: tuple[str, ...], name: str) -> Recipes:
+def _norm(path: str, name: str) -> Recipes:
     """Returns the recipes of Flax's LayerNorm."""
-    return {(*path, part): Recipe((f"{name}/{part}",)) for part in ("scale", "bias")}
+    return {f"{path}/{part}": Recipe((f"{name}/{part}",)) for part in ("scale", "bias")}
 
 
-def _dense(path: tuple[str, ...], name: str) -> Recipes:
+def _dense(path: str, name: str) -> Recipes:
     """Returns the recipes of Flax's Dense."""
-    return {(*path, part): Recipe((f"{name}/{part}",)) for part in ("kernel", "bias")}
+    return {f"{path}/{part}": Recipe((f"{name}/{part}",)) for part in ("kernel", "bias")}
 
 
-def _attention(name: str, width: int) -> Recipes:
-    """Returns the recipes of kernels [D, H, d] of queries, keys, values and [H, d, D] of the output, and of biases."""
-    parts = ("query", "key", "value")
-    return {
-        ("attention", "qkv", "kernel"): Recipe(
-            tuple(f"{name}/{part}/kernel" for part in parts),
-            lambda *x: np.concatenate([part.reshape(width, -1) for part in x], axis=1)),
-        ("attention", "qkv", "bias"): Recipe(
-            tuple(f"{name}/{part}/bias" for part in parts), lambda *x: np.concatenate([part.ravel() for part in x])),
-        ("attention", "out", "kernel"): Recipe((f"{name}/out/kernel",), lambda x: x.reshape(-1, width)),
-        ("attention", "out", "bias"): Recipe((f"{name}/out/bias",))}
+def _attention(name: str) -> Recipes:
+    """Returns the recipes of kernels [D, H, d] of queries, keys, values and [H, d, D] of the output, and of biases.
+
+    All may have a first axis [L, ...], that of the blocks.
+    """
+    def joined(*heads: np.ndarray) -> np.ndarray:
+        return np.concatenate([x.reshape(*x.shape[:-2], -1) for x in heads], axis=-1)
+
+    return {f"attention/qkv/{part}": Recipe(tuple(f"{name}/{x}/{part}" for x in ("query", "key", "value")), joined)
+            for part in ("kernel", "bias")} | {
+        "attention/out/kernel": Recipe((f"{name}/out/kernel",), lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1])),
+        "attention/out/bias": Recipe((f"{name}/out/bias",))}

@@ -4,6 +4,7 @@ The formats are .safetensors, one file or shards with an index, and numpy's .npz
 refused unopened.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -50,6 +51,14 @@ class Weights(Mapping[str, np.ndarray]):
         if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
             raise UserError(f"tensor {name} of {self.path} is {array.dtype}, expected numbers")
         return array.astype(np.float32, copy=False)
+
+    def under(self, prefix: str) -> "Weights":
+        """Returns the tensors whose names start with a prefix, under the rest of their names."""
+        view = copy.copy(self)
+        view.shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items()
+                       if name.startswith(prefix)}
+        view._read = lambda name: self._read(prefix + name)
+        return view
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

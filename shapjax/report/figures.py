@@ -13,7 +13,6 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -21,29 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from shapjax.report.formatting import probability_text, signed
-from shapjax.report.heatmap import (
-    COLORS,
-    MAX_LABELED_PATCHES,
-    color_limit,
-    number_colors,
-    overlay,
-    rgb,
-    value_text,
-)
-
-
-class Theme(NamedTuple):
-    """Holds the colors of text and lines, and of the runs (the first is the model)."""
-
-    paper: str
-    ink: str
-    muted: str
-    rule: str
-    runs: tuple[str, str]
-
-
-LIGHT = Theme("#ffffff", "#1c2430", "#5d6878", "#dfe4ea", ("#00736b", "#c4770e"))
-DARK = Theme("#171c23", "#e8ecf1", "#9aa6b5", "#333c48", ("#3fc1b0", "#eba54a"))
+from shapjax.report.heatmap import COLORS, MAX_LABELED_PATCHES, color_limit, number_colors, overlay, rgb, value_text
 
 # A generic family, resolved when a figure is drawn: an SVG names the whole list, the browser picks.
 FONTS = {
@@ -55,17 +32,37 @@ FONTS = {
 _MARGIN = 0.08  # inches
 
 
-def explanation_figure(
-    image: np.ndarray,
-    shapley: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    top: int = 3,
-    label: str | int | None = None,
-    title: str = "",
-    theme: Theme = LIGHT,
-) -> Figure:
+class Theme(NamedTuple):
+    """Holds the colors of text and lines, and of the runs (the first is the model)."""
+
+    paper: str
+    ink: str
+    muted: str
+    rule: str
+    runs: tuple[str, str]
+
+    def style(self) -> dict:
+        """Returns matplotlib's parameters for figures of this theme, for `matplotlib.rc_context`."""
+        return FONTS | {
+            "text.color": self.ink, "text.parse_math": False,  # "$" in a name is no formula
+            "figure.facecolor": self.paper, "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": _MARGIN, "figure.constrained_layout.h_pad": _MARGIN,
+            "figure.constrained_layout.wspace": 0.03, "figure.constrained_layout.hspace": 0.06,
+            "figure.titlesize": 12, "figure.titleweight": "bold",
+            "axes.facecolor": "none", "axes.edgecolor": self.rule, "axes.spines.top": False, "axes.spines.right": False,
+            "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 9, "axes.titlesize": 10.5,
+            "axes.labelcolor": self.muted, "axes.labelsize": 9, "grid.color": self.rule, "grid.linewidth": 0.6,
+            "xtick.labelcolor": self.muted, "xtick.labelsize": 8.5, "xtick.major.size": 0, "xtick.minor.size": 0,
+            "ytick.labelcolor": self.muted, "ytick.labelsize": 8.5, "ytick.major.size": 0, "ytick.minor.size": 0,
+        }
+
+
+LIGHT = Theme("#ffffff", "#1c2430", "#5d6878", "#dfe4ea", ("#00736b", "#c4770e"))
+DARK = Theme("#171c23", "#e8ecf1", "#9aa6b5", "#333c48", ("#3fc1b0", "#eba54a"))
+
+
+def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *,
+                       top: int = 3, label: str | int | None = None, title: str = "", theme: Theme = LIGHT) -> Figure:
     """Draws the image and, for each of the `top` most probable classes, the Shapley value of every patch.
 
     All classes shown share one color scale, symmetric around zero. Each is headed by its name, its probability and the
@@ -86,10 +83,8 @@ def explanation_figure(
     """
     classes = len(class_names)
     if shapley.ndim != 3 or shapley.shape[-1] != classes or np.shape(probabilities) != (classes,):
-        raise ValueError(
-            f"shapley {shapley.shape} and probabilities {np.shape(probabilities)} must be [grid_h, grid_w, K]"
-            f" and [K] with K = {classes}, the number of class names"
-        )
+        raise ValueError(f"shapley {shapley.shape} and probabilities {np.shape(probabilities)} must be [grid_h, "
+                         f"grid_w, K] and [K] with K = {classes}, the number of class names")
     if not np.isfinite(shapley).all():
         raise ValueError("shapley has values that are not finite: the training run probably diverged")
     # Stable: of equally probable classes the first one comes first.
@@ -98,13 +93,10 @@ def explanation_figure(
     columns = min(len(shown) + 1, 4)
     rows = math.ceil((len(shown) + 1) / columns)
 
-    with matplotlib.rc_context(FONTS):
-        figure = new_figure(2.2 * columns + 0.75, 2.62 * rows + (0.4 if title else 0.0), theme)
-        if title:
-            figure.suptitle(
-                f"{title}\n",  # the empty line is the distance to the panels
-                x=_MARGIN / figure.get_figwidth(), ha="left", color=theme.ink, fontsize=12, fontweight="bold",
-                linespacing=0.6, parse_math=False)
+    with matplotlib.rc_context(theme.style()):
+        figure = Figure((2.2 * columns + 0.75, 2.62 * rows + (0.4 if title else 0.0)))
+        if title:  # the empty line is the distance to the panels
+            figure.suptitle(f"{title}\n", x=_MARGIN / figure.get_figwidth(), ha="left", linespacing=0.6)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
@@ -117,13 +109,12 @@ def explanation_figure(
             total = signed(float(np.sum(values, dtype=np.float64)))
             below = f"{probability_text(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-limit, limit), COLORS), ax=list(panels), aspect=26, fraction=0.05, pad=0.02,
-            shrink=0.86)
+        bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLORS), ax=list(panels), aspect=26,
+                              fraction=0.05, pad=0.02, shrink=0.86)
         bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8, labelcolor=theme.muted)
+        bar.ax.tick_params(labelsize=8)
         bar.ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], symmetric=True))
-        bar.set_label("Shapley value of a patch (logits)", color=theme.muted, fontsize=8.5)
+        bar.set_label("Shapley value of a patch (logits)", fontsize=8.5)
     return figure
 
 
@@ -134,14 +125,6 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
     with matplotlib.rc_context(FONTS):
         figure.savefig(buffer, format=format, dpi=dpi, transparent=transparent, metadata=metadata)
     return buffer.getvalue()
-
-
-def new_figure(width: float, height: float, theme: Theme) -> Figure:
-    """Returns an empty figure of this size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=_MARGIN, h_pad=_MARGIN, wspace=0.03, hspace=0.06)
-    return figure
 
 
 def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float) -> None:
@@ -162,8 +145,8 @@ def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float
 
 
 def _heading(axes: Axes, above: str, below: str, theme: Theme) -> None:
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
-    axes.annotate(above, (0, 1), (0, 20), color=theme.ink, fontsize=10.5, fontweight="bold", **place)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(above, (0, 1), (0, 20), fontsize=10.5, fontweight="bold", **place)
     axes.annotate(below, (0, 1), (0, 6), color=theme.muted, fontsize=8.5, **place)
 
 

@@ -1,5 +1,7 @@
 """Formats numbers for people: with a minus sign and few digits. Only exact values become 0 or 100 %."""
 
+from collections.abc import Sequence
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -48,22 +50,12 @@ def scientific(number: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """Formats 0.0012 as "1.2 ms"; "–" for None."""
-    if seconds is None:
-        return "–"
-    if seconds == 0:
-        return "0 s"
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 0.9995 or unit == "µs":
-            return f"{_two_digits(seconds * factor)} {unit}"
+    return "0 s" if seconds == 0 else _with_unit(seconds, ((1, "s"), (1e-3, "ms"), (1e-6, "µs")))
 
 
 def size(bytes: float | None) -> str:
     """Formats 3400000 as "3.4 MB"; "–" for None."""
-    if bytes is None:
-        return "–"
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if bytes >= 0.9995 * factor or unit == "kB":
-            return f"{_two_digits(bytes / factor)} {unit}"
+    return _with_unit(bytes, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")))
 
 
 def passes(number: float | None) -> str:
@@ -78,6 +70,11 @@ def interval(low: float, high: float, *, digits: int) -> str:
     return f"[{decimal(low, digits=digits)}, {decimal(high, digits=digits)}]"
 
 
-def _two_digits(number: float) -> str:
-    """Formats with at least two digits: 1.2, 12, 1 234."""
-    return count(round(number)) if number >= 9.95 else f"{number:.1f}"
+def _with_unit(number: float | None, units: Sequence[tuple[float, str]]) -> str:
+    """Formats with at least two digits (1.2, 12, 1 234), in the first unit of which it is 1 or more, or the last."""
+    if number is None:
+        return "–"
+    factor, unit = next((pair for pair in units if number >= 0.9995 * pair[0]), units[-1])
+    number /= factor
+    text = count(round(number)) if number >= 9.95 else f"{number:.1f}"
+    return f"{text} {unit}"

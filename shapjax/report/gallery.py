@@ -4,32 +4,20 @@ import numpy as np
 from scipy.special import softmax
 
 from shapjax.report.formatting import signed
-from shapjax.report.heatmap import MAX_LABELED_PATCHES, color_limit, number_colors, overlay, value_text
+from shapjax.report.heatmap import MAX_LABELED_PATCHES, color_limit, overlay
 from shapjax.report.pictures import image_height, is_small, png_uri
 from shapjax.report.reading import GROUND_TRUTHS, Run
 
 
 def hero(run: Run) -> dict:
-    """Returns the first image with its values for its three most probable classes, on one scale."""
-    first = picture(run, 0, None)
-    values, logits, names = run.arrays["shapley"][0], run.arrays["logits"][0], run.arrays["class_names"]
-    probabilities = _probabilities(logits)
+    """Returns the first image's values for its three most probable classes, on one scale."""
+    image, values, logits = (run.arrays[name][0] for name in ("images", "shapley", "logits"))
+    names, probabilities = run.arrays["class_names"], softmax(logits.astype(np.float64))
     shown = np.argsort(-probabilities, kind="stable")[:3]
     limit = color_limit(values[..., shown])
-    return {
-        "input": first["input"],
-        "label": first["label"],
-        "limit": limit,
-        "classes": [
-            {
-                "name": str(names[index]),
-                "probability": float(probabilities[index]),
-                "sum": float(values[..., index].sum(dtype=np.float64)),
-                "map": _value_map(run.arrays["images"][0], values[..., index], limit, f"class {names[index]}"),
-            }
-            for index in shown
-        ],
-    }
+    return {"limit": limit, "classes": [
+        {"name": str(names[index]), "probability": float(probabilities[index])}
+        | _value_map(image, values[..., index], limit, f"class {names[index]}") for index in shown]}
 
 
 def picture(run: Run, index: int, r2: float | None) -> dict:
@@ -44,56 +32,29 @@ def picture(run: Run, index: int, r2: float | None) -> dict:
     limit = max(color_limit(values) for values in maps.values())
     label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
     return {
-        "number": index + 1,
         "label": label,
         "prediction": prediction,
         "correct": int(arrays["labels"][index]) == predicted,
-        "probability": float(_probabilities(logits)[predicted]),
+        "probability": float(softmax(logits.astype(np.float64))[predicted]),
         "r2": r2,
         "limit": limit,
-        "input": {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
-                  "description": f"Image {index + 1}, labeled {label}"},
-        "maps": [
-            {
-                "title": f"{kind.capitalize()} values",
-                "sum": float(values.sum(dtype=np.float64)),
-                "map": _value_map(image, values, limit, f"class {prediction}, {kind}"),
-            }
-            for kind, values in maps.items()
-        ],
+        "input": _drawing(image, f"Image {index + 1}, labeled {label}"),
+        "maps": [{"title": f"{kind.capitalize()} values"}
+                 | _value_map(image, values, limit, f"class {prediction}, {kind}") for kind, values in maps.items()],
     }
 
 
 def _value_map(image: np.ndarray, values: np.ndarray, limit: float, subject: str) -> dict:
-    """Returns the parts of an inline SVG 100 units wide: the tinted image, lines between patches, their numbers."""
-    grid_h, grid_w = values.shape
-    height = image_height(image)
-    cell_w, cell_h = 100 / grid_w, height / grid_h
-    row, column = np.unravel_index(np.argmax(values), values.shape)
-    cells = []
-    if values.size <= MAX_LABELED_PATCHES:
-        cells = [
-            {
-                "x": round((c + 0.5) * cell_w, 2),
-                "y": round((r + 0.5) * cell_h, 2),
-                "text": value_text(float(value), limit),
-                "colors": number_colors(float(value) / limit),
-            }
-            for (r, c), value in np.ndenumerate(values)
-        ]
-    return {
-        "uri": png_uri(overlay(image, values, limit)),
-        "height": height,
-        "pixelated": is_small(image),
-        "grid": "".join(f"M0 {i * cell_h:.2f}H100" for i in range(1, grid_h))
-        + "".join(f"M{i * cell_w:.2f} 0V{height:g}" for i in range(1, grid_w)),
-        "font": round((0.3 if limit >= 1 else 0.25) * min(cell_w, cell_h), 2),  # the longer numbers have to fit
-        "cells": cells,
-        "description": f"Shapley values for {subject}: {grid_h} × {grid_w} patches, the largest"
-        f" {signed(float(values[row, column]))} in row {row + 1}, column {column + 1};"
-        f" the smallest {signed(float(values.min()))}",
-    }
+    """Returns the image tinted by the values of its patches, with the values' sum and, if there is room, the values."""
+    (rows, columns), (row, column) = values.shape, np.unravel_index(np.argmax(values), values.shape)
+    description = (
+        f"Shapley values for {subject}: {rows} × {columns} patches, the largest {signed(float(values[row, column]))} "
+        f"in row {row + 1}, column {column + 1}; the smallest {signed(float(values.min()))}")
+    return _drawing(overlay(image, values, limit), description) | {
+        "grid": (rows, columns), "limit": limit, "sum": float(values.sum(dtype=np.float64)),
+        "numbers": values.tolist() if values.size <= MAX_LABELED_PATCHES else []}
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return softmax(logits.astype(np.float64))
+def _drawing(image: np.ndarray, description: str) -> dict:
+    return {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
+            "description": description}

@@ -7,9 +7,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 from shapjax.report.formatting import signed
 
 # Without the near-black ends, on which neither the image nor a number could be read.
-COLORS = LinearSegmentedColormap.from_list(
-    "shapley", matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 201)), 256
-)
+COLORS = LinearSegmentedColormap.from_list("shapley", matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 201)), 256)
 MAX_LABELED_PATCHES = 25  # more numbers than this are too small to read
 
 

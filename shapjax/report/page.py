@@ -19,13 +19,12 @@ from shapjax.errors import UserError
 from shapjax.paths import as_path, write_text
 from shapjax.report import figures, gallery, methods, plots
 from shapjax.report.formatting import count, decimal, percent, probability_text, scientific, signed
-from shapjax.report.heatmap import gradient, value_text
+from shapjax.report.heatmap import gradient, number_colors, value_text
 from shapjax.report.pictures import svg_uri
 from shapjax.report.reading import GROUND_TRUTHS, Comparison, Run, read_run, unusable
 
 GALLERY_IMAGES = 12
 SCRIPTS = ("format.js", "table.js", "curves.js", "explorer.js")
-WEIGHT = "shapley.weight"  # the setting that makes a baseline model
 
 # Errors that the code below raises on damaged files; it relies on the content that evaluations write.
 _DAMAGE = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError, jinja2.TemplateError)
@@ -46,13 +45,12 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
     """
     if not 1 <= len(runs) <= 2:
         raise UserError(f"a report is about one run, or a model and its baseline model, not {len(runs)} runs")
-    read = [read_run(run) for run in runs]
     try:
-        html = render(read)
+        html = render([read_run(run) for run in runs])
     except UserError:
         raise
     except _DAMAGE as error:
-        raise unusable(read, error) from error
+        raise unusable(runs, error) from error
     path = as_path(output_dir) / "index.html"
     try:
         write_text(path, html)
@@ -64,24 +62,21 @@ def write_report(output_dir: str | os.PathLike, runs: Sequence[str | os.PathLike
 def render(runs: Sequence[Run]) -> str:
     """Returns the HTML of the page about one or two runs, the first of which is the model."""
     model, other = runs[0], runs[1] if len(runs) == 2 else None
-    if other is not None:
-        data = [(run.evaluation["dataset"], run.evaluation["split"]) for run in runs]
-        if data[0] != data[1]:
-            raise UserError(
-                f"{model.directory} was evaluated on {' '.join(data[0])}, {other.directory} on {' '.join(data[1])}:"
-                " a report needs two runs of the same data")
+    data = [f"{run.evaluation['dataset']} {run.evaluation['split']}" for run in runs]
+    if len(set(data)) > 1:
+        raise UserError(f"{model.directory} was evaluated on {data[0]}, {other.directory} on {data[1]}: a report needs "
+                        "two runs of the same data")
     is_baseline = other is not None and other.evaluation["shapley_weight"] == 0
     labels = ["Model"]
     if other is not None:
         labels.append("Baseline model" if is_baseline else other.directory.resolve().name)
 
-    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if "ground_truth" in run.arrays]
-    if "ground_truth" not in model.arrays:
-        measured = []  # the agreement of the second run alone says nothing about the model
-    errors = model.evaluation["shapley_error"]
+    named, errors = list(zip(labels, runs, strict=True)), model.evaluation["shapley_error"]
+    # The agreement of the second run alone says nothing about the model.
+    measured = [(label, run) for label, run in named if errors and "ground_truth" in run.arrays]
     kind = GROUND_TRUTHS[errors["ground_truth"]] if errors else "exact"
     r2 = errors["r2_per_image"] if errors else [None] * len(model.arrays["images"])
-    logs = [(label, run.records) for label, run in zip(labels, runs, strict=True) if run.records]
+    logs = [(label, run.records) for label, run in named if run.records]
     settings = _settings([run.evaluation.get("config") for run in runs])
     return _template().render(
         model=model.evaluation,
@@ -91,7 +86,6 @@ def render(runs: Sequence[Run]) -> str:
         hero=gallery.hero(model),
         pictures=[gallery.picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],
         all_images=len(model.arrays["images"]),
-        rows=_metrics([run.evaluation for run in runs], kind),
         kind=kind,
         agreement=_variants(
             plots.agreement_figure,
@@ -105,17 +99,7 @@ def render(runs: Sequence[Run]) -> str:
         curves=_variants(plots.curves_figure, logs) if logs else None,
         settings=settings,
         differing=[row["name"] for row in settings if row["differs"] and row["name"] not in FREE_TO_CHANGE],
-        weight=WEIGHT,
-        runs=[
-            {
-                "label": label,
-                "directory": run.directory.resolve().name,
-                "step": run.evaluation["step"],
-                "device": run.evaluation.get("device", "unknown"),
-                "versions": dict(sorted(run.evaluation.get("versions", {}).items())),
-            }
-            for label, run in zip(labels, runs, strict=True)
-        ],
+        runs=runs,
         gradient=gradient(),
         comparison=_methods(model.comparison) if model.comparison else None,
     )
@@ -127,7 +111,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         percent=percent, probability=probability_text, signed=signed, count=count, scientific=scientific,
-        decimal=decimal, value_text=value_text)
+        decimal=decimal, value_text=value_text, number_colors=number_colors)
     return environment.get_template("page.html")
 
 
@@ -145,41 +129,6 @@ def _methods(comparison: Comparison) -> dict:
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-
-
-def _metrics(evaluations: Sequence[Mapping], kind: str) -> list[dict]:
-    """Returns the rows of the table: name, hint, and a value for each run; `kind` is "exact" or "estimated"."""
-
-    def accuracy(value: float, images: int) -> str:
-        return f"{100 * value:.1f} ± {100 * (value * (1 - value) / images) ** 0.5:.1f} %"
-
-    def of_shapley_error(key: str, digits: int) -> list[str]:
-        errors = [evaluation.get("shapley_error") for evaluation in evaluations]
-        return [decimal(error[key], digits=digits) if error else "not measured" for error in errors]
-
-    higher, lower = "higher is better", "lower is better"
-    rows = [
-        {"name": "Top-1 accuracy", "hint": higher,
-         "values": [accuracy(e["accuracy_top1"], e["images"]) for e in evaluations]},
-        {"name": "Top-5 accuracy", "hint": higher,
-         "values": [accuracy(e["accuracy_top5"], e["images"]) for e in evaluations]},
-        {"name": "Cross-entropy", "hint": lower,
-         "values": [decimal(e["cross_entropy"], digits=3) for e in evaluations]},
-        {"name": f"R² against {kind} values", "hint": "1 is perfect", "values": of_shapley_error("r2", 3)},
-    ]
-    if kind == "estimated":
-        rows.append({"name": "Ceiling of this R²", "hint": "R² of perfect values, as the estimates have errors",
-                     "values": of_shapley_error("r2_ceiling", 3)})
-    return [
-        *rows,
-        {"name": "R² of shares", "hint": "0 for equal values of all patches",
-         "values": of_shapley_error("r2_shares", 3)},
-        {"name": "Mean squared error", "hint": f"{lower}, logits²", "values": of_shapley_error("mse", 4)},
-        {"name": "Pearson correlation", "hint": "1 is perfect", "values": of_shapley_error("pearson", 3)},
-        {"name": "Spearman rank correlation", "hint": "1 is perfect", "values": of_shapley_error("spearman", 3)},
-        {"name": "Efficiency gap", "hint": "0 up to rounding",
-         "values": [scientific(e["efficiency_gap"]) for e in evaluations]},
-    ]
 
 
 def _settings(configs: Sequence[Mapping | None]) -> list[dict]:

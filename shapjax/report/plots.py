@@ -12,23 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from shapjax.report.figures import FONTS, LIGHT, Theme, new_figure
+from shapjax.report.figures import LIGHT, Theme
 from shapjax.report.formatting import signed
 from shapjax.report.heatmap import color_limit
 
-_TITLE = {"loc": "left", "fontweight": "bold", "pad": 9, "parse_math": False}  # "$" in a name is no formula
 
-
-def agreement_figure(
-    predicted: Sequence[np.ndarray],
-    ground_truth: Sequence[np.ndarray],
-    *,
-    r2: Sequence[float | None],
-    titles: Sequence[str],
-    kind: str = "exact",
-    stacked: bool = False,
-    theme: Theme = LIGHT,
-) -> Figure:
+def agreement_figure(predicted: Sequence[np.ndarray], ground_truth: Sequence[np.ndarray], *,
+                     r2: Sequence[float | None], titles: Sequence[str], kind: str = "exact", stacked: bool = False,
+                     theme: Theme = LIGHT) -> Figure:
     """Draws predicted Shapley values against ground truth, one panel a run, all panels on the same axes.
 
     Args:
@@ -41,32 +32,26 @@ def agreement_figure(
       theme: LIGHT or DARK.
     """
     limit = 1.05 * max(color_limit(values) for values in (*predicted, *ground_truth))
-    with matplotlib.rc_context(FONTS):
+    with matplotlib.rc_context(theme.style()):
         rows, columns = (len(titles), 1) if stacked else (1, len(titles))
-        figure = new_figure(4.1 * columns + 0.3, 4.35 * rows, theme)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure = Figure((4.1 * columns + 0.3, 4.35 * rows))
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for run, axes in enumerate(panels):
-            _style(axes, theme)
             axes.axhline(0, color=theme.rule, linewidth=0.8, zorder=0)
             axes.axvline(0, color=theme.rule, linewidth=0.8, zorder=0)
             ends = (-limit, limit)
             axes.plot(ends, ends, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
-            points = axes.scatter(ground_truth[run].ravel(), predicted[run].ravel(), s=9, color=theme.runs[run],
-                                  linewidths=0)
-            points.set_alpha(float(np.clip(15 / math.sqrt(ground_truth[run].size), 0.04, 0.6)))
-            points.set_rasterized(True)  # thousands of vector points would make the page slow
-            axes.set(xlim=ends, ylim=ends, aspect="equal")
+            alpha = float(np.clip(15 / math.sqrt(ground_truth[run].size), 0.04, 0.6))
+            axes.scatter(ground_truth[run].ravel(), predicted[run].ravel(), s=9, color=theme.runs[run], linewidths=0,
+                         alpha=alpha, rasterized=True)  # thousands of vector points would make the page slow
+            axes.set(xlim=ends, ylim=ends, aspect="equal", title=titles[run], xlabel=f"{kind} Shapley value (logits)")
             axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
-            axes.set_title(titles[run], **_TITLE, color=theme.ink, fontsize=10.5)
             axes.text(
                 0.04, 0.955, "R² undefined" if r2[run] is None else f"R² = {signed(r2[run], plus='')}",
                 transform=axes.transAxes, va="top", color=theme.runs[run], fontsize=13, fontweight="bold")
-            axes.set_xlabel(f"{kind} Shapley value (logits)", color=theme.muted, fontsize=9)
             if stacked or run == 0:
-                axes.set_ylabel("predicted Shapley value (logits)", color=theme.muted, fontsize=9)
-            else:
-                axes.tick_params(labelleft=False)
+                axes.set_ylabel("predicted Shapley value (logits)")
         panels[0].annotate(
             "equal", (0.93 * limit, 0.93 * limit), (-2, 3), textcoords="offset points", rotation=45,
             rotation_mode="anchor", ha="right", va="bottom", color=theme.muted, fontsize=8)
@@ -89,9 +74,9 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: boo
         "Classification loss, patches hidden": "loss_masked",
         "Shapley loss": "loss_shapley",
     }
-    with matplotlib.rc_context(FONTS):
+    with matplotlib.rc_context(theme.style()):
         rows, columns = (4, 1) if stacked else (2, 2)
-        figure = new_figure(4.35 * columns, 2.65 * rows + 0.3, theme)
+        figure = Figure((4.35 * columns, 2.65 * rows + 0.3))
         panels = figure.subplots(rows, columns).ravel()
         for axes, (title, key) in zip(panels, losses.items(), strict=False):
             for run, (_, records) in enumerate(runs):
@@ -108,15 +93,14 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: boo
         accuracy = panels[-1]
         for run, (name, records) in enumerate(runs):
             steps, values = series(records, "test", "accuracy")
-            line = {"color": theme.runs[run], "linewidth": 1.7, "marker": "o", "markersize": 3}
-            accuracy.plot(steps, values, label=name, **line)
+            accuracy.plot(steps, values, label=name, color=theme.runs[run], linewidth=1.7, marker="o", markersize=3)
         _finish_curve(accuracy, "Test accuracy", theme)
         accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         figure.legend(
             *accuracy.get_legend_handles_labels(), loc="outside upper left", ncols=len(runs), frameon=False,
-            labelcolor=theme.ink, fontsize=9.5, borderaxespad=0.2, handlelength=1.6)
+            fontsize=9.5, borderaxespad=0.2, handlelength=1.6)
         for axes in panels[-columns:]:
-            axes.set_xlabel("step", color=theme.muted, fontsize=9)
+            axes.set_xlabel("step")
     return figure
 
 
@@ -132,24 +116,16 @@ def series(records: Sequence[Mapping], split: str, key: str) -> tuple[np.ndarray
     return steps[np.isfinite(values)], values[np.isfinite(values)]
 
 
-def _style(axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.rule)
-    axes.tick_params(which="both", length=0, labelsize=8.5, labelcolor=theme.muted)
-
-
 def _finish_curve(axes: Axes, title: str, theme: Theme) -> None:
-    _style(axes, theme)
-    axes.set_title(title, **_TITLE, color=theme.ink, fontsize=10)
-    axes.grid(axis="y", color=theme.rule, linewidth=0.6)
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if not any(len(line.get_xdata()) for line in axes.lines):
-        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, "not recorded", color=theme.muted, fontsize=9, **middle)
+        axes.text(0.5, 0.5, "not recorded", color=theme.muted, fontsize=9, transform=axes.transAxes, ha="center",
+                  va="center")
 
 
 def _use_log_scale(axes: Axes) -> None:

@@ -55,14 +55,12 @@ def read_run(directory: str | os.PathLike) -> Run:
     directory = as_path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: --runs needs the directory of an evaluated run")
-    command = evaluation_command(directory)
-    evaluation = _read_json(directory / "eval.json", command)
-    arrays = _read_arrays(directory / "eval.npz", command)
+    evaluation = _read_json(directory / "eval.json")
+    arrays = _read_arrays(directory / "eval.npz")
     errors = evaluation.get("shapley_error")
-    if ("ground_truth" in arrays) != bool(errors) or (
-            errors and errors.get("images") != len(arrays.get("images", ()))):
-        raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json", command)
-    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley") if name in arrays):
+    if ("ground_truth" in arrays) != bool(errors) or (errors and errors["images"] != len(arrays["images"])):
+        raise _broken(directory / "eval.npz", "it is not from the same evaluation as eval.json")
+    if not all(np.isfinite(arrays[name]).all() for name in ("logits", "shapley")):
         raise UserError(f"{directory / 'eval.npz'} has values that are not finite: the training run has diverged, so "
                         "there is nothing to show; train again with a lower --config.optim.learning_rate")
     return Run(directory, evaluation, arrays, _read_records(directory / "metrics.jsonl"),
@@ -78,20 +76,27 @@ def read_comparison(directory: str | os.PathLike, *, step: int) -> Comparison | 
     directory = as_path(directory)
     if not (directory / "methods.json").exists():
         return None
-    command = evaluation_command(directory)
-    summary = _read_json(directory / "methods.json", command)
+    summary = _read_json(directory / "methods.json")
     if summary.get("step") != step:
         return None
-    arrays = _read_arrays(directory / "methods.npz", command)
-    with _reading(directory / "methods.npz", command):
-        same = [str(name) for name in arrays["methods"]] == [method["key"] for method in summary["methods"]]
-    if not same:
-        raise _broken(directory / "methods.npz", "its methods are not those of methods.json", command)
+    arrays = _read_arrays(directory / "methods.npz")
+    if [str(name) for name in arrays["methods"]] != [method["key"] for method in summary["methods"]]:
+        raise _broken(directory / "methods.npz", "its methods are not those of methods.json")
     return Comparison(summary, arrays)
 
 
-def evaluation_command(directory: epath.Path) -> str:
-    """Returns the command that writes an evaluation to a directory."""
+def unusable(directories: Sequence[str | os.PathLike], error: Exception) -> UserError:
+    """Returns the error for evaluations whose files turned out damaged as the page was drawn."""
+    commands = " or ".join(f"`{_command(as_path(directory) / 'eval.json')}`" for directory in directories)
+    return UserError(f"eval.json, eval.npz, methods.json or methods.npz in {' or '.join(map(str, directories))} is "
+                     f"damaged ({_brief(error)}): make them again with {commands}")
+
+
+def _command(path: epath.Path) -> str:
+    """Returns the command that writes a file."""
+    directory = path.parent
+    if path.name == "metrics.jsonl":
+        return f"python train.py --config CONFIG --workdir {directory}"
     if (directory / "checkpoints").exists():
         return f"python eval.py --checkpoint {directory}"
     if export.is_exported(directory):
@@ -99,28 +104,20 @@ def evaluation_command(directory: epath.Path) -> str:
     return f"python eval.py --checkpoint RUN --output {directory}"
 
 
-def unusable(runs: Sequence[Run], error: Exception) -> UserError:
-    """Returns the error for evaluations whose files turned out damaged as the page was drawn."""
-    places = " or ".join(str(run.directory) for run in runs)
-    commands = " or ".join(f"`{evaluation_command(run.directory)}`" for run in runs)
-    return UserError(f"eval.json, eval.npz, methods.json or methods.npz in {places} is damaged ({_brief(error)}): make "
-                     f"them again with {commands}")
-
-
-def _read_json(path: epath.Path, command: str) -> dict[str, Any]:
+def _read_json(path: epath.Path) -> dict[str, Any]:
     """Returns the JSON object in a file of this format."""
-    with _reading(path, command):
+    with _reading(path):
         content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
     if content.get("format") != FORMAT:
-        raise _broken(path, f"it is of format {str(content.get('format'))[:20]}, not {FORMAT}", command)
+        raise _broken(path, f"it is of format {str(content.get('format'))[:20]}, not {FORMAT}")
     return content
 
 
-def _read_arrays(path: epath.Path, command: str) -> dict[str, np.ndarray]:
+def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an .npz file."""
-    with _reading(path, command), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
@@ -131,24 +128,24 @@ def _read_records(path: epath.Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    with _reading(path, f"python train.py --config CONFIG --workdir {path.parent}"):
+    with _reading(path):
         lines = path.read_text("utf-8").split("\n")[:-1]
         return [{"step": int(record["step"])} | record for record in map(json.loads, lines)]
 
 
 @contextlib.contextmanager
-def _reading(path: epath.Path, command: str) -> Iterator[None]:
+def _reading(path: epath.Path) -> Iterator[None]:
     """Turns errors of numpy, zipfile and json about a damaged file into one line."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `{command}` first") from None
+        raise UserError(f"{path} is missing: run `{_command(path)}` first") from None
     except Exception as error:
-        raise _broken(path, _brief(error), command) from error
+        raise _broken(path, _brief(error)) from error
 
 
-def _broken(path: epath.Path, fault: str, command: str) -> UserError:
-    return UserError(f"{path} cannot be used ({fault}): make it again with `{command}`")
+def _broken(path: epath.Path, fault: str) -> UserError:
+    return UserError(f"{path} cannot be used ({fault}): make it again with `{_command(path)}`")
 
 
 def _brief(error: Exception) -> str:

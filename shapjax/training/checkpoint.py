@@ -25,6 +25,7 @@ from shapjax.errors import UserError
 from shapjax.training.step import TrainState, inference_params
 
 FORMAT = 3  # of the layout above; a reader refuses any other
+KINDS = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}  # of the elements, in `Meta`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,43 +47,21 @@ class Meta:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict that JSON can hold."""
-        return {"config": self.config.to_dict()} | {
-            f.name: list(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "config"}
+        return {"config": self.config.to_dict()} | {name: list(getattr(self, name)) for name in KINDS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
         """Inverts `to_dict`, whatever else is among the values; raises UserError on anything else."""
-        kinds = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}
-        for name, kind in kinds.items():
+        for name, kind in KINDS.items():
             value = values.get(name)
             if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
                 raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
-        rest = {name: tuple(values[name]) for name in kinds}
-        if not rest["class_names"] or len(rest["image_shape"]) != 3 or (
-                {len(rest["mean"]), len(rest["std"])} != {rest["image_shape"][2]}):
+        class_names, image_shape, mean, std = (tuple(values[name]) for name in KINDS)
+        if not class_names or len(image_shape) != 3 or not len(mean) == len(std) == image_shape[2]:
             raise UserError("class_names, image_shape, mean and std do not fit together")
         if not isinstance(values.get("config"), Mapping):
             raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
-        return cls(config=shapjax.config.from_dict(values["config"]), **rest)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns `to_dict` with the mark of a checkpoint's format."""
-        return {"format": FORMAT} | self.to_dict()
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], directory: os.PathLike) -> "Meta":
-        """Inverts `to_json`; raises UserError, naming the directory, on anything else."""
-        found = values.get("format") if isinstance(values, dict) else None
-        if isinstance(found, int) and 0 < found < FORMAT:
-            raise UserError(f"{directory} is a checkpoint of an older version of shapjax (format {found}; this version "
-                            f"reads {FORMAT}); use that version, or train again")
-        if found != FORMAT:
-            raise UserError(f"{directory} was not written by this version of shapjax (its format is {found}, expected "
-                            f"{FORMAT})")
-        try:
-            return cls.from_dict(values)
-        except UserError as e:
-            raise UserError(f"{directory}: {e}") from e
+        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std)
 
 
 def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
@@ -97,25 +76,17 @@ def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = Fal
       an orbax manager; close it to wait for what is still being written.
     """
     policy = checkpoint_managers.preservation_policy
-    keep_policy = policy.AnyPreservationPolicy([
-        policy.LatestN(keep),
-        policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
-    ])
-    return _Manager(
-        epath.Path(os.path.abspath(paths.as_path(workdir))) / "checkpoints",
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else keep_policy, create=not read_only,
-            cleanup_tmp_directories=not read_only, save_root_metadata=not read_only,
-        ),
-        item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler(),
-                       "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-    )
+    best = policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]), create=not read_only,
+        cleanup_tmp_directories=not read_only, save_root_metadata=not read_only)
+    return _Manager(epath.Path(os.getcwd()) / paths.as_path(workdir) / "checkpoints", options=options)
 
 
 class _Manager(ocp.CheckpointManager):
     """Keeps orbax from asking JAX, while saving, whether the run is to stop.
 
-    JAX takes every question for the process's place in the run (`distributed.StopRequest`). Orbax asks from its own
+    JAX takes every question for the process's place in the run (`distributed.stop_request`). Orbax asks from its own
     thread about a step long done: the processes would agree on a step that some of them have passed.
     """
 
@@ -144,7 +115,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, *, data_state: dict[
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(inference_params(state)),
                 training=ocp.args.StandardSave(_rest(state)),
-                data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave(meta.to_json())))
+                data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave({"format": FORMAT} | meta.to_dict())))
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
@@ -166,8 +137,7 @@ def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]
                         f"{reason}; {kept}. Make room and run the same command again") from e
 
 
-def restore(manager: ocp.CheckpointManager, template: TrainState
-            ) -> tuple[TrainState, dict[str, Any]]:
+def restore(manager: ocp.CheckpointManager, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Reads the newest complete checkpoint of a run, to go on from.
 
     Args:
@@ -180,11 +150,8 @@ def restore(manager: ocp.CheckpointManager, template: TrainState
     Raises:
       UserError: if the checkpoint is damaged or of another model.
     """
-    step = manager.latest_step()
-    rest = _rest(template)
-    _require_shapes(manager, step, template.params)
-    read = _read(manager, step, params=ocp.args.StandardRestore(template.params),
-                 training=ocp.args.StandardRestore(rest), data=ocp.args.JsonRestore())
+    read = _read(manager, manager.latest_step(), params=ocp.args.StandardRestore(template.params),
+                 training=ocp.args.StandardRestore(_rest(template)), data=ocp.args.JsonRestore())
     ema = template.ema_params is not None
     state = TrainState(
         step=read.training["step"], opt_state=read.training["opt_state"],
@@ -193,25 +160,29 @@ def restore(manager: ocp.CheckpointManager, template: TrainState
     return state, read.data
 
 
-def read_meta(manager: ocp.CheckpointManager, step: int) -> Meta:
-    """Reads the meta data of a step's checkpoint; raises UserError if it is damaged or foreign."""
-    directory = manager.directory / str(step)
-    return Meta.from_json(_read(manager, step, meta=ocp.args.JsonRestore()).meta, directory)
+def read_meta(directory: epath.Path) -> Meta:
+    """Reads the meta data of a checkpoint, WORKDIR/checkpoints/STEP, without starting JAX.
+
+    Raises:
+      UserError: if it is damaged or foreign; names the directory.
+    """
+    with _reading(directory):
+        values = json.loads((directory / "meta" / "metadata").read_text())
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        whose = "is of an older" if found in range(1, FORMAT) else "was not written by this"
+        raise UserError(f"{directory} {whose} version of shapjax (format {found}; this version reads {FORMAT}); use "
+                        "the version that wrote it, or train again")
+    try:
+        return Meta.from_dict(values)
+    except UserError as e:
+        raise UserError(f"{directory}: {e}") from e
 
 
 def newest_meta(workdir: str | os.PathLike) -> Meta | None:
-    """Reads the meta data of a run's newest complete checkpoint, without starting JAX; None if there is none.
-
-    Raises:
-      UserError: if it is damaged or foreign.
-    """
+    """Returns `read_meta` of a run's newest complete checkpoint; None if there is none."""
     steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
-    if not steps:
-        return None
-    newest = max(steps, key=lambda path: int(path.name))
-    with _reading(newest):
-        values = json.loads((newest / "meta" / "metadata").read_text())
-    return Meta.from_json(values, newest)
+    return read_meta(max(steps, key=lambda path: int(path.name))) if steps else None
 
 
 def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
@@ -232,8 +203,7 @@ def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex
     directory = paths.as_path(directory)
     if not (directory / "checkpoints").is_dir():
         what = "is not a shapjax run" if directory.is_dir() else "does not exist"
-        raise UserError(f"checkpoint directory {directory} {what}; give the --workdir of a training run, or an "
-                        "exported model")
+        raise UserError(f"{directory} {what}; give the --workdir of a training run, or an exported model")
     with open_manager(directory, keep=1, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         if not steps:
@@ -241,11 +211,10 @@ def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex
         if step is not None and step not in steps:
             raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         step = steps[-1] if step is None else step
-        meta = read_meta(manager, step)
+        meta = read_meta(manager.directory / str(step))
         # On one device, whatever the layout of the run that wrote it.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), init_params(meta))
-        _require_shapes(manager, step, template)
         params = jax.device_get(_read(manager, step, params=ocp.args.StandardRestore(template)).params)
     return params, meta, step
 
@@ -257,23 +226,18 @@ def _rest(state: TrainState) -> dict[str, Any]:
     return {key: value for key, value in rest.items() if value is not None}
 
 
-def _require_shapes(manager: ocp.CheckpointManager, step: int, params: chex.ArrayTree) -> None:
-    """Raises UserError unless the stored parameters have the shapes expected; orbax's own error names no array."""
+def _read(manager: ocp.CheckpointManager, step: int, *, params: ocp.args.StandardRestore,
+          **items: ocp.args.CheckpointArgs) -> Any:
+    """Reads items of a step; raises UserError unless all is there, of the shapes expected."""
     directory = manager.directory / str(step)
     with _reading(directory):
         tree = ocp.StandardCheckpointHandler().metadata(directory / "params").tree
-        stored = {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path)
-        if name in stored and tuple(stored[name]) != x.shape:
-            raise UserError(f"checkpoint {directory} is of another model: {name} is {list(stored[name])}, expected "
-                            f"{list(x.shape)}")
-
-
-def _read(manager: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-    """Reads items of a step."""
-    with _reading(manager.directory / str(step)):
-        return manager.restore(step, args=ocp.args.Composite(**items))
+        stored = dict(jax.tree_util.tree_leaves_with_path(tree))
+        for path, x in jax.tree_util.tree_leaves_with_path(params.item):  # orbax's own error names no array
+            if path in stored and tuple(stored[path].shape) != x.shape:
+                raise UserError(f"checkpoint {directory} is of another model: {jax.tree_util.keystr(path)} is "
+                                f"{list(stored[path].shape)}, expected {list(x.shape)}")
+        return manager.restore(step, args=ocp.args.Composite(params=params, **items))
 
 
 @contextlib.contextmanager
@@ -281,6 +245,8 @@ def _reading(directory: os.PathLike) -> Iterator[None]:
     """Turns orbax's errors on damaged or foreign files into one line."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as e:  # orbax, tensorstore and json raise a dozen types between them
         reason = str(e).strip().split("\n")[0][:200]
         raise UserError(f"checkpoint {directory} is damaged, incomplete or of another model: {type(e).__name__}: "

@@ -1,10 +1,11 @@
 """The processes of a run: finding each other, stopping on request."""
 
+import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
@@ -45,81 +46,48 @@ def start(*, multihost: bool, coordinator: str | None, num_processes: int | None
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f"at {coordinator}, as --process_id={process_id} of {num_processes}," if coordinator else "by --multihost"
     advice = "check --coordinator, and that every process is started, once, with its own --process_id"
-    try:
-        with _ending_after(timeout_s, f"the processes of the run did not meet {where} in {timeout_s} s; {advice}"):
-            jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=10 * timeout_s,
-                                       shutdown_timeout_seconds=LEAVE_S)
-    except (RuntimeError, ValueError) as e:
-        reason = str(e).strip().split("\n")[0]
-        raise UserError(f"the processes of the run did not find each other {where}: {reason[:200]}; {advice}") from e
-    _meet()
-
-
-@contextmanager
-def _ending_after(seconds: float, reason: str) -> Iterator[None]:
-    """Ends the process, with one line, unless the block ends in time."""
 
     def end() -> None:
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        print(f"error: the processes of the run did not meet {where} in {timeout_s} s; {advice}", file=sys.stderr,
+              flush=True)
         os._exit(1)
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(timeout_s, end)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=10 * timeout_s,
+                                   shutdown_timeout_seconds=LEAVE_S)
+    except (RuntimeError, ValueError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise UserError(f"the processes of the run did not find each other {where}: {reason[:200]}; {advice}") from e
     finally:
         timer.cancel()
-
-
-def _meet() -> None:
-    """Takes a first sum over all devices.
-
-    Processes that connect wait only 30 s for each other (on CPUs, by gloo). Here they come together; later one may
-    still be compiling.
-    """
+    # Processes that connect wait only 30 s for each other (on CPUs, by gloo). In this first sum over all devices they
+    # come together; later one may still be compiling.
     jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count())).block_until_ready()
 
 
-def is_first() -> bool:
-    """Returns whether this process is the one that writes logs and speaks."""
-    return jax.process_index() == 0
-
-
-class StopRequest:
-    """Knows whether the run was asked to stop (SIGTERM), agreed on by all processes; made by `stop_request`."""
-
-    def __init__(self):
-        self._asked, self._steps = False, 0
-
-    def ask(self, *_) -> None:
-        """Takes the signal."""
-        self._asked = True
-
-    def now(self) -> bool:
-        """Returns whether to stop here. Every process asks once after every step; all get the same answer."""
-        if jax.process_count() == 1:
-            return self._asked
-        # JAX hears the signal itself and finds the first number that no process has asked about. Numbers start at 1
-        # in each run: a resumed one that hears the signal before its first step would else have passed that number.
-        self._steps += 1
-        return multihost_utils.reached_preemption_sync_point(self._steps)
-
-
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request() -> Iterator[Callable[[], bool]]:
     """Makes SIGTERM a request to stop while the block runs; it does not end the process.
 
     Once asked, further signals are ignored: the process is about to end by itself, and another signal would hide its
     exit status.
+
+    Yields:
+      a function that returns whether to stop. Every process calls it once after every step; all get the same answer.
     """
-    request = StopRequest()
     if jax.process_count() > 1:
-        yield request
+        # JAX hears the signal itself and finds the first number that no process has asked about. Numbers start at 1
+        # in each run: a resumed one that hears the signal before its first step would else have passed that number.
+        numbers = itertools.count(1)
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(numbers))
         return
-    before = signal.signal(signal.SIGTERM, request.ask)
+    signals = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        yield request
+        yield lambda: bool(signals)
     finally:
-        if not request.now():
+        if not signals:
             signal.signal(signal.SIGTERM, before)

@@ -1,5 +1,6 @@
 """Metrics of a training run for people and plots: a progress bar, JSON lines, TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
@@ -21,7 +22,11 @@ if _hidden:
     del sys.modules["torch"]
 
 
-class RunLog:
+WATCHED_STEPS = 50  # over which the loss is averaged
+DIVERGED = 1.5, 0.25  # a loss of more than this times the lowest so far plus this has diverged, nats
+
+
+class RunLog(contextlib.AbstractContextManager):
     """Writes metrics to WORKDIR/metrics.jsonl, WORKDIR/tensorboard and a progress bar; a context manager.
 
     A step's metrics are fetched after the next step is on its way, so the devices never wait for the host. Every loss
@@ -42,10 +47,11 @@ class RunLog:
                  fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
         workdir = paths.as_path(workdir)
         self.path, self._fetch = workdir / "metrics.jsonl", fetch
-        self._file, self._board = None, None
+        self._file = None
         if writes:
-            kept = [line for line in self._lines() if json.loads(line)["step"] <= start]
-            paths.write_text(self.path, "".join(kept))
+            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+            complete = [line for line in lines if line.endswith("\n")]  # the last one may have been cut off
+            paths.write_text(self.path, "".join(line for line in complete if json.loads(line)["step"] <= start))
             self._file = self.path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._batch_size, self._every = batch_size, every
@@ -53,7 +59,9 @@ class RunLog:
                               mininterval=1.0, disable=start >= steps or not writes)
         self._pending: tuple[int, dict[str, chex.Array]] | None = None
         self._test = ""
-        self._since, self._steps_since = time.monotonic(), 0
+        self._since = time.monotonic(), start  # of the rate: a time, and the steps done by then
+        self._seen, self._mean, self._lowest = 0, 0.0, math.inf  # of the classification loss: a running mean
+        self._warned = False
 
     def step(self, step: int, metrics: dict[str, chex.Array]) -> None:
         """Takes the metrics of a step just dispatched, on the devices.
@@ -69,15 +77,14 @@ class RunLog:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        loss = float(self._fetch(metrics["loss"]))
+        loss, classification = map(float, self._fetch((metrics["loss"], metrics["loss_classification"])))
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {step}; lower --config.optim.learning_rate "
                             "or --config.shapley.weight. Checkpoints of earlier steps are kept")
-        self._steps_since += 1
+        self._watch(step, classification)
         if step % self._every == 0:
-            now = time.monotonic()
-            rate = self._steps_since * self._batch_size / (now - self._since)
-            self._since, self._steps_since = now, 0
+            (then, steps_then), self._since = self._since, (time.monotonic(), step)
+            rate = (step - steps_then) * self._batch_size / (self._since[0] - then)
             values = {name: float(value) for name, value in self._fetch(metrics).items()}
             self._write(step, "train", values | {"images_per_second": rate})
             self._bar.set_postfix_str(
@@ -86,14 +93,22 @@ class RunLog:
                 f"{self._test}; {rate:.0f} img/s", refresh=False)
         self._bar.update()
 
+    def _watch(self, step: int, classification: float) -> None:
+        """Says once that the run diverges, when its loss has risen far above where it was."""
+        self._seen += 1
+        self._mean += (classification - self._mean) / min(self._seen, WATCHED_STEPS)
+        if self._seen >= WATCHED_STEPS:
+            self._lowest = min(self._lowest, self._mean)
+        if not self._warned and self._mean > DIVERGED[0] * self._lowest + DIVERGED[1]:
+            self._bar.write(f"step {step}: the classification loss is {self._mean:.2f} and was {self._lowest:.2f}: the "
+                            "run diverges; lower --config.optim.learning_rate", file=sys.stderr)
+            self._warned = True
+
     def test(self, step: int, *, accuracy: float, cross_entropy: float) -> None:
         """Takes the metrics of an evaluation after a step."""
         self._write(step, "test", {"accuracy": accuracy, "cross_entropy": cross_entropy})
         self._test = f", test {accuracy:.4f}"
-        self._since, self._steps_since = time.monotonic(), 0  # an evaluation is not training time
-
-    def __enter__(self) -> "RunLog":
-        return self
+        self._since = time.monotonic(), step  # an evaluation is not training time
 
     def __exit__(self, *_) -> None:
         self._bar.close()
@@ -108,8 +123,3 @@ class RunLog:
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
-
-    def _lines(self) -> list[str]:
-        """Returns the complete lines written so far; a last line without its end was cut off and is dropped."""
-        text = self.path.read_text() if self.path.exists() else ""
-        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

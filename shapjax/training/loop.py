@@ -26,10 +26,8 @@ from shapjax.training.loss import LossSettings
 from shapjax.training.optimizer import make_optimizer
 from shapjax.training.step import StepSettings, TrainState, inference_params, init_state, train_step
 
+MIN_STEPS = 400  # of a run whose length is given in epochs
 EVALUATION_BATCH = 4  # times a step's images: a forward pass takes less memory than a step
-
-# (module, meta) -> pretrained parameters, nested as the module's; the others are initialized.
-LoadPretrained = Callable[[nn.Module, Meta], chex.ArrayTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +35,12 @@ class Run:
     """Holds the pieces of a run; made by `setup`.
 
     Attributes:
-      config: resolved.
-      meta: is kept in each checkpoint beside the state.
+      meta: is kept in each checkpoint beside the state; has the resolved config.
       module: the model.
       settings: of a step with coalitions.
       optimizer, learning_rate: and its schedule.
     """
 
-    config: ml_collections.ConfigDict
     meta: Meta
     module: nn.Module
     settings: StepSettings
@@ -61,7 +57,7 @@ class Run:
         Raises:
           UserError: if the loaded parameters are to teach and have no head.
         """
-        c = self.config
+        c = self.meta.config
         params = models.init_params(self.module, jax.random.key(c.seed), image_shape=self.meta.image_shape)
         teacher = c.shapley.teacher_weight > 0
         if teacher and pretrained is not None and "head" not in pretrained:
@@ -70,21 +66,22 @@ class Run:
         return init_state(params | (pretrained or {}), self.optimizer, ema=c.optim.ema_decay > 0, teacher=teacher)
 
     def step(self, state: TrainState, batch: dict[str, chex.Array], *, axis_name: str | None = None,
-             coalitions: bool = True) -> tuple[TrainState, dict[str, chex.Array]]:
+             coalitions: bool = True, probe: bool = False) -> tuple[TrainState, dict[str, chex.Array]]:
         """Takes one step (`step.train_step`) of this run's model.
 
         Args:
           state, batch, axis_name: as of `step.train_step`.
           coalitions: False classifies whole images only, as a run does until `shapley.start`.
+          probe: train the head alone, on whole images.
 
         Returns:
           the state after the step, and the metrics of `train_step` with the learning rate.
         """
-        settings, module = self.settings, self.module
-        if not coalitions:
-            settings = settings._replace(loss=settings.loss._replace(num_pairs=0))
-        if not settings.loss.num_pairs:
-            module = module.without_explainer  # the totals are the same
+        s = self.settings
+        num_pairs = s.loss.num_pairs if coalitions and not probe else 0
+        train_only = ("head",) if probe else s.train_only
+        settings = s._replace(loss=s.loss._replace(num_pairs=num_pairs), train_only=train_only)
+        module = self.module if num_pairs else self.module.without_explainer  # the totals are the same
         next_state, metrics = train_step(
             state, batch, apply_fn=lambda params, *arrays: module.apply({"params": params}, *arrays),
             optimizer=self.optimizer, settings=settings, axis_name=axis_name)
@@ -93,7 +90,8 @@ class Run:
     def test_sums(self, params: chex.ArrayTree, batch: dict[str, chex.Array]) -> dict[str, chex.Array]:
         """Sums accuracy, cross_entropy (nats) and images over the valid rows of a batch of `evaluation_batches`."""
         images = preprocessing.normalize(batch["image"], self.meta.mean, self.meta.std)
-        logits_BK = jnp.sum(self.module.without_explainer.clone(dot_general=None).apply({"params": params}, images), axis=1)
+        module = self.module.without_explainer.clone(dot_general=None)  # products in float32
+        logits_BK = jnp.sum(module.apply({"params": params}, images), axis=1)
         labels_B, valid_B = batch["label"], batch["valid"]
         each = {"accuracy": jnp.argmax(logits_BK, axis=-1) == labels_B, "images": jnp.ones_like(valid_B),
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B)}
@@ -111,17 +109,24 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     Raises:
       UserError: on the first setting that cannot work with these images or devices; names it, and says why.
     """
-    shapjax.config.validate(config)
     config = machine.complete(config, source.image_shape)
-    _require_batch(config, num_devices)
+    if config.optim.epochs:
+        with config.unlocked():
+            steps = max(MIN_STEPS, round(config.optim.epochs * len(source) / config.optim.batch_size))
+            config.optim.steps = min(config.optim.steps, steps)
+    o, s = config.optim, config.shapley
+    unit = num_devices * o.accumulate
+    if o.batch_size % unit:
+        parts = f" times {o.accumulate} parts" if o.accumulate > 1 else ""
+        raise UserError(f"--config.optim.batch_size={o.batch_size} is not divisible by the {num_devices} devices{parts}"
+                        f"; use {max(1, o.batch_size // unit) * unit}")
     normalization.check(config, source.image_shape[2])
     (height, width, _), patch_size = source.image_shape, config.model.patch_size
     if config.pretrained and (height % patch_size or width % patch_size):
         raise UserError(f"--config.pretrained={config.pretrained} has patches of {patch_size} pixels, which do not "
                         f"divide the image size {height}x{width}; set --config.data.image_size to a multiple")
-    o, s = config.optim, config.shapley
-    mean, std = (normalization.per_channel(given, own) for given, own in (
-        (config.data.mean, source.mean), (config.data.std, source.std)))
+    mean = normalization.per_channel(config.data.mean, source.mean)
+    std = normalization.per_channel(config.data.std, source.std)
     meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std)
     with as_user_error("--config.model."):
         module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
@@ -132,42 +137,45 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
             raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has "
                             f"{', '.join(parts)}")
     with as_user_error("--config.shapley."):
-        loss = LossSettings(num_pairs=s.num_pairs, weight=s.weight, masked_weight=s.masked_weight,
-                            masked_target=s.masked_target, gradient=s.gradient).check()
+        loss = LossSettings(**{name: s[name] for name in LossSettings._fields}).check()
     augment = augmentation.settings(config.augment, crops_on_read=source.crops_on_read, image_shape=source.image_shape,
                                     device_batch=o.batch_size // num_devices)
+    if o.layer_decay != 1 and config.model.backbone != "vit":
+        raise UserError(f"--config.optim.layer_decay={o.layer_decay}: expected 1 with a {config.model.backbone}")
     optimizer, learning_rate = make_optimizer(
-        learning_rate=o.learning_rate, warmup_steps=int(o.warmup * o.steps), steps=o.steps,
-        weight_decay=o.weight_decay, b2=o.b2, clip_norm=o.clip_norm, train_only=tuple(o.train_only))
+        learning_rate=o.learning_rate, steps=o.steps, probe_steps=int(o.probe * o.steps),
+        warmup_steps=int(o.warmup * o.steps), floor=o.floor, weight_decay=o.weight_decay, b2=o.b2,
+        clip_norm=o.clip_norm, layer_decay=o.layer_decay, head_rate=o.head_rate, train_only=tuple(o.train_only))
     settings = StepSettings(loss=loss, num_classes=len(source.class_names), mean=mean, std=std, augment=augment,
                             seed=config.seed, teacher_weight=s.teacher_weight, ema_decay=o.ema_decay,
                             train_only=tuple(o.train_only), accumulate=o.accumulate)
-    return Run(config=config, meta=meta, module=module, settings=settings, optimizer=optimizer,
-               learning_rate=learning_rate)
+    return Run(meta, module, settings, optimizer, learning_rate)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of a config with the settings of its model variant and backbone filled in.
+    """Returns a copy of a config with the settings of its model variant and backbone filled in, and checks it.
 
     Raises:
-      UserError: on a variant that does not exist.
+      UserError: on a variant that does not exist, or a setting that cannot work (`shapjax.config.validate`).
     """
     config = config.copy_and_resolve_references()
     if config.model.variant:
         with as_user_error("--config.model."):
             shapjax.config.set_model(config, models.variant(config.model.variant))
+    shapjax.config.validate(config)
     return config.lock()
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
-          load_pretrained: LoadPretrained | None = None, say: Callable[[str], None] = lambda text: None
-          ) -> dict[str, float]:
+          load_pretrained: Callable[[nn.Module, Meta], chex.ArrayTree] | None = None,
+          say: Callable[[str], None] = lambda text: None) -> dict[str, float]:
     """Trains as the resolved config says; goes on where the newest checkpoint of workdir ends.
 
     Args:
       config: resolved.
       workdir: of the run.
-      load_pretrained: gives the parameters that the run starts with, where it has no checkpoint; None: all are new.
+      load_pretrained: (module, meta) -> parameters, nested as the module's, that the run starts with, where it has no
+        checkpoint; the others are new. None: all are new.
       say: takes a line for people.
 
     Returns:
@@ -177,61 +185,63 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
       UserError: on a setting that cannot work, a workdir of another run, or a loss that is not finite.
       Stopped: after SIGTERM, with everything saved.
     """
-    workdir, steps = paths.as_path(workdir), config.optim.steps
+    workdir = paths.as_path(workdir)
+    shapjax.config.validate(config)  # before images are decoded
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
     if config.model.dtype == models.AUTO and (begun := checkpoint.newest_meta(workdir)):
         config = config.copy_and_resolve_references()
         config.model.dtype = begun.config.model.dtype  # a run goes on in the format it began with, on any machine
     run = setup(config, source, num_devices=jax.device_count())
-    config = run.config
+    config, steps = run.meta.config, run.meta.config.optim.steps
+    say(f"{len(source):,} images, {len(source.class_names)} classes, {run.module.num_patches} patches; {steps:,} steps "
+        f"of {config.optim.batch_size} images, {steps * config.optim.batch_size / len(source):.1f} epochs")
     say(f"{jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
         f"{config.model.remat}")
     with as_user_error("--config.run."):
         layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)
-    batches = pipeline.to_device(pipeline.train_iterator(
+    batches = pipeline.TrainIterator(
         source, batch_size=config.optim.batch_size // jax.process_count(), seed=config.seed,
-        crop_area=config.augment.crop_area, threads=config.data.threads, workers=config.data.workers,
-        process_index=jax.process_index(), process_count=jax.process_count()), layout.batch)
-    step_fn, plain_step_fn = layout.step(run.step), layout.step(functools.partial(run.step, coalitions=False))
-    plain_steps, evaluate = int(config.shapley.start * steps), _evaluation(run, layout, test_source)
+        crop_area=config.augment.crop_area, threads=config.data.threads,
+        process_index=jax.process_index(), process_count=jax.process_count(), place=layout.batch)
+    kinds = (config.optim.probe, {"probe": True}), (config.shapley.start, {"coalitions": False}), (1, {})
+    step_fns = [(int(share * steps), layout.step(functools.partial(run.step, **kind))) for share, kind in kinds]
+    evaluate = _evaluation(run, layout, test_source)
 
     paths.require_writable(workdir / "config.json")
-    with checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager, (
-            distributed.stop_request()) as stop:
+    is_first = jax.process_index() == 0
+    with (checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager,
+          distributed.stop_request() as stop_requested):
         newest = manager.latest_step()
         if newest is None:
             state = layout.init(run.init_state, load_pretrained(run.module, run.meta) if load_pretrained else None)
         else:
-            _require_same_run(checkpoint.read_meta(manager, newest), run.meta, workdir)
+            begun = checkpoint.read_meta(manager.directory / str(newest))
+            if changed := shapjax.config.differences(begun.config, config):
+                raise UserError(f"{workdir} holds a run with other settings ({'; '.join(changed)}); use another "
+                                "--workdir, or the same settings to resume")
             state, data_state = checkpoint.restore(manager, layout.template(jax.eval_shape(run.init_state)))
             state = layout.from_checkpoint(state)
             batches.set_state(data_state)
             say(f"resuming {workdir} at step {newest}")
-        if distributed.is_first():
+        if is_first:
             paths.write_json(workdir / "config.json", config.to_dict())
-
-        def save(metrics: dict[str, float] | None) -> None:
-            checkpoint.save(manager, layout.to_checkpoint(state), data_state=batches.get_state(), meta=run.meta,
-                            metrics=metrics)
-
         start = newest or 0
         with RunLog(workdir, start=start, steps=steps, batch_size=config.optim.batch_size, every=config.run.log_every,
-                    fetch=layout.fetch, writes=distributed.is_first()) as log:
+                    fetch=layout.fetch, writes=is_first) as log:
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake
-                    state, metrics = (plain_step_fn if step <= plain_steps else step_fn)(state, batch)
+                    step_fn = next(fn for last, fn in step_fns if step <= last)
+                    state, metrics = step_fn(state, batch)
                 log.step(step, metrics)
-                stopping = stop.now()
-                due = step % config.run.eval_every == 0 or step == steps
-                if stopping or due:
+                due, stopping = step % config.run.eval_every == 0 or step == steps, stop_requested()
+                if due or stopping:
                     log.catch_up()  # no state whose loss is not finite gets saved
-                if due:
-                    test = evaluate(inference_params(state))
-                    log.test(step, **test)
-                    save({"accuracy": test["accuracy"]})
-                elif stopping:
-                    save(None)
+                    if due:
+                        test = evaluate(inference_params(state))
+                        log.test(step, **test)
+                    checkpoint.save(manager, layout.to_checkpoint(state), data_state=batches.get_state(), meta=run.meta,
+                                    metrics={"accuracy": test["accuracy"]} if due else None)
                 if stopping and step < steps:
                     checkpoint.wait(manager)
                     raise Stopped(f"stopped on request at step {step}, saved; run the same command to go on")
@@ -246,33 +256,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
 
 def _evaluation(run: Run, layout: sharding.Layout, source: sources.Source) -> Callable[..., dict[str, float]]:
     """Returns a function of the state's parameters: accuracy and cross-entropy (nats) on all images of a source."""
-    sums_fn, devices = layout.sums(run.test_sums), layout.num_devices
-    batch_size = min(EVALUATION_BATCH * run.config.optim.batch_size, math.ceil(len(source) / devices) * devices)
-    batch_size = math.ceil(batch_size / devices) * devices // jax.process_count()
+    sums_fn, devices, config = layout.sums(run.test_sums), layout.num_devices, run.meta.config
+    batch_size = min(EVALUATION_BATCH * config.optim.batch_size, math.ceil(len(source) / devices) * devices)
 
-    def evaluate(params) -> dict[str, float]:
+    def evaluate(params: chex.ArrayTree) -> dict[str, float]:
         totals = []
-        for batch in pipeline.evaluation_batches(source, batch_size=batch_size, threads=run.config.data.threads,
-                                                 process_index=jax.process_index(), process_count=jax.process_count()):
+        for batch in pipeline.evaluation_batches(
+                source, batch_size=batch_size // jax.process_count(), threads=config.data.threads,
+                process_index=jax.process_index(), process_count=jax.process_count()):
             rows = {key: batch[key] for key in ("image", "label", "valid")}
             totals.append(sums_fn(params, layout.batch(rows)))
         total = jax.tree.map(lambda *parts: float(np.sum(parts, dtype=np.float64)), *layout.fetch(totals))
         return {key: total[key] / total["images"] for key in ("accuracy", "cross_entropy")}
 
     return evaluate
-
-
-def _require_batch(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises UserError unless the batch can be dealt out to the devices, in parts."""
-    batch_size, unit = config.optim.batch_size, num_devices * config.optim.accumulate
-    if batch_size % unit:
-        parts = f" times {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
-        raise UserError(f"--config.optim.batch_size={batch_size} is not divisible by the {num_devices} devices{parts}; "
-                        f"use {max(1, batch_size // unit) * unit}")
-
-
-def _require_same_run(old: Meta, new: Meta, workdir: os.PathLike) -> None:
-    changed = shapjax.config.differences(old.config, new.config)
-    if changed:
-        raise UserError(f"{workdir} holds a run with other settings ({'; '.join(changed)}); use another --workdir, or "
-                        "the same settings to resume")

@@ -101,23 +101,15 @@ def joint_loss(phi_fn: coalitions.PhiFn, images: chex.Array, targets_BK: chex.Ar
     if settings.num_pairs == 0:
         zero = jnp.zeros(())
         return loss_classification, LossParts(loss_classification, loss_classification, zero, zero, accuracy, zero)
-
     mask_BMN = jax.vmap(lambda key: shapley.sample_coalitions(
         key, num_players=phi_BNK.shape[1], num_pairs=settings.num_pairs))(keys_B)
     value_BMK, complement_BMK = coalitions.pair_values(phi_fn, images, mask_BMN)
     both = jnp.concatenate([value_BMK, complement_BMK], axis=1)  # [B, 2M, K]
-    masked_target_BK = targets_BK
-    if settings.masked_target == "prediction":
-        masked_target_BK = jax.lax.stop_gradient(jax.nn.softmax(logits_BK))
+    prediction_BK = jax.lax.stop_gradient(jax.nn.softmax(logits_BK))
+    masked_target_BK = prediction_BK if settings.masked_target == "prediction" else targets_BK
     loss_masked = jnp.mean(optax.softmax_cross_entropy(both, masked_target_BK[:, None]))
     loss_shapley = shapley_loss(phi_BNK, mask_BMN, value_BMK, complement_BMK, gradient=settings.gradient,
                                 axis_name=axis_name)
     loss = loss_classification + settings.masked_weight * loss_masked + settings.weight * loss_shapley
-    return loss, LossParts(
-        loss=loss,
-        loss_classification=loss_classification,
-        loss_masked=loss_masked,
-        loss_shapley=loss_shapley,
-        accuracy=accuracy,
-        masked_accuracy=jnp.mean(jnp.argmax(both, axis=-1) == labels_B[:, None]),
-    )
+    masked_accuracy = jnp.mean(jnp.argmax(both, axis=-1) == labels_B[:, None])
+    return loss, LossParts(loss, loss_classification, loss_masked, loss_shapley, accuracy, masked_accuracy)

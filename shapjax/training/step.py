@@ -132,6 +132,8 @@ def train_step(state: TrainState, batch: dict[str, chex.Array], *, apply_fn: App
     if axis_name:
         gradients, parts = jax.lax.pmean((gradients, parts), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    if s.train_only:  # decay would move the others
+        updates = {key: x if key in s.train_only else jax.tree.map(jnp.zeros_like, x) for key, x in updates.items()}
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
     if ema_params is not None:

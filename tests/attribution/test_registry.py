@@ -49,7 +49,7 @@ def test_a_method_is_a_function_of_the_package_and_no_submodule_hides_it():
 
 
 def test_a_plain_classifier_is_not_asked_for_phi_attention_or_features(plain):
-    keys = {method.key for method in registry.applicable(plain)}
+    keys = {method.key for method in registry.select("all", plain)}
     assert keys == set(registry.METHODS) - {
         "phi", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
     with pytest.raises(ValueError, match="'rollout' needs attention_fn, which this model does not have: choose among"):
@@ -57,8 +57,8 @@ def test_a_plain_classifier_is_not_asked_for_phi_attention_or_features(plain):
 
 
 def test_enumeration_is_not_done_unasked_beyond_16_patches_nor_at_all_beyond_20(plain):
-    asked = {method.key for method in registry.applicable(plain)}
-    assert {method.key for method in registry.applicable(plain.replace(grid=(4, 5)))} == asked - {"exact"} != asked
+    asked = {method.key for method in registry.select("all", plain)}
+    assert {method.key for method in registry.select("all", plain.replace(grid=(4, 5)))} == asked - {"exact"} != asked
     assert [m.key for m in registry.select(["exact"], plain.replace(grid=(4, 5)))] == ["exact"]
     with pytest.raises(ValueError, match=r"2\^24 packed passes.*kernel_shap"):
         registry.select(["exact"], plain.replace(grid=(5, 5)))

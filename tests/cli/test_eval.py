@@ -133,7 +133,7 @@ def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_pat
     (("--metrics", "deltion"), "did you mean deletion"),
     (("--images", 2000), "has 1000"),
     (("--object_masks", "masks.npy"), r"uint8 [3, 20, 28]; expected bools or integers [3, 28, 28]"),
-    (("--methods", ""), "--methods is empty"),
+    (("--methods", ""), "--methods: there is no method to compare"),
 ])
 def test_a_mistake_is_one_line_before_the_work_begins(run, tmp_path, fails_with_one_line, arguments, expected):
     np.save(tmp_path / "masks.npy", np.zeros((3, 20, 28), np.uint8))

@@ -37,7 +37,8 @@ def assert_holds(workdir, weights):
     """Asserts that the parameters in a run's newest checkpoint are those that the weights give its model."""
     params, meta, _ = read.read_model(workdir)
     module = read.build(meta)
-    expected, _ = loading.load(str(weights), module, image_shape=meta.image_shape, num_classes=10, new_head=False)
+    expected, _ = loading.load(str(weights), module, image_shape=meta.image_shape, class_names=meta.class_names,
+                                new_head=False)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 

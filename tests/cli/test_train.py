@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -180,3 +181,4 @@ def test_a_command_without_arguments_says_what_it_needs(script, fails_with_one_l
 def test_help_shows_the_flags(script, command):
     assert "--checkpoint" in (out := command(script, "--help")) or "--workdir" in out
     assert "python " + script in out
+    assert script == "train.py" or {"--dataset", "--data_dir"} <= set(re.findall(r"--\w+", out))

@@ -37,32 +37,19 @@ def test_evaluation_shows_every_image_once_in_order(n, batch_size):
     assert (joined["index"][n:] == n - 1).all()  # filled with the last image
 
 
-def test_evaluation_shows_the_chosen_images_in_the_chosen_order():
-    source = make_source(10)
-    batches = list(evaluation_batches(source, batch_size=2, indices=[7, 0, 3]))
-    assert [batch["index"][batch["valid"]].tolist() for batch in batches] == [[7, 0], [3]]
-    np.testing.assert_array_equal(batches[0]["image"], source.images[[7, 0]])
-    assert list(evaluation_batches(source, batch_size=2, indices=[])) == []
-
-
-@pytest.mark.parametrize("options, message", [
-    ({"batch_size": 0}, "batch_size 0"),
-    ({"batch_size": 2, "indices": [0, 10]}, "no image 10; the source has images 0 to 9"),
-    ({"batch_size": 2, "indices": [-1]}, "no image -1"),
-])
-def test_evaluation_options_that_cannot_work_are_refused_at_once(options, message):
-    with pytest.raises(UserError, match=message):
-        evaluation_batches(make_source(10), **options)
+def test_an_evaluation_batch_without_images_is_refused_at_once():
+    with pytest.raises(UserError, match="batch_size 0"):
+        evaluation_batches(make_source(10), batch_size=0)
 
 
 @pytest.mark.parametrize("n, process_count", [(24, 2), (25, 3), (1, 4), (13, 4)])
 def test_processes_share_the_evaluation_and_make_equally_many_batches(n, process_count):
-    source, chosen = make_source(30), list(range(n))[::-1]
-    parts = [list(evaluation_batches(source, batch_size=3, indices=chosen, process_index=i,
-                                     process_count=process_count, threads=2)) for i in range(process_count)]
+    source = make_source(n)
+    parts = [list(evaluation_batches(source, batch_size=3, process_index=i, process_count=process_count, threads=2))
+             for i in range(process_count)]
     assert {len(part) for part in parts} == {-(-n // (3 * process_count))}
     joined = {key: np.concatenate([batch[key] for step in zip(*parts, strict=True) for batch in step])
               for key in parts[0][0]}
-    assert joined["index"][joined["valid"]].tolist() == chosen
-    assert (joined["index"][~joined["valid"]] == chosen[-1]).all()
+    assert joined["index"][joined["valid"]].tolist() == list(range(n))
+    assert (joined["index"][~joined["valid"]] == n - 1).all()
     np.testing.assert_array_equal(joined["image"], source.images[joined["index"]])

@@ -1,7 +1,6 @@
 """Folders of images: classes and splits, decoding and crops, and mistakes named with the file."""
 
 import pathlib
-import pickle
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ def everything(source):
 
 def names(path, split):
     records = folder.open_records(str(path), split)
-    return [str(pathlib.Path(file).relative_to(path)) for file in records.files]
+    return [str(pathlib.Path(records.name(i)).relative_to(path)) for i in range(len(records))]
 
 
 def test_labels_are_the_sorted_directories_and_images_are_theirs(tmp_path):
@@ -119,8 +118,6 @@ def test_images_of_their_own_size_are_cropped_on_read(tmp_path):
     assert center[-1] - center[0] == pytest.approx(87.5 * 49 / 50, abs=1.5)
     assert isinstance(load_source(config(tmp_path, crop_area=0.2, image_size=50), "test"), ArraySource)
     assert isinstance(load_source(config(tmp_path, image_size=50), "train"), ArraySource)  # nothing to cut
-    again = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(everything(again)["image"], everything(source)["image"])
 
 
 def test_images_of_one_size_are_kept_as_they_are_or_cropped_at_full_resolution(tmp_path):
@@ -202,16 +199,16 @@ def test_images_of_different_size_are_named_unless_they_are_resized(tmp_path):
 
 @pytest.mark.parametrize("make, changes, message", [
     ({}, {"dataset": "folder:nowhere"}, "folder:nowhere: there is no such directory"),
-    ({}, {}, "a directory of images for each class, at least two; it has none"),
-    ({"red": 2}, {}, "only one, red"),
+    ({}, {}, "a directory of images for each class, at least two; found none"),
+    ({"red": 2}, {}, "at least two; found red"),
     ({"red": 2, "blue": 0}, {}, r"blue has no images"),
     ({"train/red": 2, "train/blue": 2}, {}, r"no split 'test'; there are train, and slices .* such as train\[:90%"),
-    ({"red": 2, "blue": 2}, {"train_split": "dev"}, "no split 'dev'; it has no directories for splits"),
+    ({"red": 2, "blue": 2}, {"train_split": "dev"}, r"no split 'dev'; there are train, test, .* train\[:90%\]"),
     ({"red": 2, "blue": 2}, {"train_split": "train[a:b]"}, r"'train\[a:b\]' is not understood"),
     ({"red": 2, "blue": 2}, {"train_split": "train[:0%]"}, "'train.:0%.' has no images; all of train are 2"),
     ({"train": 2, "test": 2}, {}, "test, train hold no directories"),
     ({"train/red": 2, "train/blue": 2, "test/red": 1, "test/green": 1}, {},
-     "different classes .only in train: blue; only in test: green"),
+     "different classes .only in one: blue, green"),
 ])
 def test_a_mistake_is_one_line_with_what_to_do(tmp_path, make, changes, message):
     for name, count in make.items():

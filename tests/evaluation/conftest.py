@@ -1,6 +1,5 @@
 """Fixtures of the evaluation's tests: a game of 4 patches and 3 classes, small enough to compute by hand."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,13 +9,13 @@ from scipy import special
 
 from shapjax.attribution import METHODS
 from shapjax.data.sources import ArraySource
-from shapjax.evaluation.measurement import Measurement, Settings, Subjects
+from shapjax.evaluation.measurement import Measurement, Subjects
 from shapjax.games import classifier, removal, shapley
 from shapjax.games.classifier import Classifier
 
 HIDDEN = 0.3  # color of hidden patches
 IMAGES = 11
-SETTINGS = Settings(coalitions=8, batch_size=16, block=8, explorer_images=2, explorer_classes=3)
+SETTINGS = {"coalitions": 8, "batch_size": 16, "block": 8, "explorer_images": 2, "explorer_classes": 3}
 
 
 class Game(NamedTuple):
@@ -106,13 +105,13 @@ def settings():
 
 @pytest.fixture(scope="session")
 def work(game, subjects):
-    return Measurement(game.model, subjects, SETTINGS, exact_seconds=0.25)
+    return Measurement(game.model, subjects, **SETTINGS, exact_seconds=0.25)
 
 
 @pytest.fixture(scope="session")
 def measured(work):
     """Returns the measurements of three methods and `linear`."""
-    fake = dataclasses.replace(METHODS["phi"], key="linear", fn=lambda model, images, targets, keys, batch_size=1: (
+    fake = METHODS["phi"]._replace(key="linear", fn=lambda model, images, targets, keys, batch_size=1: (
         linear(images, targets, jnp)))
     methods, passes = [*(METHODS[key] for key in ("phi", "kernel_shap", "exact")), fake], []
     found = {method.key: work.measure(method, done=passes.append) for method in methods}

@@ -68,7 +68,7 @@ def test_what_is_measured_is_the_prediction_beside_exact_ground_truth(game, comp
     np.testing.assert_allclose(work.subjects.probabilities, special.softmax(game.values[:, -1], axis=1), atol=1e-5)
     np.testing.assert_array_equal(work.subjects.targets, game.values[:, -1].argmax(axis=1))
     np.testing.assert_allclose(work.subjects.ground_truth, game.exact, atol=1e-5)
-    assert work._exact_seconds > 0 and work.settings.coalitions == 32 and work.settings.batch_size == 16
+    assert work._exact_seconds > 0 and work._coalitions == 32 and work._batch_size == 16
 
 
 def test_the_arrays_are_of_the_explorers_images(game, compare, measuring):
@@ -140,6 +140,11 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
     assert summary["class_names"] == ["a", "b", "c"]
 
 
+def test_a_path_in_place_of_a_model_is_answered_with_how_to_load_it(game):
+    with pytest.raises(ValueError, match=r"the model is 'some/path', expected a loaded one: pass shapjax.load\(path\)"):
+        comparison.compare("some/path", game.images, game.labels)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"methods": ["kernel_shop"]}, "did you mean kernel_shap"),
     ({"methods": []}, "there is no method to compare"),
@@ -149,16 +154,18 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
     ({"metrics": ["shapley_pearson"], "ground_truth": "none"}, "shapley_pearson"),
     ({"ground_truth": "exakt"}, "'exakt' is unknown"),
     ({"target": "both"}, "target is 'both', expected one of predicted, label"),
-    ({"coalitions": 33}, "coalitions=33"),
-    ({"labels": np.zeros(3, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
-    ({"labels": np.zeros(12, np.int32)}, r"expected \[n, H, W, C\] and \[n\]"),
+    ({"coalitions": 0}, "0 coalitions were asked for"),
+    ({"coalitions": 33}, "33 coalitions were asked for, expected an even number"),
+    ({"labels": np.zeros(3, np.int32)}, r"labels have shape \(3,\), expected \(11\)"),
+    ({"labels": np.zeros(12, np.int32)}, r"labels have shape \(12,\), expected \(11\)"),
+    ({"images": np.zeros((0, 4, 4, 1)), "labels": np.zeros(0, int)}, "the number of images is 0, expected at least 1"),
     ({"labels": np.full(11, 7)}, "target 7"),
     ({"labels": np.zeros(11)}, "labels are float64, expected integers"),
     ({"images": np.zeros((11, 4, 4, 1), np.int64)}, "images are int64, expected uint8 or floats"),
     ({"explorer_images": -1}, "explorer_images is -1, expected at least 0"),
     ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
     ({"seed": -1}, "seed is -1, expected at least 0"),
-    ({"object_masks": np.zeros((11, 4, 5), bool)}, r"object masks are \[11, 4, 5\], expected \[11, 4, 4\]"),
+    ({"object_masks": np.zeros((11, 4, 5), bool)}, r"object masks have shape \(11, 4, 5\), expected \(11, 4, 4\)"),
 ])
 def test_arguments_that_do_not_fit_are_refused(compare, measuring, changes, message):
     with pytest.raises(ValueError, match=message):

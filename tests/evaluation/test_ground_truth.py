@@ -43,8 +43,8 @@ def nine_players(rng):
 
 def test_estimated_ground_truth_and_the_method_kernel_shap_do_not_share_their_errors(rng, monkeypatch):
     """If both drew the same coalitions they would be the same estimate, with a correlation of 1."""
-    monkeypatch.setattr(ground_truth, "MAX_COALITIONS", 32)
-    monkeypatch.setattr(ground_truth, "ROUND_COALITIONS", 32)
+    for name in ("max_coalitions", "round_coalitions"):
+        monkeypatch.setitem(ground_truth.LIMITS, name, 32)
     model, images = nine_players(rng)
     truth = ground_truth.compute(model, images, kind="kernel_shap", progress=False)
     exact = ground_truth.compute(model, images, kind="exact", progress=False)

@@ -1,6 +1,5 @@
 """Methods on the same images: nothing depends on how images are batched, and time is that of compiled programs."""
 
-import dataclasses
 import itertools
 import time
 
@@ -10,7 +9,7 @@ from scipy import special
 
 from shapjax.attribution import registry, shapley_values
 from shapjax.evaluation.keys import image_keys
-from shapjax.evaluation.measurement import Measurement, Settings, explorer_classes
+from shapjax.evaluation.measurement import Measurement, classes_to_explore
 from shapjax.evaluation.over_images import OverImages
 from shapjax.metrics.registry import METRICS
 
@@ -54,8 +53,8 @@ def test_the_explorer_has_the_attributions_of_its_classes_and_what_is_left_witho
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_how_images_are_batched(game, subjects, settings, measured):
-    settings = dataclasses.replace(settings, batch_size=7, block=16)
-    again = Measurement(game.model, subjects, settings).measure(registry.METHODS["kernel_shap"])
+    settings = settings | {"batch_size": 7, "block": 16}
+    again = Measurement(game.model, subjects, **settings).measure(registry.METHODS["kernel_shap"])
     for name, array in measured["kernel_shap"].items():
         if not name.startswith("cost/"):
             # Average precision jumps where two of the 16 pixels change places: rounding decides between near ties.
@@ -74,20 +73,20 @@ def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_coun
 
     monkeypatch.setattr(OverImages, "compile", compile_once)
     monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or next(seconds))
-    work = Measurement(game.model, dataclasses.replace(subjects, ground_truth=None, object_masks=None),
-                       dataclasses.replace(settings, explorer_images=0))
+    work = Measurement(game.model, subjects._replace(ground_truth=None, object_masks=None),
+                       **settings | {"explorer_images": 0})
     work._score = work._evaluate = lambda *arrays: {}
     work._remove = lambda *arrays: (np.zeros((0, 4)), np.zeros((0, 5)))
     found = work.measure(registry.METHODS["phi"])
     assert events[0] == "compiled" and set(events[1:]) == {"clock"}
-    blocks = -(-len(subjects.images) // settings.block)  # of a multiple of the devices
-    assert found["cost/seconds"] == 1 / (blocks * settings.block) and len(subjects.images) % settings.block
+    blocks = -(-len(subjects.images) // settings["block"])  # of a multiple of the devices
+    assert found["cost/seconds"] == 1 / (blocks * settings["block"]) and len(subjects.images) % settings["block"]
     assert found["explorer/attributions"].shape[0] == 0
 
 
 def test_attributions_that_are_not_finite_name_the_method(work):
     nan = np.full((1, 4), np.nan, np.float32)
-    method = dataclasses.replace(registry.METHODS["phi"], fn=lambda *_, **options: nan)
+    method = registry.METHODS["phi"]._replace(fn=lambda *_, **options: nan)
     with pytest.raises(ValueError, match="attributions of phi are not finite"):
         work.measure(method)
 
@@ -97,16 +96,10 @@ def test_a_target_or_label_that_is_no_class_is_named(game, subjects, settings, f
     classes = getattr(subjects, field).copy()
     classes[4] = 3
     with pytest.raises(ValueError, match="target 3 of row 4 is no class: expected 0 to 2"):
-        Measurement(game.model, dataclasses.replace(subjects, **{field: classes}), settings)
-
-
-def test_coalitions_come_in_pairs():
-    for odd in (7, 0):
-        with pytest.raises(ValueError, match=f"coalitions={odd}: expected an even number"):
-            Settings(coalitions=odd)
+        Measurement(game.model, subjects._replace(**{field: classes}), **settings)
 
 
 def test_explorer_classes_hold_the_label_and_the_target_and_fall_in_probability():
     p = np.array([[0.1, 0.5, 0.02, 0.3, 0.08]])
-    assert explorer_classes(p, np.array([2]), np.array([1]), 3).tolist() == [[1, 3, 2]]
-    assert explorer_classes(p, np.array([1]), np.array([1]), 9).tolist() == [[1, 3, 0, 4, 2]]
+    assert classes_to_explore(p, np.array([2]), np.array([1]), 3).tolist() == [[1, 3, 2]]
+    assert classes_to_explore(p, np.array([1]), np.array([1]), 9).tolist() == [[1, 3, 0, 4, 2]]

@@ -73,9 +73,9 @@ def test_the_error_is_against_ground_truth_and_stands_beside_its_ceiling(game, r
 
 
 def test_exact_ground_truth_has_a_ceiling_of_one_and_an_infinite_error_none(reference):
-    exact = dataclasses.replace(reference, standard_errors=np.zeros_like(reference.values))
+    exact = reference._replace(standard_errors=np.zeros_like(reference.values))
     assert quality.shapley_error(reference.values, exact)["r2_ceiling"] == 1
-    unknown = dataclasses.replace(reference, standard_errors=np.full_like(reference.values, np.inf))
+    unknown = reference._replace(standard_errors=np.full_like(reference.values, np.inf))
     assert quality.shapley_error(reference.values, unknown)["r2_ceiling"] is None
 
 

@@ -1,5 +1,6 @@
 """An exported model is the model: the same values from the program, the same bits from the parameters, or one line."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from shapjax import config, models
+from shapjax.attribution import registry
 from shapjax.errors import UserError
 from shapjax.export import read, write
 from shapjax.games.classifier import Classifier
@@ -65,6 +67,19 @@ def make_model(name):
 @pytest.fixture(scope="module")
 def model():
     return make_model("vit")
+
+
+def test_a_gradient_costs_two_passes_even_if_the_training_computed_blocks_again(model):
+    c = model.meta.config.copy_and_resolve_references()
+    c.model.remat = "full"
+    module = read.build(dataclasses.replace(model.meta, config=c))
+
+    def passes(module):
+        classifier = inference.classifier_of(module, model.params, model.meta.mean, model.meta.std)
+        return registry.passes(registry.METHODS["gradient"], classifier, np.zeros((8, 8, 2), np.float32), coalitions=1)
+
+    assert passes(module) == pytest.approx(2, abs=0.2)
+    assert passes(module.clone(remat="full")) > 2.6
 
 
 @pytest.fixture

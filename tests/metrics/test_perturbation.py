@@ -18,6 +18,7 @@ def hand_made(rng):
     """Returns curves of 7 images without a model, logits of 3 classes."""
     inserted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
     deleted = rng.normal(size=(7, N + 1, 3), scale=2).astype(np.float32)
+    deleted[:, 0], deleted[:, -1] = inserted[:, -1], inserted[:, 0]  # the whole and the empty image
     return perturbation.Curves(jnp.asarray(inserted), jnp.asarray(deleted))
 
 
@@ -71,7 +72,8 @@ def test_a_constant_probability_is_its_own_area():
 def test_aopc_and_lodds_are_means_over_the_fractions(hand_made, probabilities):
     p = probabilities[1]
     q = perturbation.removed_counts(N)[1:]
-    np.testing.assert_allclose(perturbation.full_probability(hand_made), p[:, 0], atol=1e-6)
+    whole = np.exp(perturbation.target_log_probability(hand_made).deleted[:, 0])
+    np.testing.assert_allclose(whole, p[:, 0], atol=1e-6)
     np.testing.assert_allclose(perturbation.aopc(hand_made), np.mean(p[:, :1] - p[:, q], axis=1), atol=1e-6)
     np.testing.assert_allclose(
         perturbation.aopc_absolute(hand_made), np.mean(abs(p[:, :1] - p[:, q]), axis=1), atol=1e-6)
@@ -110,9 +112,13 @@ def test_an_image_that_stays_correct_has_an_area_of_90():
     assert perturbation.accuracy_area(np.ones((1, 10), bool))[0] == pytest.approx(90)
 
 
-def test_removed_logits_are_those_of_the_deletion_curve(example, example_order, example_curves):
-    logits = perturbation.removed_logits(example.model, example.images, example_order)
-    np.testing.assert_allclose(logits, example_curves.deleted[:, perturbation.removed_counts(16)], atol=2e-5)
+def test_predictions_without_patches_are_those_of_the_deletion_curve(example, example_order, example_curves):
+    predicted = np.argmax(example_curves.deleted[:, perturbation.removed_counts(16)], axis=-1)
+    assert len(np.unique(predicted)) > 1
+    for label in np.unique(predicted):
+        labels = np.full(len(predicted), label)
+        correct = perturbation.correct_without(example.model, example.images, example_order, labels)
+        np.testing.assert_array_equal(correct, predicted == label)
 
 
 def test_an_order_of_other_patches_is_refused(example):

@@ -66,7 +66,8 @@ def on_device(model, image, object_masks, attributions):
         "sensitivity_n": faithfulness.sensitivity_n(attributions, masks, inside),
         "sensitivity_n_fixed": faithfulness.sensitivity_n(attributions, fixed, fixed_inside),
         "faithfulness": faithfulness.faithfulness_correlation(
-            attributions, fixed, perturbation.full_probability(curves), jax.nn.sigmoid(fixed_outside)),
+            attributions, fixed, jnp.exp(perturbation.target_log_probability(curves).deleted[:, 0]),
+            jax.nn.sigmoid(fixed_outside)),
         "monotonicity": perturbation.monotonicity(curves),
         "road": perturbation.road(model, image, order, target)[:, 1:].mean(axis=1),
         "pointing": localization.pointing_game(attributions, object_masks, KEY, grid=(4, 4)),
@@ -77,7 +78,7 @@ def on_device(model, image, object_masks, attributions):
 def measure(model, image, worth, attributions):
     """Computes every metric that has a direction, by its key."""
     values, counts = on_device(model, image, in_pixels(OBJECT), attributions)
-    total, agreement = localization.total(counts), metrics.agreement(attributions[..., None], worth[..., None])
+    total, agreement = counts[0], metrics.agreement(attributions[..., None], worth[..., None])
     return values | {
         "pixel_accuracy": localization.pixel_accuracy(total), "miou": localization.mean_iou(total),
         "pixel_accuracy_correct": localization.pixel_accuracy(total), "miou_correct": localization.mean_iou(total),
@@ -113,7 +114,7 @@ def test_public_names_are_those_of_their_functions_and_no_submodule_hides_them()
 
 def test_metrics_that_need_object_masks_or_ground_truth_come_with_them():
     def keys(**given):
-        return {metric.key for metric in registry.applicable(**given)}
+        return {metric.key for metric in registry.select("all", **given)}
 
     assert keys(ground_truth=True, object_masks=True) == set(registry.METRICS)
     neither = keys(ground_truth=False, object_masks=False)

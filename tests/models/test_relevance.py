@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapjax.models import relevance
+from shapjax.models import relevance, vit_relevance
+from tests.conftest import PIXELS
 
 
 def propagate(fn, arguments, given):
@@ -69,3 +70,12 @@ def test_what_is_zero_everywhere_takes_nothing_and_does_not_divide_by_zero():
     for fn in (lambda x: relevance.linear(x, jnp.eye(2), jnp.zeros(2)), lambda x: relevance.add(x, -x),
                lambda x: relevance.product("ij,jk->ik", x, jnp.eye(2))):
         np.testing.assert_array_equal(propagate(fn, (zero,), [[1.0, 2.0]])[0], zero)
+
+
+def test_the_transformers_pass_is_the_models_own_with_layer_scale_too(tiny_vit, rng):
+    module, params, apply = tiny_vit(class_token=True, layer_scale=True)
+    images = jnp.asarray(rng.normal(size=(2, *PIXELS)), jnp.float32)
+    tokens, _ = module.apply({"params": params}, images, method=lambda module, x: module.sequence(module.embed(x)))
+    t = tokens.shape[1]
+    patch_logits = vit_relevance.patch_logits(module, params, tokens, jnp.zeros((2, 2, module.heads, t, t)))
+    np.testing.assert_allclose(patch_logits, apply(params, images), atol=1e-5)

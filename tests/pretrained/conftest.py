@@ -41,18 +41,18 @@ class Loaded(NamedTuple):
 
 @pytest.fixture(scope="session")
 def load():
-    """Returns load(path, image_shape=None, num_classes=None, new_head=False), which loads the model of weights; a head
-    is expected only where they have one."""
+    """Returns load(path, …), which loads the model of weights; a head is expected only where they have one."""
 
-    def load(path, *, image_shape=None, num_classes=None, new_head=False):
+    def load(path, *, image_shape=None, num_classes=None, class_names=None, new_head=False):
         architecture = loading.describe(str(path))
         image_shape = image_shape or (*architecture.image_size, architecture.channels)
         c = config.default_config()
         config.set_model(c, architecture.settings)
         num_classes = num_classes or architecture.num_classes or 3
         module = models.build(config.model_settings(c), image_shape=image_shape, num_classes=num_classes)
-        params, report = loading.load(str(path), module, image_shape=image_shape, num_classes=num_classes,
-                                      new_head=new_head)
+        names = class_names or architecture.class_names
+        names = names if names and len(names) == num_classes else [f"class {i}" for i in range(num_classes)]
+        params, report = loading.load(str(path), module, image_shape=image_shape, class_names=names, new_head=new_head)
         if "head" not in params:  # zeros, as a run makes it
             shapes = models.param_shapes(module, image_shape=image_shape)["head"]
             params["head"] = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -100,7 +100,7 @@ def test_the_published_sizes_are_recognized_as_their_variants():
     (lambda t: t.pop("stages.1.blocks.1.mlp.fc2.bias"), r"lack 1 of its tensors: stages.1.blocks.1.mlp.fc2.bias"),
     (lambda t: t.update({"stages.0.blocks.0.mlp.grn.weight": torch.ones(4)}), "lacks: stages.0.blocks.0.mlp.grn"),
     (lambda t: t.update({"stages.1.blocks.0.conv_dw.weight": torch.ones(16, 1, 3, 3)}),
-     r"conv_dw.weight is \[16, 1, 3, 3\] instead of \[16, 1, 7, 7\]"),
+     r"conv_dw.weight is \[16, 1, 3, 3\] where stage1_blocks/depthwise/kernel needs \[7, 7, 16\]"),
     (lambda t: t.pop("stem.1.weight"), "lack 1 of its tensors: stem.1.weight"),
 ])
 def test_what_is_no_plain_convnext_is_refused_with_the_tensors_that_disagree(change, message, tmp_path, classifier):

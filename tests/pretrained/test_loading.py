@@ -138,7 +138,7 @@ def test_a_model_that_the_weights_are_not_of_is_refused_with_what_disagrees(chan
     settings = dict(num_classes=3, image_size=(28, 28), patch_size=14, width=16, depth=1, heads=2, mlp_ratio=2.0,
                     class_token=True, activation="gelu", norm_epsilon=1e-12)
     with pytest.raises(UserError, match=f"are of another model: .*{expected}") as e:
-        loading.load(str(weights), vit.ViT(**(settings | changes)), image_shape=(28, 28, 3), num_classes=3,
+        loading.load(str(weights), vit.ViT(**(settings | changes)), image_shape=(28, 28, 3), class_names="abc",
                      new_head=False)
     assert "\n" not in str(e.value)
 
@@ -148,4 +148,4 @@ def test_weights_for_another_backbone_are_refused(weights):
     config.set_model(c, {"backbone": "resnet", "patch_size": 4, "stages": (1, 1)})
     module = models.build(config.model_settings(c), image_shape=(28, 28, 3), num_classes=3)
     with pytest.raises(UserError, match="backbone is vit instead of resnet"):
-        loading.load(str(weights), module, image_shape=(28, 28, 3), num_classes=3, new_head=False)
+        loading.load(str(weights), module, image_shape=(28, 28, 3), class_names="abc", new_head=False)

@@ -108,11 +108,13 @@ def test_the_published_sizes_are_recognized_as_their_variants(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda t: t.pop("layer2.0.bn1.running_var"), "lack 1 of its tensors: layer2.0.bn1.running_var"),
-    (lambda t: t.update({"conv1.weight": torch.ones(8, 3, 3, 3)}), r"conv1.weight is \[8, 3, 3, 3\] instead of"),
+    (lambda t: t.update({"conv1.weight": torch.ones(8, 3, 3, 3)}),
+     r"conv1.weight is \[8, 3, 3, 3\] where stem/kernel needs \[7, 7, 3, 8\]"),
     (lambda t: t.pop("conv1.weight"), "lack .* of its tensors: conv1.weight"),
     (lambda t: t.update({"layer1.0.se.fc1.weight": torch.ones(2)}), "this model lacks: layer1.0.se.fc1.weight"),
-    (lambda t: t.update({"layer2.0.conv2.weight": torch.ones(16, 1, 3, 3)}), r"is \[16, 1, 3, 3\] instead"),
-    (lambda t: t.update({"fc.weight": torch.ones(5, 7)}), r"fc.weight is \[5, 7\] instead of \[5, 16\]"),
+    (lambda t: t.update({"layer2.0.conv2.weight": torch.ones(16, 1, 3, 3)}),
+     r"is \[16, 1, 3, 3\] where .*conv2/kernel needs \[3, 3, 16, 16\]"),
+    (lambda t: t.update({"fc.weight": torch.ones(5, 7)}), r"fc.weight is \[5, 7\] where head/kernel needs \[16, 5\]"),
 ])
 def test_what_is_no_plain_resnet_is_refused_with_the_tensors_that_disagree(change, message, tmp_path, classifier):
     tensors = in_timm(classifier(**BASIC).state_dict())

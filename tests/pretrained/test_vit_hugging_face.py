@@ -49,11 +49,12 @@ def hidden_states(model, images):
     """Returns the last hidden states of the patches [B, N, D], by transformers."""
     tower = next((getattr(model, name) for name in ("vit", "deit", "dinov2", "vision_model") if hasattr(model, name)),
                  model)
-    with torch.no_grad():
-        states = tower(torch.from_numpy(images.transpose(0, 3, 1, 2))).last_hidden_state
     config = getattr(model.config, "vision_config", model.config)
-    size = np.broadcast_to(config.image_size, 2)
-    return states[:, -int(np.prod(size // config.patch_size)):]
+    own = tuple(np.broadcast_to(config.image_size, 2)) == images.shape[1:3]
+    interpolate = {} if own or "dinov2" in config.model_type else {"interpolate_pos_encoding": True}
+    with torch.no_grad():
+        states = tower(torch.from_numpy(images.transpose(0, 3, 1, 2)), **interpolate).last_hidden_state
+    return states[:, -(images.shape[1] // config.patch_size) * (images.shape[2] // config.patch_size):]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,6 +79,16 @@ def test_what_save_pretrained_writes_gives_the_same_features_and_logits(kind, tm
             torch.testing.assert_close(expected, model(torch.from_numpy(images.transpose(0, 3, 1, 2))).logits)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert ("CLS" in str(loaded.report)) == (kind != "siglip classifier")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 20), (8, 20)])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "another size" not in kind and "teacher" not in kind])
+def test_features_of_images_of_other_sizes_are_those_of_transformers(kind, size, tmp_path, load, randomized, pixels):
+    model = randomized(models_of(kind))
+    model.save_pretrained(tmp_path)
+    images = pixels(*size)
+    features, _ = load(tmp_path, image_shape=(*size, 3)).features_and_logits(images)
+    np.testing.assert_allclose(features, hidden_states(model, images), atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "dinov2 with registers", "siglip"])
@@ -116,7 +127,7 @@ def test_the_settings_and_the_normalization_are_those_of_the_files(tmp_path, loa
     a = load(tmp_path).architecture
     assert a.settings == dict(
         backbone="vit", patch_size=4, width=32, depth=2, heads=4, mlp_ratio=2.0, class_token=True, registers=4,
-        activation="gelu_tanh", norm_epsilon=1e-5, input_norm=False, norm_place="token", head_scale="mean",
-        center=False)
+        activation="gelu_tanh", norm_epsilon=1e-5, input_norm=False, norm_place="token", layer_scale=True,
+        head_scale="mean", center=False)
     assert (a.layout, a.image_size, a.num_classes) == ("Hugging Face DINOv2 with registers", (12, 12), 5)
     assert a.mean == (0.4, 0.5, 0.6) and a.std == (0.2, 0.3, 0.1)

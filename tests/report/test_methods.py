@@ -131,7 +131,7 @@ def test_the_explorers_numbers_are_those_of_the_file(run, comparison):
     explorer = methods.explorer(comparison)
     with np.load(run / "methods.npz") as file:
         names, attributions, deleted = [str(name) for name in file["methods"]], file["attributions"], file["deleted"]
-    places = [names.index(method["key"]) for method in explorer["methods"]]
+    places = [names.index(method["key"]) for method in explorer["data"]["methods"]]
     assert [names[place] for place in places] == ["phi", "exact", "kernel_shap", "gradient", "random"]
     for name, array in (("attributions", attributions), ("deleted", deleted)):
         sent = np.frombuffer(base64.b64decode(explorer["data"][name]), np.float32).reshape(array.shape)

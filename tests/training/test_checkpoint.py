@@ -1,10 +1,13 @@
 """Checkpoints: the right ones are kept, and a saved state comes back as it was."""
 
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.experimental import multihost_utils
 
 from shapjax import config
@@ -78,7 +81,7 @@ def test_inference_gets_the_moving_average_and_the_meta_data(tmp_path):
         save(manager, state)
     params, meta, step = checkpoint.load_params(tmp_path, lambda _: state.params)
     chex.assert_trees_all_equal(params, jax.device_get(state.ema_params))
-    assert step == 3 and meta.to_json() == META.to_json()
+    assert step == 3 and meta.to_dict() == META.to_dict()
 
 
 def test_a_step_that_is_not_there_is_named_with_those_that_are(tmp_path):
@@ -105,6 +108,8 @@ def test_parameters_of_other_names_are_refused_in_one_line(tmp_path):
 
 
 def test_a_checkpoint_of_an_older_layout_is_refused_in_one_line_that_says_so(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "metadata").write_text(json.dumps(META.to_dict() | {"format": 2}))
     with pytest.raises(UserError, match="older version of shapjax .format 2; this version reads 3.*train again") as e:
-        checkpoint.Meta.from_json(META.to_json() | {"format": 2}, tmp_path)
+        checkpoint.read_meta(epath.Path(tmp_path))
     assert "\n" not in str(e.value)

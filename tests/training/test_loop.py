@@ -58,6 +58,28 @@ def test_the_first_steps_leave_coalitions_and_the_explainer_head_out(batch):
     assert not change(plain).any() and change(joint).any()
 
 
+def test_a_probe_trains_the_head_alone_on_whole_images(batch):
+    run = make(pretrained="weights", new_head=True, optim__probe=0.5, optim__ema_decay=0.9)
+    state = run.init_state(weights(run))
+    new, metrics = jax.jit(run.step, static_argnames="probe")(state, batch, probe=True)
+    assert metrics["loss_masked"] == 0
+    for params, before in ((new.params, state.params), (new.ema_params, state.ema_params)):
+        for key in before:
+            same = jax.tree.map(np.array_equal, params[key], before[key])
+            assert all(jax.tree.leaves(same)) == (key != "head"), key
+
+
+@pytest.mark.parametrize(("images", "epochs", "steps"), [(10_000, 2.0, 417), (100, 2.0, 400), (100_000, 2.0, 900)])
+def test_a_length_in_epochs_has_a_lower_and_an_upper_bound(images, epochs, steps):
+    class Source(types.SimpleNamespace):
+        def __len__(self):
+            return images
+
+    c = config.default_config()
+    c.update_from_flattened_dict(SMALL | {"optim.epochs": epochs, "optim.steps": 900})
+    assert loop.setup(loop.resolve(c), Source(**vars(SOURCE))).meta.config.optim.steps == steps
+
+
 def test_test_sums_count_the_valid_rows_alone(batch):
     run = make()
     params = weights(run)
@@ -91,6 +113,11 @@ def test_weights_without_a_head_cannot_teach():
         ({"optim__batch_size": 33}, "batch_size=33 is not divisible by the 2 devices; use 32"),
         ({"optim__accumulate": 5}, "batch_size=48 .*use 40"),
         ({"optim__learning_rate": -1.0}, "optim.learning_rate=-1.0"),
+        ({"optim__probe": 0.5}, "optim.probe=0.5: expected 0 without a new head on pretrained"),
+        ({"optim__probe": 0.5, "optim__warmup": 0.5, "pretrained": "w", "new_head": True}, "expected a sum below 1"),
+        ({"optim__layer_decay": 1.5}, "layer_decay=1.5: expected at most 1"),
+        ({"optim__layer_decay": 0.5, "model__backbone": "convnext", "model__stages": (1,)},
+         "expected 1 with a convnext"),
         ({"augment__flip": False, "augment__mixup": 200.0}, "augment.mixup=200.0: expected 0 to 100"),
         ({"data__mean": (0.5, 0.5), "data__std": (0.5, 0.5)}, "data.mean"),
         ({"optim__train_only": ("head", "explainer"), "pretrained": "weights"},

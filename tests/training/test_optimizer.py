@@ -7,7 +7,7 @@ import pytest
 
 from shapjax import models
 from shapjax.models import vit
-from shapjax.training.optimizer import make_optimizer
+from shapjax.training.optimizer import PROBE_RATE, make_optimizer
 
 
 def test_weight_decay_acts_on_kernels_and_on_nothing_else():
@@ -52,3 +52,29 @@ def test_a_gradient_larger_than_the_clip_is_scaled_down_before_the_optimizer_see
     rate = 0.1 * 0.5 * (1 + np.cos(np.pi / 10))
     np.testing.assert_allclose(second_update(0.5), -rate, rtol=1e-3)
     assert np.abs(second_update(1e9) + rate).min() > 0.01
+
+
+def test_blocks_learn_the_slower_the_nearer_they_are_to_the_pixels_and_the_head_faster():
+    module = vit.ViT(num_classes=3, image_size=(8, 8), patch_size=4, width=16, depth=3, heads=2, class_token=True,
+                     layer_scale=True, explainer_depth=1)
+    params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), models.param_shapes(module, image_shape=(8, 8, 2)))
+
+    def first_update(**settings):
+        optimizer, _ = make_optimizer(learning_rate=0.1, steps=10, weight_decay=0.0, clip_norm=1e9, **settings)
+        gradients = jax.tree.map(jnp.ones_like, params)
+        return jax.jit(lambda: optimizer.update(gradients, optimizer.init(params), params)[0])()
+
+    ratio = jax.tree.map(lambda a, b: np.asarray(a / b), first_update(layer_decay=0.5, head_rate=4.0), first_update())
+    for x in jax.tree.leaves(ratio["blocks"]):
+        np.testing.assert_allclose(x.reshape(3, -1), np.broadcast_to([[0.25], [0.5], [1]], x.reshape(3, -1).shape))
+    expected = {"embedding": 0.125, "positions": 0.125, "prefix_tokens": 0.125, "norm": 1, "head": 4, "explainer": 4}
+    for key, factor in expected.items():
+        jax.tree.map(lambda x, factor=factor: np.testing.assert_allclose(x, factor), ratio[key])
+
+
+def test_a_probe_comes_first_at_a_rate_of_its_own_and_the_end_has_a_floor():
+    _, rate = make_optimizer(learning_rate=0.3, steps=50, probe_steps=10, warmup_steps=5, floor=0.1, head_rate=2.0)
+    rates = np.array([rate(i) for i in range(51)])
+    np.testing.assert_allclose(rates[:10], PROBE_RATE / 2)
+    np.testing.assert_allclose(rates[10:16], np.linspace(0, 0.3, 6), atol=1e-7)
+    assert (np.diff(rates[15:]) < 0).all() and rates[50] == pytest.approx(0.03)
