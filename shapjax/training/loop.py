@@ -194,8 +194,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     run = setup(config, source, num_devices=jax.device_count())
     config, steps = run.meta.config, run.meta.config.optim.steps
     say(f"{len(source):,} images, {len(source.class_names)} classes, {run.module.num_patches} patches; {steps:,} steps "
-        f"of {config.optim.batch_size} images, {steps * config.optim.batch_size / len(source):.1f} epochs")
-    say(f"{jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
+        f"of {config.optim.batch_size} images, {steps * config.optim.batch_size / len(source):.1f} epochs; "
+        f"{jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
         f"{config.model.remat}")
     with as_user_error("--config.run."):
         layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)

@@ -102,7 +102,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_equal(run, tmp_path, command, sta
             break
     status, out, err = process.end()
     (step,) = complete_checkpoints(workdir)
-    assert status == 75 and not out[1:]  # after the line about the devices
+    assert status == 75 and not out[1:]  # after the line that says what is trained
     assert err == [f"stopped on request at step {step}, saved; run the same command to go on"]
     assert 5 <= step < 20 and step != 10
     assert f"resuming {workdir} at step {step}" in command("train.py", *arguments)

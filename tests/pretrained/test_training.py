@@ -54,5 +54,5 @@ def test_a_run_that_learns_from_a_teacher_goes_on_as_if_never_stopped(weights, t
     shutil.copytree(tmp_path / "whole", tmp_path / "halves")
     shutil.rmtree(tmp_path / "halves" / "checkpoints" / "4")
     said, halves, _ = train(tmp_path / "halves", weights, **changes)
-    assert said[2:] == [f"resuming {tmp_path / 'halves'} at step 2"]
+    assert said[1:] == [f"resuming {tmp_path / 'halves'} at step 2"]
     jax.tree.map(np.testing.assert_array_equal, whole, halves)
