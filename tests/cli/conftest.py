@@ -78,8 +78,8 @@ class Process(NamedTuple):
     def end(self, timeout=300):
         """Waits for it; returns its status and its lines on stdout and stderr, without gloo's and the progress bar."""
         status = self.popen.wait(timeout)
-        lines = [[x for x in path.read_text().split("\n") if x and not x.startswith(("[Gloo]", "training:", "\r")) and "peer ranks" not in x]
-                 for path in (self.out, self.err)]
+        lines = [[x for x in path.read_text().split("\n") if x and not x.startswith(("[Gloo]", "training:", "\r"))
+                  and "peer ranks" not in x] for path in (self.out, self.err)]
         return status, *lines
 
 
