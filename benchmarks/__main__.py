@@ -22,9 +22,9 @@ from shapjax.training import machine
 OURS = {"joint": dict(coalitions=True), "plain": dict(coalitions=False), "joint, other devices": dict(coalitions=True),
         "joint, remat full": dict(coalitions=True, remat="full")}
 TORCH = {"torch eager": dict(dtype="float32", compiled=False), "torch compiled": dict(dtype="float32", compiled=True)}
-AMX_OURS = {"joint, bfloat16 products": dict(coalitions=True, dtype="bfloat16_products")}
-AMX_TORCH = {"torch eager, bfloat16": dict(dtype="bfloat16", compiled=False),
-             "torch compiled, bfloat16": dict(dtype="bfloat16", compiled=True)}
+BFLOAT16_OURS = {"joint, bfloat16 products": dict(coalitions=True, dtype="bfloat16_products")}
+BFLOAT16_TORCH = {"torch eager, bfloat16": dict(dtype="bfloat16", compiled=False),
+                  "torch compiled, bfloat16": dict(dtype="bfloat16", compiled=True)}
 
 
 def main() -> None:
@@ -49,10 +49,10 @@ def measurements(case: str) -> dict[str, dict]:
     wide = joint_step.CASES[case][0]["width"] >= machine.WIDE
     ours = dict(framework="shapjax", case=case, devices=int(wide), remat="none", dtype="float32")
     torch = dict(framework="torch", case=case, coalitions=True)
-    amx = machine.multiplies_bfloat16()
-    jobs = {name: ours | changes for name, changes in (OURS | (AMX_OURS if amx else {})).items()}
+    bfloat16 = machine.bfloat16_units()
+    jobs = {name: ours | changes for name, changes in (OURS | (BFLOAT16_OURS if bfloat16 else {})).items()}
     jobs["joint, other devices"]["devices"] = int(not wide)
-    return jobs | {name: torch | changes for name, changes in (TORCH | (AMX_TORCH if amx else {})).items()}
+    return jobs | {name: torch | changes for name, changes in (TORCH | (BFLOAT16_TORCH if bfloat16 else {})).items()}
 
 
 def describe() -> str:
@@ -61,7 +61,8 @@ def describe() -> str:
 
     cpu = next((line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.processor())
-    return (f"{machine.num_cores()} cores, {cpu}, AMX {'yes' if machine.multiplies_bfloat16() else 'no'}; Python "
+    units = " and ".join(sorted(machine.bfloat16_units())) or "float32 alone"
+    return (f"{machine.num_cores()} cores, {cpu}, products by {units}; Python "
             f"{platform.python_version()}, JAX {jax.__version__}, PyTorch {torch.__version__}")
 
 
@@ -73,12 +74,12 @@ def step_table(seconds: dict[str, dict[str, list[float]]]) -> str:
         images = joint_step.CASES[case][3]
         median = {name: statistics.median(times) for name, times in of.items()}
         best = min(TORCH, key=median.get)
-        best_any = min((name for name in TORCH | AMX_TORCH if name in median), key=median.get)
+        best_any = min((name for name in TORCH | BFLOAT16_TORCH if name in median), key=median.get)
         cells = [case, images, _rate(of["joint"], images), _rate(of["plain"], images),
                  f"{median['joint'] / median['plain']:.2f}", f"{_rate(of[best], images)} {best.split()[-1]}",
                  f"{median[best] / median['joint']:.2f}"]
-        amx = "joint, bfloat16 products"
-        cells += [_rate(of[amx], images), f"{median[best_any] / median[amx]:.2f}"] if amx in of else ["", ""]
+        name = "joint, bfloat16 products"
+        cells += [_rate(of[name], images), f"{median[best_any] / median[name]:.2f}"] if name in of else ["", ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "export": "export a trained model for programs without shapjax",
     "report": "write the report of an evaluated model as a page",
     "prepare": "download and prepare a dataset",
+    "paste": "make a dataset with masks: cut-outs on photographs",
 }
 
 

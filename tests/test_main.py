@@ -21,7 +21,7 @@ def call(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ((), "error: usage: python -m shapjax {train,eval,explain,export,report,prepare} …\n"),
+    ((), "error: usage: python -m shapjax {train,eval,explain,export,report,prepare,paste} …\n"),
     (("trian", "--help"), "error: there is no command 'trian'; usage: python -m shapjax {train,"),
 ])
 def test_without_a_known_command_the_usage_is_one_line(arguments, message, monkeypatch, capsys):

@@ -13,6 +13,8 @@ from etils import epath
 import shapjax.config
 from shapjax import paths
 from shapjax.errors import Stopped, UserError, near_names
+from shapjax.export import read
+from shapjax.training import checkpoint, machine
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -77,6 +79,13 @@ def require_writable(path: epath.Path) -> None:
         paths.require_writable(path)
     except OSError as error:
         raise UserError(f"cannot write to {path.parent} ({error.strerror or error}); give another --output") from None
+
+
+def settle_devices(directory: str) -> None:
+    """Splits the CPU as suits the model in a directory, and keeps compiled programs. Must run before JAX starts."""
+    meta = read.read_meta(directory) if read.is_exported(directory) else checkpoint.newest_meta(directory)
+    machine.split_cpu(machine.cpu_devices(meta.config) if meta else 0)
+    keep_compiled()
 
 
 def keep_compiled() -> None:

@@ -24,7 +24,7 @@ from etils import epath
 import shapjax
 from shapjax import paths
 from shapjax.attribution import registry as methods_registry
-from shapjax.cli import dataset, keep_compiled, run_command
+from shapjax.cli import dataset, require_writable, run_command, settle_devices
 from shapjax.data.images import read_masks
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
@@ -34,7 +34,6 @@ from shapjax.games import removal
 from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page
 from shapjax.report.formatting import decimal, duration
-from shapjax.training.machine import split_cpu
 
 # By the names of --removal: functions of the dataset's mean color that return the removal.
 REMOVALS = {
@@ -79,14 +78,13 @@ def run() -> None:
 def main(_: Sequence[str]) -> None:
     """Reads the flags, evaluates, writes and prints."""
     f = flags.FLAGS
-    split_cpu(0)
-    keep_compiled()
     methods, metrics = (names[0] if names in (["all"], ["none"]) else names for names in (f.methods, f.metrics))
     if f.coalitions % 2:
         raise UserError(f"--coalitions={f.coalitions}: expected an even number, they come in complementary pairs")
+    settle_devices(f.checkpoint)
     model = shapjax.load(f.checkpoint, step=f.step)
     output = paths.as_path(f.output or model.directory)
-    paths.require_writable(output / "eval.json")
+    require_writable(output / "eval.json")
 
     # Flags are checked before the long work.
     source = dataset.load_test_source(model)

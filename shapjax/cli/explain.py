@@ -30,7 +30,7 @@ from etils import epath
 import shapjax
 from shapjax import paths
 from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
-from shapjax.cli import dataset, keep_compiled, require_writable, run_command
+from shapjax.cli import dataset, require_writable, run_command, settle_devices
 from shapjax.data.images import read_image
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
@@ -40,7 +40,6 @@ from shapjax.metrics.shapley_agreement import shapley_error
 from shapjax.model import Explanation, SelfExplainingModel
 from shapjax.report import figures, plots
 from shapjax.report.formatting import decimal, probability_text
-from shapjax.training.machine import split_cpu
 
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8
@@ -67,6 +66,8 @@ def run() -> None:
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
     flags.DEFINE_integer("top", 3, "Show the Shapley values for this many classes, the most probable ones.",
                          lower_bound=1)
+    flags.DEFINE_boolean("smooth", False, "Blend the colors of patches, as is usual for photographs; the values stay "
+                         "those of patches.")
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
                          f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
                          "patches.")
@@ -80,10 +81,9 @@ def main(argv: Sequence[str]) -> None:
     f, files = flags.FLAGS, [*flags.FLAGS.images, *argv[1:]]
     examples = f.examples if f.examples is not None else 0 if files else DEFAULT_EXAMPLES
     output, top = paths.as_path(f.output), f.top
-    split_cpu(0)
-    keep_compiled()
     if not files and not examples:
         raise UserError("there is nothing to explain: give --images, or --examples of at least 1")
+    settle_devices(f.checkpoint)
     model = shapjax.load(f.checkpoint, step=f.step)
     enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if f.exact is None else f.exact
     if enumerate_all:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
             model.classifier, comparison.to_pixels(images[:MAX_EXACT_IMAGES]), kind="exact").values
         exact = values.reshape(len(values), *model.grid, -1)
     summary = summarize(model, subjects, explanation, exact, top=top)
-    _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top)
+    _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top, smooth=f.smooth)
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,
               "shapley": explanation.shapley, "class_names": np.array(model.class_names)}
     paths.write_arrays(output / "explanations.npz", arrays if exact is None else arrays | {"exact": exact})
@@ -189,12 +189,13 @@ def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str
 
 
 def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Sequence[Subject],
-                    explanation: Explanation, exact: np.ndarray | None, *, r2: float | None, top: int) -> None:
+                    explanation: Explanation, exact: np.ndarray | None, *, r2: float | None, top: int, smooth: bool
+                    ) -> None:
     for subject, values, probabilities in tqdm.tqdm(
             zip(subjects, explanation.shapley, explanation.probabilities, strict=True),
             total=len(subjects), desc="pictures", unit="image"):
         figure = figures.explanation_figure(subject.image, values, probabilities, model.class_names, top=top,
-                                            label=subject.label, title=subject.title)
+                                            label=subject.label, title=subject.title, smooth=smooth)
         _save(output / subject.picture, figures.figure_bytes(figure))
     if exact is not None:
         title = f"{len(exact)} {'image' if len(exact) == 1 else 'images'}, every patch and class"

@@ -18,7 +18,7 @@ class Example(NamedTuple):
 
     image: str | BinaryIO
     label: int
-    object_mask: BinaryIO | None = None
+    object_mask: str | BinaryIO | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Images in directories, one directory a class."""
+"""Images in directories, one directory a class, and the masks of their objects in a directory beside them."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from shapjax.data.encoded import Example, Records
 from shapjax.errors import UserError
 
 TEST_SHARE = 0.2  # of each class, where there are no directories for the splits
+MASKS = "masks"  # the directory of the masks, which holds directories of the same names as those beside it
 _SPLIT_NAMES = ("train", "test", "val", "validation")
 _SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")  # the part of TFDS's syntax that has a meaning here
 
@@ -21,7 +22,8 @@ def open_records(path: str, split: str) -> Records:
     one that Pillow reads; hidden files and directories are left out. Images are in the order of a hash of CLASS/FILE,
     which is fixed and mixes the classes, so that a slice of a split is a sample of it. Where there are no directories
     for splits, "test" is the first 20 % of each class in that order (rounded, at least one image of two), and "train"
-    the rest.
+    the rest. The mask of the object in PATH/X.jpg is PATH/masks/X.png: 0 on the background. A split has masks for all
+    of its images or for none.
 
     Args:
       path: the directory; a leading ~ is the home directory.
@@ -29,7 +31,8 @@ def open_records(path: str, split: str) -> Records:
         "test[:1000]". "test" is also looked for as "val" and "validation".
 
     Raises:
-      UserError: on a directory or split that is not there, fewer than two classes, or a class without images.
+      UserError: on a directory or split that is not there, fewer than two classes, a class without images, or masks for
+        some images only.
     """
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
@@ -46,17 +49,31 @@ def open_records(path: str, split: str) -> Records:
         raise UserError(f"folder:{path} has no split {name!r}; there are {', '.join(splits)}, and slices of them such "
                         f"as {splits[0]}[:90%]")
     if directories:
-        classes = _classes(os.path.join(path, found[0]))
+        classes = classes_in(os.path.join(path, found[0]))
     else:
-        classes = {class_name: _part(files, test=name == "test") for class_name, files in _classes(path).items()}
+        classes = {class_name: part(files, test=name == "test") for class_name, files in classes_in(path).items()}
     listed = sorted((key, file, label) for label, files in enumerate(classes.values()) for key, file in files)
     chosen = listed[_bound(start, len(listed)) : _bound(stop, len(listed))]
     if not chosen:
         raise UserError(f"folder:{path}: the split {split!r} has no images; all of {name} are {len(listed)}")
     files, labels = [file for _, file, _ in chosen], [label for *_, label in chosen]
+    masks = _masks(path, files)
     return Records(count=len(files), name=files.__getitem__,
-                   examples=lambda indices: [Example(files[i], labels[i]) for i in indices],
-                   class_names=tuple(classes), stored_shape=(None, None, 3), upright=True)
+                   examples=lambda indices: [Example(files[i], labels[i], masks and masks[i]) for i in indices],
+                   class_names=tuple(classes), stored_shape=(None, None, 3), upright=True,
+                   mask_background=0 if masks else None)
+
+
+def _masks(path: str, files: list[str]) -> list[str] | None:
+    """Returns the paths of the images' masks; None if there are none; raises UserError if only some have one."""
+    if not _has_masks(path):
+        return None
+    masks = [os.path.join(path, MASKS, os.path.splitext(os.path.relpath(file, path))[0] + ".png") for file in files]
+    absent = [i for i, mask in enumerate(masks) if not os.path.isfile(mask)]
+    if 0 < len(absent) < len(masks):
+        raise UserError(f"{files[absent[0]]} has no mask {masks[absent[0]]}, as {len(absent)} of {len(files)} images; "
+                        "add them, or remove the others")
+    return None if absent else masks
 
 
 def _split_directories(path: str, name: str) -> list[str]:
@@ -70,24 +87,24 @@ def _split_directories(path: str, name: str) -> list[str]:
     return []
 
 
-def _classes(directory: str) -> dict[str, list[tuple[bytes, str]]]:
+def classes_in(directory: str) -> dict[str, list[tuple[bytes, str]]]:
     """Returns {class name: (hash, path) of each of its images}; classes sorted by name, images by hash."""
     names = _directories(directory)
     if len(names) < 2:
         raise UserError(f"{directory} should hold a directory of images for each class, at least two; found "
                         f"{names[0] if names else 'none'}")
-    classes = {name: _image_files(directory, name) for name in names}
+    classes = {name: image_files(directory, name) for name in names}
     if empty := [name for name, files in classes.items() if not files]:
         raise UserError(f"{os.path.join(directory, empty[0])} has no images (files such as .jpg or .png); add some, or "
                         f"remove the directory{f' ({len(empty)} such classes)' if len(empty) > 1 else ''}")
     return classes
 
 
-def _image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
-    """Returns the (hash, path) of the images of a class, sorted."""
+def image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
+    """Returns the (hash, path) of the images in directory/class_name, at any depth, sorted."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found = []
-    for parent, directories, files in os.walk(os.path.join(directory, class_name)):
+    for parent, directories, files in os.walk(os.path.normpath(os.path.join(directory, class_name))):
         directories[:] = [d for d in directories if not d.startswith(".")]
         for file in files:
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
@@ -97,13 +114,24 @@ def _image_files(directory: str, class_name: str) -> list[tuple[bytes, str]]:
     return sorted(found)
 
 
-def _part(files: list[tuple[bytes, str]], *, test: bool) -> list[tuple[bytes, str]]:
-    """Returns the test images of a class, or the others."""
+def part(files: list[tuple[bytes, str]], *, test: bool) -> list[tuple[bytes, str]]:
+    """Returns the test images of a class, its first `TEST_SHARE`, or the others."""
     count = max(round(TEST_SHARE * len(files)), min(1, len(files) - 1))
     return files[:count] if test else files[count:]
 
 
 def _directories(path: str) -> list[str]:
+    """Returns the names of the directories of splits or classes, sorted."""
+    return [name for name in _visible(path) if name != MASKS or not _has_masks(path)]
+
+
+def _has_masks(path: str) -> bool:
+    """Returns whether a directory's `MASKS` repeats directories beside it; otherwise it is a class of that name."""
+    inside = _visible(os.path.join(path, MASKS)) if os.path.isdir(os.path.join(path, MASKS)) else []
+    return bool(inside) and set(inside) <= set(_visible(path)) - {MASKS}
+
+
+def _visible(path: str) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

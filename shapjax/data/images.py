@@ -96,12 +96,12 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
         return np.array(image).reshape(image_shape)
 
 
-def decode_mask(file: BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
+def decode_mask(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
                 ) -> np.ndarray:
     """Decodes the part of a segmentation mask that `decode` takes of its image, and resizes it to nearest pixels.
 
     Args:
-      file: a one-channel image of class numbers.
+      file: a path, or an open file: a one-channel image of class numbers.
       box_of: as in `decode`.
       shape: (H, W) of the result.
       background: the class number that is not the object.

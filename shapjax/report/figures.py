@@ -62,7 +62,8 @@ DARK = Theme("#171c23", "#e8ecf1", "#9aa6b5", "#333c48", ("#3fc1b0", "#eba54a"))
 
 
 def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *,
-                       top: int = 3, label: str | int | None = None, title: str = "", theme: Theme = LIGHT) -> Figure:
+                       top: int = 3, label: str | int | None = None, title: str = "", smooth: bool = False,
+                       theme: Theme = LIGHT) -> Figure:
     """Draws the image and, for each of the `top` most probable classes, the Shapley value of every patch.
 
     All classes shown share one color scale, symmetric around zero. Each is headed by its name, its probability and the
@@ -76,6 +77,7 @@ def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np
       top: how many classes.
       label: the true class, an index or a name, if known.
       title: above it all.
+      smooth: blend the colors of patches (`heatmap.overlay`), without lines between them and without numbers.
       theme: LIGHT or DARK.
 
     Raises:
@@ -105,7 +107,7 @@ def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np
         _heading(panels[0], "Input", f"label {_shorten(str(name))}" if name is not None else " ", theme)
         for axes, index in zip(panels[1:], shown, strict=False):
             values = shapley[..., index]
-            _draw_values(axes, image, values, limit)
+            _draw_values(axes, image, values, limit, smooth)
             total = signed(float(np.sum(values, dtype=np.float64)))
             below = f"{probability_text(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
@@ -127,10 +129,12 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
     return buffer.getvalue()
 
 
-def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float) -> None:
+def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float, smooth: bool) -> None:
     height, width = image.shape[:2]
     grid_h, grid_w = values.shape
-    axes.imshow(overlay(image, values, limit), interpolation="nearest")
+    axes.imshow(overlay(image, values, limit, smooth=smooth), interpolation="nearest")
+    if smooth:
+        return
     lines = {"color": "#1c2430", "alpha": 0.22, "linewidth": 0.5}
     axes.hlines(np.arange(1, grid_h) * height / grid_h - 0.5, -0.5, width - 0.5, **lines)
     axes.vlines(np.arange(1, grid_w) * width / grid_w - 0.5, -0.5, height - 0.5, **lines)

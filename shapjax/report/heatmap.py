@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
+from PIL import Image
 
 from shapjax.report.formatting import signed
 
@@ -11,7 +12,7 @@ COLORS = LinearSegmentedColormap.from_list("shapley", matplotlib.colormaps["RdBu
 MAX_LABELED_PATCHES = 25  # more numbers than this are too small to read
 
 
-def overlay(image: np.ndarray, values: np.ndarray, limit: float) -> np.ndarray:
+def overlay(image: np.ndarray, values: np.ndarray, limit: float, *, smooth: bool = False) -> np.ndarray:
     """Returns the image in faded gray, tinted patch by patch with the color of the patch's value.
 
     An image on a black ground is shown inverted: light strokes become ink on paper, so that a value of zero is white.
@@ -20,14 +21,19 @@ def overlay(image: np.ndarray, values: np.ndarray, limit: float) -> np.ndarray:
       image: uint8 [H, W, C], C = 1 or 3.
       values: float [gh, gw], logits.
       limit: the value with the strongest color.
+      smooth: interpolate values between the patches' centers, for the eye alone: pixels have no values.
 
     Returns:
       uint8 [H, W, 3].
     """
     height, width = image.shape[:2]
-    rows = np.arange(height) * values.shape[0] // height
-    columns = np.arange(width) * values.shape[1] // width
-    tint = COLORS(Normalize(-limit, limit)(values))[rows][:, columns, :3]
+    if smooth:
+        each = np.asarray(Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+    else:
+        rows, columns = (np.arange(pixels) * patches // pixels
+                         for pixels, patches in zip((height, width), values.shape, strict=True))
+        each = values[rows][:, columns]
+    tint = COLORS(Normalize(-limit, limit)(each))[..., :3]
     gray = _gray(image)
     if has_dark_ground(image):
         gray = 1 - gray

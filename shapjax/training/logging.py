@@ -1,4 +1,4 @@
-"""Metrics of a training run for people and plots: a progress bar, JSON lines, TensorBoard."""
+"""Metrics of a training run for people and plots: a progress bar with the time left, JSON lines, TensorBoard."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import chex
+import numpy as np
 import tqdm
 
 from shapjax import paths
@@ -22,6 +23,7 @@ if _hidden:
     del sys.modules["torch"]
 
 
+ESTIMATE_AFTER = 10.0  # seconds after the first step, which compiles
 WATCHED_STEPS = 50  # over which the loss is averaged
 DIVERGED = 1.5, 0.25  # a loss of more than this times the lowest so far plus this has diverged, nats
 
@@ -36,14 +38,15 @@ class RunLog(contextlib.AbstractContextManager):
       workdir: of the run.
       start: steps done already. Lines of later steps, from a run that was cut off after its newest checkpoint, are
         dropped: those steps will be done, and written, again.
-      steps: of the whole run.
+      work: float [steps + 1], increasing: what the first 0, 1, … steps of the run cost, with the evaluations that
+        follow them, in any unit. The time left is told from it.
       batch_size: images a step, over all devices.
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
       writes: False in all processes of a run but one; the others only check the losses.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, start: int, steps: int, batch_size: int, every: int,
+    def __init__(self, workdir: str | os.PathLike, *, start: int, work: np.ndarray, batch_size: int, every: int,
                  fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
         workdir = paths.as_path(workdir)
         self.path, self._fetch = workdir / "metrics.jsonl", fetch
@@ -55,8 +58,13 @@ class RunLog(contextlib.AbstractContextManager):
             self._file = self.path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._batch_size, self._every = batch_size, every
-        self._bar = tqdm.tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True,
-                              mininterval=1.0, disable=start >= steps or not writes)
+        self._work, steps = work, len(work) - 1
+        self._bar = tqdm.tqdm(
+            total=work[-1], initial=work[start], desc="training", dynamic_ncols=True, mininterval=1.0, smoothing=0.05,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            disable=start >= steps or not writes)
+        self._first: tuple[float, float] | None = None  # the time after the first step, and the work done by then
+        self._estimated = False
         self._pending: tuple[int, dict[str, chex.Array]] | None = None
         self._test = ""
         self._since = time.monotonic(), start  # of the rate: a time, and the steps done by then
@@ -91,7 +99,21 @@ class RunLog(contextlib.AbstractContextManager):
                 f"loss {values['loss']:.3f} = class {values['loss_classification']:.3f}, masked "
                 f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}; acc {values['accuracy']:.3f}"
                 f"{self._test}; {rate:.0f} img/s", refresh=False)
-        self._bar.update()
+        self._bar.set_description_str(f"step {step:,}/{len(self._work) - 1:,}", refresh=False)
+        self._bar.update(self._work[step] - self._bar.n)
+        self._estimate(step)
+
+    def _estimate(self, step: int) -> None:
+        """Says once how long the run will take, if that is more than a minute."""
+        if self._first is None:
+            self._first = time.monotonic(), self._work[step]
+            return
+        seconds, done = time.monotonic() - self._first[0], self._work[step] - self._first[1]
+        if self._estimated or seconds < ESTIMATE_AFTER:
+            return
+        self._estimated = True
+        if (left := seconds / done * (self._work[-1] - self._work[step])) > 60:
+            self._bar.write(f"about {left / 60:.0f} minutes to go, evaluation included", file=sys.stderr)
 
     def _watch(self, step: int, classification: float) -> None:
         """Says once that the run diverges, when its loss has risen far above where it was."""

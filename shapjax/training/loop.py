@@ -131,11 +131,10 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     with as_user_error("--config.model."):
         module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
                               num_classes=len(source.class_names))
-    if o.train_only:
-        parts = models.param_shapes(module, image_shape=source.image_shape)
-        if unknown := [name for name in o.train_only if name not in parts]:
-            raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has "
-                            f"{', '.join(parts)}")
+    parts = models.param_shapes(module, image_shape=source.image_shape)
+    machine.require_memory(config, sum(x.size for x in jax.tree.leaves(parts)))
+    if unknown := [name for name in o.train_only if name not in parts]:
+        raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has {', '.join(parts)}")
     with as_user_error("--config.shapley."):
         loss = LossSettings(**{name: s[name] for name in LossSettings._fields}).check()
     augment = augmentation.settings(config.augment, crops_on_read=source.crops_on_read, image_shape=source.image_shape,
@@ -203,8 +202,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
         source, batch_size=config.optim.batch_size // jax.process_count(), seed=config.seed,
         crop_area=config.augment.crop_area, threads=config.data.threads,
         process_index=jax.process_index(), process_count=jax.process_count(), place=layout.batch)
-    kinds = (config.optim.probe, {"probe": True}), (config.shapley.start, {"coalitions": False}), (1, {})
-    step_fns = [(int(share * steps), layout.step(functools.partial(run.step, **kind))) for share, kind in kinds]
+    step_fns = [(last, layout.step(functools.partial(run.step, **kind))) for last, kind, _ in phases(config)]
     evaluate = _evaluation(run, layout, test_source)
 
     paths.require_writable(workdir / "config.json")
@@ -226,8 +224,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
         if is_first:
             paths.write_json(workdir / "config.json", config.to_dict())
         start = newest or 0
-        with RunLog(workdir, start=start, steps=steps, batch_size=config.optim.batch_size, every=config.run.log_every,
-                    fetch=layout.fetch, writes=is_first) as log:
+        with RunLog(workdir, start=start, work=work(config, test_images=len(test_source)),
+                    batch_size=config.optim.batch_size, every=config.run.log_every, fetch=layout.fetch,
+                    writes=is_first) as log:
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake
@@ -252,6 +251,25 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     batches.close()
     num_params = sum(x.size for x in jax.tree.leaves(jax.eval_shape(run.init_state).params))
     return test | {"steps": max(0, steps - start), "parameters": num_params}
+
+
+def phases(config: ml_collections.ConfigDict) -> list[tuple[int, dict[str, bool], int]]:
+    """Returns the last step of each phase of a run, arguments of `Run.step`, and what a step costs an image.
+
+    The cost is in forward passes; a backward pass counts as two.
+    """
+    o, s = config.optim, config.shapley
+    return [(int(o.probe * o.steps), {"probe": True}, 1), (int(s.start * o.steps), {"coalitions": False}, 3),
+            (o.steps, {}, 3 * (1 + s.num_pairs))]
+
+
+def work(config: ml_collections.ConfigDict, *, test_images: int) -> np.ndarray:
+    """Returns float [steps + 1]: the forward passes of the first 0, 1, … steps and of the evaluations so far."""
+    steps = np.arange(1, config.optim.steps + 1)
+    last, _, cost = zip(*phases(config), strict=True)
+    each = config.optim.batch_size * np.asarray(cost)[np.searchsorted(np.maximum.accumulate(last), steps)]
+    due = (steps % config.run.eval_every == 0) | (steps == steps[-1])
+    return np.concatenate([[0.0], np.cumsum(each + test_images * due)])
 
 
 def _evaluation(run: Run, layout: sharding.Layout, source: sources.Source) -> Callable[..., dict[str, float]]:

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from shapjax import models
+from shapjax.errors import UserError
 
 WIDE = 256  # D of a ViT from which one device over all cores is faster than a device a core
 KEPT_SHARE = 0.25  # of the machine's memory, for what the forward pass of a step keeps for its backward pass
@@ -51,19 +52,19 @@ def complete(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int
     model, on_cpu = config.model, jax.default_backend() == "cpu" and config.model.backbone == "vit"
     config = config.copy_and_resolve_references()
     if model.dtype == models.AUTO:
-        config.model.dtype = "bfloat16_products" if on_cpu and multiplies_bfloat16() else "float32"
+        config.model.dtype = "bfloat16_products" if on_cpu and bfloat16_units() else "float32"
     if model.remat == models.AUTO:
         fits = on_cpu and kept_bytes(config, image_shape) <= KEPT_SHARE * _memory_bytes()
         config.model.remat = "none" if fits else "full"
     return config.lock()
 
 
-def multiplies_bfloat16() -> bool:
-    """Returns whether this machine's CPU multiplies bfloat16 faster than float32: whether it has AMX."""
+def bfloat16_units() -> set[str]:
+    """Returns those instructions of this machine's CPU that multiply bfloat16 faster than float32 is multiplied."""
     try:
-        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+        return {"amx_bf16", "avx512_bf16"} & set(pathlib.Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux
-        return False
+        return set()
 
 
 def kept_bytes(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]) -> int:
@@ -75,6 +76,15 @@ def kept_bytes(config: ml_collections.ConfigDict, image_shape: tuple[int, int, i
     tokens = (image_shape[0] // m.patch_size) * (image_shape[1] // m.patch_size)
     passes = (1 + config.shapley.num_pairs) * o.batch_size // o.accumulate
     return 4 * passes * tokens * m.depth * (36 * m.width + 2 * m.heads * tokens)
+
+
+def require_memory(config: ml_collections.ConfigDict, num_params: int) -> None:
+    """Raises UserError if a CPU's memory is too small for parameters, their gradient and the state of Adam."""
+    need = 4 * num_params * (4 + (config.optim.ema_decay > 0))
+    if jax.default_backend() == "cpu" and need > (has := _memory_bytes()):
+        raise UserError(f"a step of a model with {num_params:,} parameters needs {need / 2**30:.1f} GiB for them, "
+                        f"their gradient and the optimizer, and this machine has {has / 2**30:.1f} GiB; use a smaller "
+                        "model, or an accelerator")
 
 
 def _memory_bytes() -> int:

@@ -220,3 +220,41 @@ def test_a_mistake_is_one_line_with_what_to_do(tmp_path, make, changes, message)
     with pytest.raises(UserError, match=message) as caught:
         load_source(settings, "train")
     assert "\n" not in str(caught.value)
+
+
+def masked_folder(tmp_path, layout):
+    """A folder of 12 images a class, red and blue, with masks whose upper half is the object."""
+    places = {"splits": [("train", 8), ("test", 4)], "classes": [(".", 12)]}[layout]
+    for place, count in places:
+        fill(tmp_path / place, {"red": count, "blue": count}, sizes=((12, 8),))
+    mask = Image.fromarray(np.repeat(np.uint8([[7], [0]]), 4, axis=0).repeat(12, axis=1))
+    for file in sorted(tmp_path.rglob("*.png")):
+        target = tmp_path / "masks" / file.relative_to(tmp_path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(target)
+
+
+@pytest.mark.parametrize("layout", ["splits", "classes"])
+def test_masks_lie_beside_the_images(layout, tmp_path):
+    masked_folder(tmp_path, layout)
+    test = load_source(config(tmp_path, image_size=8), "test")
+    batch = everything(test)
+    assert test.class_names == ("blue", "red") and len(test) == 4 * (2 if layout == "splits" else 1)
+    assert batch["object_mask"].shape == (len(test), 8, 8)
+    assert batch["object_mask"][:, :4].all() and not batch["object_mask"][:, 4:].any()
+
+
+def test_masks_of_one_split_leave_the_other_without_and_masks_of_some_images_are_refused(tmp_path):
+    masked_folder(tmp_path, "splits")
+    for file in (tmp_path / "masks" / "train").rglob("*.png"):
+        file.unlink()
+    assert not load_source(config(tmp_path), "train").has_object_masks
+    (tmp_path / "masks" / "test" / "red" / "2.png").unlink()
+    with pytest.raises(UserError, match="test/red/2.png has no mask .*/masks/test/red/2.png, as 1 of 8 images"):
+        load_source(config(tmp_path), "test")
+
+
+def test_a_class_may_be_called_masks(tmp_path):
+    fill(tmp_path, {"red": 3, "blue": 3})
+    (tmp_path / "red").rename(tmp_path / "masks")
+    assert load_source(config(tmp_path), "test").class_names == ("blue", "masks")

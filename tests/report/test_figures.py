@@ -162,3 +162,13 @@ def test_no_global_state_is_left_behind():
 @pytest.mark.parametrize(("value", "limit", "text"), [(0.46, 2.0, "+0.5"), (0.46, 0.9, "+0.46"), (-0.04, 3.0, "0.0")])
 def test_small_values_are_written_with_two_digits(value, limit, text):
     assert value_text(value, limit) == text
+
+
+def test_a_smooth_picture_has_the_patches_colors_at_their_centers_and_no_numbers():
+    image, values = np.full((90, 90, 1), 200, np.uint8), np.array([[2.0, 0, 0], [0, -2.0, 0], [0, 0, 0]])
+    sharp, smooth = overlay(image, values, 2.0).astype(int), overlay(image, values, 2.0, smooth=True).astype(int)
+    centers = np.ix_([15, 45, 75], [15, 45, 75])
+    assert np.abs(sharp - smooth)[centers].max() < 12
+    steps = [np.abs(np.diff(shown, axis=axis)).max() for shown in (sharp, smooth) for axis in (0, 1)]
+    assert max(steps[2:]) < 30 < min(steps[:2])
+    assert len(value_panels(explain(values_of(), top=1, smooth=True))[0].texts) == 2

@@ -1,7 +1,8 @@
-"""The run log: the cost of its import, and its warning."""
+"""The run log: the cost of its import, its warning, and the time that it says is left."""
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def test_it_does_not_import_torch_nor_keep_others_from_it():
 
 def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
     falling, rising = np.linspace(2, 0.5, 300), np.linspace(0.5, 2.5, 300)
-    with RunLog(tmp_path, start=0, steps=600, batch_size=1, every=1000, fetch=lambda x: x) as log:
+    with RunLog(tmp_path, start=0, work=np.arange(601), batch_size=1, every=1000, fetch=lambda x: x) as log:
         for step, loss in enumerate([*falling, *rising], 1):
             log.step(step, {"loss": loss, "loss_classification": loss})
     said = [line for line in capsys.readouterr().err.splitlines() if "diverges" in line]
@@ -25,7 +26,19 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
 
 def test_a_noisy_loss_that_falls_says_nothing(tmp_path, capsys):
     noise = np.random.default_rng(0).gamma(1.0, 1.0, 600) * np.linspace(2, 0.2, 600)
-    with RunLog(tmp_path, start=0, steps=600, batch_size=1, every=1000, fetch=lambda x: x) as log:
+    with RunLog(tmp_path, start=0, work=np.arange(601), batch_size=1, every=1000, fetch=lambda x: x) as log:
         for step, loss in enumerate(noise, 1):
             log.step(step, {"loss": loss, "loss_classification": loss})
     assert "diverges" not in capsys.readouterr().err
+
+
+def test_the_time_left_is_told_from_the_work_left(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    work = np.concatenate([np.arange(101.0), np.arange(102.0, 1001, 2), [2000.0]])  # a step is 1, later 2; then a test
+    with RunLog(tmp_path, start=0, work=work, batch_size=1, every=1000, fetch=lambda x: x) as log:
+        for step in range(1, 41):
+            now[0] += 100 if step == 1 else 1  # the first step compiles, and the estimate leaves it out
+            log.step(step, {"loss": 1.0, "loss_classification": 1.0})
+    said = [line for line in capsys.readouterr().err.splitlines() if "minutes to go" in line]
+    assert said == ["about 33 minutes to go, evaluation included"]

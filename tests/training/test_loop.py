@@ -80,6 +80,14 @@ def test_a_length_in_epochs_has_a_lower_and_an_upper_bound(images, epochs, steps
     assert loop.setup(loop.resolve(c), Source(**vars(SOURCE))).meta.config.optim.steps == steps
 
 
+def test_work_counts_the_passes_of_each_phase_and_of_evaluations():
+    c = config.default_config()
+    c.update_from_flattened_dict({"optim.steps": 10, "optim.probe": 0.2, "optim.batch_size": 4, "run.eval_every": 4,
+                                  "shapley.start": 0.5, "shapley.num_pairs": 2})
+    each = [4, 4, 12, 12 + 5, 12, 36, 36, 36 + 5, 36, 36 + 5]
+    np.testing.assert_array_equal(loop.work(c, test_images=5), np.cumsum([0, *each]))
+
+
 def test_test_sums_count_the_valid_rows_alone(batch):
     run = make()
     params = weights(run)

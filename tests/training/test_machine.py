@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import scaling
 from shapjax import config
+from shapjax.errors import UserError
 from shapjax.training import loop, machine
 
 
@@ -39,7 +40,8 @@ def test_narrow_vits_get_a_device_a_core(changes, devices):
 
 
 @pytest.mark.parametrize(("flags", "changes", "dtype"), [
-    ("fma amx_bf16 amx_tile", {}, "bfloat16_products"), ("fma avx512_bf16", {}, "float32"), (None, {}, "float32"),
+    ("fma amx_bf16 amx_tile", {}, "bfloat16_products"), ("fma avx512_bf16", {}, "bfloat16_products"),
+    ("fma avx512f", {}, "float32"), (None, {}, "float32"),
     ("amx_bf16", {"model__dtype": "float32"}, "float32"), ("fma", {"model__dtype": "bfloat16"}, "bfloat16"),
     ("amx_bf16", {"model__backbone": "resnet"}, "float32")])
 def test_products_are_in_bfloat16_where_the_processor_gains(flags, changes, dtype, monkeypatch):
@@ -68,3 +70,13 @@ def test_the_bytes_that_a_step_keeps_are_nearly_those_of_autodiff(pixels):
     c = settings(model__variant="S/16", optim__batch_size=8)
     module = scaling.make_module(f"S/16@{pixels}", remat="none", dtype=jnp.float32)
     assert machine.kept_bytes(c, (pixels, pixels, 3)) == pytest.approx(8 * scaling.kept_bytes(module), rel=0.25)
+
+
+def test_a_model_that_is_larger_than_memory_is_refused_before_it_is_made(monkeypatch):
+    c = settings(model__variant="S/16", optim__ema_decay=0.9)
+    monkeypatch.setattr(machine, "_memory_bytes", lambda: 5 * 4 * 22_000_000)
+    machine.require_memory(c, 22_000_000)
+    with pytest.raises(UserError, match="22,000,001 parameters needs 0.4 GiB .* has 0.4 GiB; use a smaller model"):
+        machine.require_memory(c, 22_000_001)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    machine.require_memory(c, 22_000_001)
