@@ -60,7 +60,7 @@ class RunLog(contextlib.AbstractContextManager):
         self._batch_size, self._every = batch_size, every
         self._work, steps = work, len(work) - 1
         self._bar = tqdm.tqdm(
-            total=work[-1], initial=work[start], desc="training", dynamic_ncols=True, mininterval=1.0, smoothing=0.05,
+            total=work[-1], initial=work[start], desc="training:", dynamic_ncols=True, mininterval=1.0, smoothing=0.05,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             disable=start >= steps or not writes)
         self._first: tuple[float, float] | None = None  # the time after the first step, and the work done by then
@@ -99,7 +99,7 @@ class RunLog(contextlib.AbstractContextManager):
                 f"loss {values['loss']:.3f} = class {values['loss_classification']:.3f}, masked "
                 f"{values['loss_masked']:.3f}, shapley {values['loss_shapley']:.3f}; acc {values['accuracy']:.3f}"
                 f"{self._test}; {rate:.0f} img/s", refresh=False)
-        self._bar.set_description_str(f"step {step:,}/{len(self._work) - 1:,}", refresh=False)
+        self._bar.set_description_str(f"training: step {step:,}/{len(self._work) - 1:,}", refresh=False)
         self._bar.update(self._work[step] - self._bar.n)
         self._estimate(step)
 
