@@ -95,17 +95,22 @@ def kernel_shap_solve(masks: chex.Array, differences: chex.Array, totals: chex.A
 
 
 def _repetitions(masks: chex.Array, counts: chex.Array) -> chex.Array:
-    """Counts how often each pair is among those that count: masks bool [M, N], counts bool [M] -> int [M].
-
-    A pair is recognized by a random sum of 32 bits, so different pairs are taken for the same only by rare chance.
-    """
-    bits_N = np.random.default_rng(0).integers(2**32, size=masks.shape[-1], dtype=np.uint32)
-    same_segment_MN = masks == masks[:, -1:]  # the same for a coalition and its complement
-    code_M = jnp.sum(jnp.where(same_segment_MN, bits_N, 0), axis=1, dtype=jnp.uint32)
+    """Counts how often each pair is among those that count: masks bool [M, N], counts bool [M] -> int [M]."""
+    code_M = pair_codes(masks)
     order = jnp.argsort(code_M)
     sorted_M, below_M = code_M[order], jnp.cumulative_sum(counts[order], include_initial=True)
     first, last = (jnp.searchsorted(sorted_M, code_M, side=side) for side in ("left", "right"))
     return below_M[last] - below_M[first]
+
+
+def pair_codes(masks: chex.Array) -> chex.Array:
+    """Returns a number for each pair, the same for a coalition and its complement: masks bool [M, N] -> uint32 [M].
+
+    It is a random sum of 32 bits, so different pairs have the same number only by rare chance.
+    """
+    bits_N = np.random.default_rng(0).integers(2**32, size=masks.shape[-1], dtype=np.uint32)
+    same_segment_MN = masks == masks[:, -1:]
+    return jnp.sum(jnp.where(same_segment_MN, bits_N, 0), axis=1, dtype=jnp.uint32)
 
 
 def sample_ranks(key: chex.PRNGKey, *, num_players: int, num_permutations: int) -> chex.Array:
