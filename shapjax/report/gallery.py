@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from shapjax.report.formatting import signed
 from shapjax.report.heatmap import MAX_LABELED_PATCHES, color_limit, overlay
-from shapjax.report.pictures import image_height, is_small, png_uri
+from shapjax.report.pictures import image_height, image_uri, is_small
 from shapjax.report.reading import GROUND_TRUTHS, Run
 
 
@@ -56,5 +56,5 @@ def _value_map(image: np.ndarray, values: np.ndarray, limit: float, subject: str
 
 
 def _drawing(image: np.ndarray, description: str) -> dict:
-    return {"uri": png_uri(image), "height": image_height(image), "pixelated": is_small(image),
+    return {"uri": image_uri(image), "height": image_height(image), "pixelated": is_small(image),
             "description": description}

@@ -106,7 +106,7 @@ def explorer(comparison: Comparison) -> dict | None:
     keys = [method["key"] for method in methods]
     shown = [key for key in keys if key in SHOWN_FIRST]
     return {
-        "uris": [pictures.png_uri(image) for image in arrays["images"]],
+        "uris": [pictures.image_uri(image) for image in arrays["images"]],
         "shown": shown if len(shown) > 1 else keys[:6],
         "data": {
             "grid": summary["grid"],

@@ -10,11 +10,16 @@ from PIL import Image
 from shapjax.report import figures
 
 
-def png_uri(image: np.ndarray) -> str:
-    """Returns a data: address of uint8 [H, W, 1 or 3] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def image_uri(image: np.ndarray) -> str:
+    """Returns a data: address of uint8 [H, W, 1 or 3]: a small image to the bit, as PNG, a photograph as JPEG."""
+    buffer, picture = io.BytesIO(), Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    if is_small(image):
+        kind = "png"
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        kind = "jpeg"  # a fifth of the bytes; without subsampling, which would blur the edges of patches
+        picture.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def svg_uri(figure: Figure) -> str:

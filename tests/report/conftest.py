@@ -67,12 +67,14 @@ def no_curves(monkeypatch, leave_out_plots):
 def make_run():
     """Writes the files of a run whose predicted values are ground truth with some noise."""
 
-    def make(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, seed=0, errors=(), config=CONFIG, **changes):
+    def make(directory, *, noise=0.2, exact=True, weight=4.0, names=NAMES, grid=GRID, pixels=8, seed=0, errors=(),
+             config=CONFIG, **changes):
         rng = np.random.default_rng(seed)
-        ground_truth = rng.normal(0, 2, (IMAGES, *GRID, len(names)))
+        ground_truth = rng.normal(0, 2, (IMAGES, *grid, len(names)))
         values = (ground_truth + noise * rng.normal(size=ground_truth.shape)).astype(np.float32)
         arrays = {
-            "images": rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8),
+            "images": np.kron(rng.integers(0, 256, (IMAGES, 8, 8, 3)), np.ones((pixels // 8, pixels // 8, 1), int)
+                              ).astype(np.uint8),
             "labels": rng.integers(0, len(names), IMAGES).astype(np.int32),
             "logits": values.sum((1, 2)),
             "shapley": values,

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -12,10 +13,11 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shapjax.cli import report as report_command
 from shapjax.errors import UserError
-from shapjax.report import formatting, gallery, page
+from shapjax.report import formatting, gallery, page, pictures
 from shapjax.report.reading import read_run
 
 NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
@@ -153,6 +155,23 @@ def test_the_two_maps_of_an_image_share_a_symmetric_scale(runs):
     largest = max(np.abs(run.arrays[name][0, ..., best]).max() for name in ("shapley", "ground_truth"))
     assert picture["limit"] == pytest.approx(largest)
     assert [m["title"] for m in picture["maps"]] == ["Predicted values", "Exact values"]
+
+
+def test_a_page_about_photographs_with_many_patches_is_below_5_mb(tmp_path, make_run, make_methods):
+    names = [f"a class with quite a long name, number {k}" for k in range(12)]
+    run = make_run(tmp_path / "run", names=names, grid=(16, 16), pixels=224)
+    make_methods(run, names=names, grid=(16, 16), images=8, offered=5, pixels=(224, 224))
+    text = page.write_report(tmp_path / "report", [run]).read_text("utf-8")
+    assert "data:image/jpeg" in text and len(text.encode()) < 5e6, len(text.encode())
+
+
+def test_small_images_keep_their_pixels_and_photographs_nearly():
+    rng = np.random.default_rng(0)
+    for side, error in ((28, 0), (224, 6)):
+        image = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((side // 4, side // 4, 1))).astype(np.uint8)
+        data = base64.b64decode(pictures.image_uri(image).split(",")[1])
+        shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+        assert np.abs(shown - image).mean() <= error
 
 
 def test_settings_in_which_the_runs_differ_are_marked(report):
