@@ -124,7 +124,8 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     (height, width, _), patch_size = source.image_shape, config.model.patch_size
     if config.pretrained and (height % patch_size or width % patch_size):
         raise UserError(f"--config.pretrained={config.pretrained} has patches of {patch_size} pixels, which do not "
-                        f"divide the image size {height}x{width}; set --config.data.image_size to a multiple")
+                        f"divide the image size {height}x{width}; set --config.data.image_size to a multiple, such as "
+                        f"{max(1, round(height / patch_size)) * patch_size}")
     mean = normalization.per_channel(config.data.mean, source.mean)
     std = normalization.per_channel(config.data.std, source.std)
     meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std)
