@@ -2,12 +2,12 @@
 
 from shapjax.games.classifier import Classifier, all_classes, painted, pair_values, row_keys, target_class, values, wrap
 from shapjax.games.estimators import Estimate, kernel_shap_solve
-from shapjax.games.refinement import Refined, refine
+from shapjax.games.refinement import Posterior, posterior
 from shapjax.games.removal import Blur, Constant, Noise, NoisyLinear
 from shapjax.games.shapley import enumerate_pairs, exact_shapley, sample_coalitions
 
 __all__ = [
-    "Blur", "Classifier", "Constant", "Estimate", "Noise", "NoisyLinear", "Refined", "all_classes", "enumerate_pairs",
-    "exact_shapley", "kernel_shap_solve", "painted", "pair_values", "refine", "row_keys", "sample_coalitions",
+    "Blur", "Classifier", "Constant", "Estimate", "Noise", "NoisyLinear", "Posterior", "all_classes", "enumerate_pairs",
+    "exact_shapley", "kernel_shap_solve", "painted", "pair_values", "posterior", "row_keys", "sample_coalitions",
     "target_class", "values", "wrap",
 ]

@@ -21,21 +21,24 @@ from shapjax.games.estimators import pair_codes
 MIN_RIDGE = 1e-5  # of the mean diagonal of the moments; below it float32 cannot tell whether they are singular
 
 
-class Refined(NamedTuple):
-    """Refined Shapley values of one game.
+class Posterior(NamedTuple):
+    """What is known of the Shapley values of one game.
 
     Attributes:
       values: float32 [N, K]; they sum to the totals.
-      variances: float32 [N, K], of their errors.
+      variances: float32 [N, K], of their errors over τ².
+      misfit: float32 [K], how far the differences are from what the prior says of them: their squared length in its
+        covariance for τ = 1. Its expectation is τ² times the number of pairs.
     """
 
     values: chex.Array
     variances: chex.Array
+    misfit: chex.Array
 
 
-def refine(prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array, *, scales: chex.Array,
-           ridge: chex.Array, shares: chex.Array | None = None, weights: chex.Array | None = None,
-           noise: chex.Array | None = None) -> Refined:
+def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array, *, ridge: chex.Array,
+              shares: chex.Array | None = None, weights: chex.Array | None = None, noise: chex.Array | None = None
+              ) -> Posterior:
     """Refines a prior of one game by pairs; without pairs, returns the prior, moved to the totals.
 
     The classes share one factorization. The values weigh the pairs as the Shapley kernel does, whatever is known of
@@ -47,8 +50,7 @@ def refine(prior: chex.Array, masks: chex.Array, differences: chex.Array, totals
       masks: bool [M, N], from `shapley.sample_coalitions`, or any others with their importance weights.
       differences: float [M, K], v(S) − v(S^c).
       totals: float [K], v(all) − v(∅).
-      scales: float [K], standard deviation τ of the error of a player whose share is 1.
-      ridge: float scalar λ > 0, the variance of the noise over τ².
+      ridge: float scalar λ > 0, the variance of the noise over τ², that of the error of a player whose share is 1.
       shares: float [N], positive: the variance of each player's error over τ², but for their sum, which is 0.
         Default: all 1.
       weights: float [M], kernel probability over the probability that the pair was drawn with; 0 leaves a pair out.
@@ -80,4 +82,7 @@ def refine(prior: chex.Array, masks: chex.Array, differences: chex.Array, totals
         gain_MN, noise_M = (jax.ops.segment_sum(a, pair_M, m) for a in (gain_MN, noise_M))
         noise_M /= jnp.maximum(jnp.bincount(pair_M, length=m), 1)
         variance_N = inverse_NN**2 @ (share_N * ridge_N**2) + share_N[0] * ridge_N[0] * noise_M @ gain_MN**2
-    return Refined(prior + delta_NK - delta_NK.mean(axis=0), variance_N[:, None] * jnp.square(scales))
+        misfit_K = jnp.sum(weight_M1 * residual_MK**2, axis=0) - jnp.sum(right_NK * delta_NK, axis=0)
+    return Posterior(prior + delta_NK - delta_NK.mean(axis=0), jnp.broadcast_to(variance_N[:, None], prior.shape),
+                     misfit_K / jnp.maximum(ridge, MIN_RIDGE * diagonal))
+

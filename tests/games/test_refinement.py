@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shapjax.games import refinement, shapley
 
 N, K = 6, 3
-refine = jax.jit(refinement.refine)
+posterior = jax.jit(refinement.posterior)
 
 
 def draw(seed=0, *, n=N, k=K, m=9, scale=1.0):
@@ -22,10 +22,10 @@ def draw(seed=0, *, n=N, k=K, m=9, scale=1.0):
     return (scale * rng.normal(size=(n, k)), masks, scale * rng.normal(size=(m, k)), scale * rng.normal(size=k))
 
 
-def textbook(prior, masks, differences, totals, *, scales, ridge, shares=None):
-    """Returns mean and variance of delta given the pairs by dense algebra in float64: the normal law, conditioned.
+def textbook(prior, masks, differences, totals, *, ridge, shares=None):
+    """Returns mean and variance given the pairs, and misfit, by dense algebra in float64: the normal law, conditioned.
 
-    delta ~ τ N(0, diag(shares)), given that its sum is 0; noise ~ τ N(0, λ I).
+    delta ~ N(0, diag(shares)), given that its sum is 0; noise ~ N(0, λ I).
     """
     n = len(prior)
     prior = prior + (totals - prior.sum(axis=0)) / n
@@ -33,7 +33,9 @@ def textbook(prior, masks, differences, totals, *, scales, ridge, shares=None):
     x, law = np.where(masks, 1.0, -1.0), np.diag(shares) - np.outer(shares, shares) / shares.sum()
     gain = law @ x.T @ np.linalg.inv(x @ law @ x.T + ridge * np.eye(len(masks)))
     covariance = law - gain @ x @ law
-    return prior + gain @ (differences - x @ prior), np.diag(covariance)[:, None] * np.square(scales)
+    residual = differences - x @ prior
+    misfit = np.sum(residual * np.linalg.solve(x @ law @ x.T + ridge * np.eye(len(masks)), residual), axis=0)
+    return prior + gain @ residual, np.diag(covariance)[:, None], misfit
 
 
 def distinct(arrays):
@@ -46,24 +48,25 @@ def distinct(arrays):
 @pytest.mark.parametrize("m", [0, 1, 4, 40])
 @pytest.mark.parametrize("shares", [None, np.array([0.1, 0.5, 1.0, 2.0, 3.0, 0.2])])
 def test_it_is_the_normal_law_conditioned_on_the_pairs(m, shares):
-    arrays, scales = distinct(draw(m=m)), np.array([0.5, 1.0, 3.0])
-    got = refine(*map(jnp.asarray, arrays), scales=jnp.asarray(scales), ridge=0.7, shares=shares)
-    mean, variance = textbook(*arrays, scales=scales, ridge=0.7, shares=shares)
+    arrays = distinct(draw(m=m))
+    got = posterior(*map(jnp.asarray, arrays), ridge=0.7, shares=shares)
+    mean, variance, misfit = textbook(*arrays, ridge=0.7, shares=shares)
+    np.testing.assert_allclose(got.misfit, misfit, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got.values, mean, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(got.variances, variance, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.variances, np.broadcast_to(variance, (N, K)), rtol=1e-4, atol=1e-6)
 
 
 def test_without_pairs_it_is_the_prior_moved_to_the_totals():
     prior, masks, differences, totals = draw(m=0)
-    got = refine(prior, masks, differences, totals, scales=jnp.full(K, 2.0), ridge=0.3)
+    got = posterior(prior, masks, differences, totals, ridge=0.3)
     np.testing.assert_allclose(got.values, prior + (totals - prior.sum(axis=0)) / N, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(got.variances, 4 * (1 - 1 / N), rtol=1e-5)
+    np.testing.assert_allclose(got.variances, 1 - 1 / N, rtol=1e-5)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1e-3, 1.0, 1e3]), st.sampled_from([1e-4, 1.0, 1e4]))
 def test_efficiency_holds_to_rounding(seed, scale, ridge):
     arrays = draw(seed, scale=scale)
-    got = refine(*arrays, scales=jnp.ones(K), ridge=ridge)
+    got = posterior(*arrays, ridge=ridge)
     np.testing.assert_allclose(got.values.sum(axis=0), arrays[-1], atol=2e-5 * scale)
     assert (got.variances >= 0).all()
 
@@ -89,7 +92,7 @@ def test_all_pairs_at_kernel_weights_without_noise_give_the_shapley_values():
     values = game()
     masks, differences, totals, probability = every_pair(values)
     prior = np.random.default_rng(1).normal(size=(N, K))
-    got = refine(prior, masks, differences, totals, scales=jnp.ones(K), ridge=1e-9,
+    got = posterior(prior, masks, differences, totals, ridge=1e-9,
                  weights=probability / probability.mean())
     np.testing.assert_allclose(got.values, shapley.exact_shapley(values), atol=1e-4)
 
@@ -99,7 +102,7 @@ def test_pairs_drawn_otherwise_give_the_shapley_values_by_their_importance_weigh
     masks, differences, totals, probability = every_pair(values)
     rows = np.random.default_rng(0).integers(len(masks), size=60_000)  # uniform, not from the kernel
     weights = probability[rows] / probability.mean()
-    weighted, plain = (refine(np.zeros((N, K)), masks[rows], differences[rows], totals, scales=jnp.ones(K), ridge=1e-6,
+    weighted, plain = (posterior(np.zeros((N, K)), masks[rows], differences[rows], totals, ridge=1e-6,
                               weights=w).values for w in (weights, None))
     exact = shapley.exact_shapley(values)
     assert np.abs(weighted - exact).max() < 0.03 < np.abs(plain - exact).max()
@@ -110,7 +113,7 @@ def test_an_additive_game_is_exact_whatever_the_prior_once_the_pairs_tell_all(se
     rng = np.random.default_rng(seed)
     phi, prior = rng.normal(size=(2, N, K))
     masks = np.tril(np.ones((N, N), bool))[:-1]  # N − 1 nested coalitions
-    got = refine(prior, masks, np.where(masks, 1, -1) @ phi, phi.sum(axis=0), scales=jnp.ones(K), ridge=1e-9)
+    got = posterior(prior, masks, np.where(masks, 1, -1) @ phi, phi.sum(axis=0), ridge=1e-9)
     np.testing.assert_allclose(got.values, phi, atol=1e-3)
     assert got.variances.max() < 1e-3
 
@@ -120,12 +123,13 @@ def test_the_order_of_pairs_does_not_matter_and_patches_can_be_renamed(seed):
     prior, masks, differences, totals = draw(seed)
     rng = np.random.default_rng(seed)
     order, names = rng.permutation(len(masks)), rng.permutation(N)
-    settings = dict(scales=jnp.ones(K), ridge=0.5)
+    settings = dict(ridge=0.5)
     noise = rng.random(len(masks)) + 0.5
-    first = refine(prior, masks, differences, totals, noise=noise, **settings)
-    other = refine(prior[names], masks[order][:, names], differences[order], totals, noise=noise[order], **settings)
-    for a, b in zip(first, other, strict=True):
+    first = posterior(prior, masks, differences, totals, noise=noise, **settings)
+    other = posterior(prior[names], masks[order][:, names], differences[order], totals, noise=noise[order], **settings)
+    for a, b in zip(first[:2], other[:2], strict=True):
         np.testing.assert_allclose(np.asarray(a)[names], b, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(first.misfit, other.misfit, rtol=1e-3)
 
 
 @pytest.mark.parametrize("m", [0, 3, 8, 64])
@@ -144,9 +148,9 @@ def test_errors_of_games_drawn_from_the_prior_are_as_large_as_it_says(m):
     error = np.take_along_axis(of_pair, codes[..., None], axis=1) * np.where(masks[..., -1:], 1, -1)  # as complement
     differences = np.einsum("gmn,gnk->gmk", np.where(masks, 1, -1), truth)
     differences = differences + tau * np.sqrt(ridge * noise)[..., None] * error
-    got = jax.vmap(lambda *a: refine(*a[:4], scales=jnp.full(k, tau), ridge=ridge, noise=a[4], shares=shares))(
+    got = jax.vmap(lambda *a: posterior(*a[:4], ridge=ridge, noise=a[4], shares=shares))(
         prior, masks, differences, truth.sum(axis=1), noise)
-    z = np.asarray((truth - got.values) / np.sqrt(got.variances))
+    z = np.asarray((truth - got.values) / (tau * np.sqrt(got.variances)))
     for level, bound in ((0.5, 0.6745), (0.8, 1.2816), (0.95, 1.96)):
         assert np.mean(np.abs(z) < bound) == pytest.approx(level, abs=0.015)
 
@@ -154,7 +158,7 @@ def test_errors_of_games_drawn_from_the_prior_are_as_large_as_it_says(m):
 @pytest.mark.parametrize(("n", "m"), [(196, 64), (256, 2000)])
 def test_it_is_stable_at_the_sizes_of_large_models(n, m):
     prior, masks, differences, totals = distinct(draw(n=n, k=5, m=m))
-    got = refine(prior, masks, differences, totals, scales=jnp.ones(5), ridge=0.05)
-    mean, variance = textbook(prior, masks, differences, totals, scales=np.ones(5), ridge=0.05)
+    got = posterior(prior, masks, differences, totals, ridge=0.05)
+    mean, variance, _ = textbook(prior, masks, differences, totals, ridge=0.05)
     np.testing.assert_allclose(got.values, mean, atol=2e-3)
-    np.testing.assert_allclose(got.variances, variance, rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(got.variances, np.broadcast_to(variance, (n, 5)), rtol=5e-3, atol=1e-6)
