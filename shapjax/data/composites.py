@@ -19,7 +19,7 @@ OPAQUE = 128  # from this alpha of 255 on a pixel belongs to the object
 
 
 class Split(NamedTuple):
-    """What the images of a split are made of.
+    """Names the files that the images of a split are made of.
 
     Attributes:
       cutouts: class name -> files with a transparent background.

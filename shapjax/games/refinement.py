@@ -22,7 +22,7 @@ MIN_RIDGE = 1e-5  # of the mean diagonal of the moments; below it float32 cannot
 
 
 class Posterior(NamedTuple):
-    """What is known of the Shapley values of one game.
+    """Holds what is known of the Shapley values of one game.
 
     Attributes:
       values: float32 [N, K]; they sum to the totals.
