@@ -82,8 +82,14 @@ def require_writable(path: epath.Path) -> None:
 
 
 def settle_devices(directory: str) -> None:
-    """Splits the CPU as suits the model in a directory, and keeps compiled programs. Must run before JAX starts."""
-    meta = read.read_meta(directory) if read.is_exported(directory) else checkpoint.newest_meta(directory)
+    """Splits the CPU as suits the model in a directory, and keeps compiled programs. Must run before JAX starts.
+
+    A damaged model is left to `load`, which says what is wrong with it, or reads an older step.
+    """
+    try:
+        meta = read.read_meta(directory) if read.is_exported(directory) else checkpoint.newest_meta(directory)
+    except UserError:
+        meta = None
     machine.split_cpu(machine.cpu_devices(meta.config) if meta else 0)
     keep_compiled()
 

@@ -36,20 +36,20 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 4:
         raise UserError("expected three directories, CUTOUTS PHOTOGRAPHS OUTPUT, but got "
                         f"{' '.join(argv[1:]) or 'none'}")
-    cutouts, photographs, output = (str(pathlib.Path(path).expanduser()) for path in argv[1:])
-    place, part = pathlib.Path(output), pathlib.Path(f"{output}.part")
-    if place.exists() or part.exists():
-        raise UserError(f"{place if place.exists() else part} exists already; give another directory, or remove it")
-    splits = composites.find(cutouts, photographs)
+    cutouts, photographs, output = (pathlib.Path(path).expanduser() for path in argv[1:])
+    part = output.with_name(f"{output.name}.part")
+    if there := [path for path in (output, part) if path.exists()]:
+        raise UserError(f"{there[0]} exists already; give another directory, or remove it")
+    splits = composites.find(str(cutouts), str(photographs))
     counts = {"train": _FLAGS.train, "test": _FLAGS.test}
     try:
         composites.write(splits, part, size=_FLAGS.size, counts=counts, seed=_FLAGS.seed)
-        part.rename(place)
+        part.rename(output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    print(f"{place}: {len(splits['train'].cutouts)} classes, {_FLAGS.size}x{_FLAGS.size} pixels, with masks")
+    print(f"{output}: {len(splits['train'].cutouts)} classes, {_FLAGS.size}x{_FLAGS.size} pixels, with masks")
     for name, split in splits.items():
         print(f"  {name:6} {counts[name]:,} images a class, of {sum(map(len, split.cutouts.values()))} cut-outs and "
               f"{len(split.backgrounds)} photographs")
     print("next     python train.py --config configs/finetune_vit.py --config.pretrained=W "
-          f"--config.dataset=folder:{place} --workdir …")
+          f"--config.dataset=folder:{output} --workdir …")

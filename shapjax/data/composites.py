@@ -1,6 +1,7 @@
 """A dataset whose objects are known to the pixel: cut-outs, pasted on photographs."""
 
 import csv
+import functools
 import itertools
 import os
 import pathlib
@@ -56,26 +57,21 @@ def find(cutouts: str, backgrounds: str) -> dict[str, Split]:
                          files_of(photographs, split == "test")) for split in ("train", "test")}
 
 
-def paste(cutout: Image.Image, background: Image.Image, rng: np.random.Generator, *, size: int
-          ) -> tuple[Image.Image, Image.Image]:
-    """Pastes an object, at a random size and place and as often as not mirrored, on a random part of a photograph.
+def paste(cutout: Image.Image, background: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """Pastes an object on an image, at a random size and place and as often as not mirrored.
 
     Args:
       cutout: RGBA.
-      background: RGB.
+      background: RGB, a square.
       rng: advanced by the same amount whatever the images are.
-      size: the side of the result in pixels.
 
     Returns:
-      the image, RGB [size, size], and its mask, L [size, size]: 255 on the object and 0 elsewhere.
+      the image, RGB, and its mask, L: 255 on the object and 0 elsewhere; of the size of the background.
 
     Raises:
       ValueError: if the cut-out has no opaque pixel, or no other.
     """
-    area, y, x, side, top, left, mirrored = rng.random(7)
-    low, high = BACKGROUND_SHARE
-    box = boxes.crop_box(*background.size, (low + (high - low) * area, 1.0, y, x))
-    canvas = background.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGBA")
+    (side, top, left, mirrored), size = rng.random(4), background.width
     opaque = cutout.getchannel("A").point(lambda alpha: 255 * (alpha >= OPAQUE))
     bounds, (least, _) = opaque.getbbox(), opaque.getextrema()
     if not bounds or least:
@@ -86,10 +82,10 @@ def paste(cutout: Image.Image, background: Image.Image, rng: np.random.Generator
     item = item.resize([max(1, round(scale * length)) for length in item.size], Image.Resampling.BICUBIC)
     if mirrored < 0.5:
         item = item.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    layer = Image.new("RGBA", canvas.size)
+    layer = Image.new("RGBA", background.size)
     layer.paste(item, (round(left * (size - item.width)), round(top * (size - item.height))))
     mask = layer.getchannel("A").point(lambda alpha: 255 * (alpha >= OPAQUE))
-    return Image.alpha_composite(canvas, layer).convert("RGB"), mask
+    return Image.alpha_composite(background.convert("RGBA"), layer).convert("RGB"), mask
 
 
 def write(splits: dict[str, Split], output: pathlib.Path, *, size: int, counts: dict[str, int], seed: int) -> None:
@@ -127,14 +123,15 @@ def write(splits: dict[str, Split], output: pathlib.Path, *, size: int, counts: 
 
 
 def _pasted(cutout: str, background: str, rng: np.random.Generator, size: int) -> tuple[Image.Image, Image.Image]:
-    """Returns `paste` of two files; raises UserError that names the one that cannot be used."""
+    """Returns `paste` on a random part of a photograph; raises UserError that names a file that cannot be used."""
+    (area, y, x), (low, high) = rng.random(3), BACKGROUND_SHARE
+    box_of = functools.partial(boxes.crop_box, crop=(low + (high - low) * area, 1.0, y, x))
     try:
-        with Image.open(background) as file:
-            photograph = images.flatten(file).convert("RGB")
+        photograph = images.decode(background, box_of, image_shape=(size, size, 3), upright=True)
     except Exception as error:  # on damaged files decoders raise nearly anything
         raise images.unreadable(background, error) from error
     try:
         with Image.open(cutout) as file:
-            return paste(file.convert("RGBA"), photograph, rng, size=size)
+            return paste(file.convert("RGBA"), Image.fromarray(photograph), rng)
     except Exception as error:
         raise images.unreadable(cutout, error) from error

@@ -69,7 +69,8 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
         x_MN -= x_MN.mean(axis=1, keepdims=True)  # delta has sum zero, so only this part of x meets it
         moments_NN, right_NK = x_MN.T @ (weight_M1 * x_MN), x_MN.T @ (weight_M1 * residual_MK)
         diagonal = jnp.trace(moments_NN) / n
-        ridge_N = jnp.maximum(ridge, MIN_RIDGE * diagonal) / share_N
+        ridge = jnp.maximum(ridge, MIN_RIDGE * diagonal)
+        ridge_N = ridge / share_N
         # The moments are 0 along the ones: what is added there changes nothing, as the inverse leaves them out.
         factor = jax.scipy.linalg.cho_factor(moments_NN + jnp.diag(ridge_N) + diagonal / n)
         inverse_NN = jax.scipy.linalg.cho_solve(factor, jnp.eye(n))
@@ -81,8 +82,7 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
         _, pair_M = jnp.unique(pair_codes(masks), return_inverse=True, size=m)
         gain_MN, noise_M = (jax.ops.segment_sum(a, pair_M, m) for a in (gain_MN, noise_M))
         noise_M /= jnp.maximum(jnp.bincount(pair_M, length=m), 1)
-        variance_N = inverse_NN**2 @ (share_N * ridge_N**2) + share_N[0] * ridge_N[0] * noise_M @ gain_MN**2
+        variance_N = ridge * (inverse_NN**2 @ ridge_N + noise_M @ gain_MN**2)
         misfit_K = jnp.sum(weight_M1 * residual_MK**2, axis=0) - jnp.sum(right_NK * delta_NK, axis=0)
     return Posterior(prior + delta_NK - delta_NK.mean(axis=0), jnp.broadcast_to(variance_N[:, None], prior.shape),
-                     misfit_K / jnp.maximum(ridge, MIN_RIDGE * diagonal))
-
+                     misfit_K / ridge)

@@ -12,13 +12,10 @@ from shapjax.report import figures
 
 def image_uri(image: np.ndarray) -> str:
     """Returns a data: address of uint8 [H, W, 1 or 3]: a small image to the bit, as PNG, a photograph as JPEG."""
-    buffer, picture = io.BytesIO(), Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    if is_small(image):
-        kind = "png"
-        picture.save(buffer, "PNG", optimize=True)
-    else:
-        kind = "jpeg"  # a fifth of the bytes; without subsampling, which would blur the edges of patches
-        picture.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    buffer = io.BytesIO()
+    # JPEG takes a fifth of the bytes; subsampling would blur the edges of patches.
+    kind, options = ("png", {}) if is_small(image) else ("jpeg", {"quality": 88, "subsampling": 0})
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind, optimize=True, **options)
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

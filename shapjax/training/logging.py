@@ -113,7 +113,7 @@ class RunLog(contextlib.AbstractContextManager):
             return
         self._estimated = True
         if (left := seconds / done * (self._work[-1] - self._work[step])) > 60:
-            self._bar.write(f"about {left / 60:.0f} minutes to go, evaluation included", file=sys.stderr)
+            self._say(f"about {left / 60:.0f} minutes to go, evaluation included")
 
     def _watch(self, step: int, classification: float) -> None:
         """Says once that the run diverges, when its loss has risen far above where it was."""
@@ -122,8 +122,8 @@ class RunLog(contextlib.AbstractContextManager):
         if self._seen >= WATCHED_STEPS:
             self._lowest = min(self._lowest, self._mean)
         if not self._warned and self._mean > DIVERGED[0] * self._lowest + DIVERGED[1]:
-            self._bar.write(f"step {step}: the classification loss is {self._mean:.2f} and was {self._lowest:.2f}: the "
-                            "run diverges; lower --config.optim.learning_rate", file=sys.stderr)
+            self._say(f"step {step}: the classification loss is {self._mean:.2f} and was {self._lowest:.2f}: the run "
+                      "diverges; lower --config.optim.learning_rate")
             self._warned = True
 
     def test(self, step: int, *, accuracy: float, cross_entropy: float) -> None:
@@ -137,6 +137,11 @@ class RunLog(contextlib.AbstractContextManager):
         if self._file:
             self._file.close()
             self._board.close()
+
+    def _say(self, text: str) -> None:
+        """Says something above the bar, in the process that writes."""
+        if self._file:
+            self._bar.write(text, file=sys.stderr)
 
     def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         if not self._file:

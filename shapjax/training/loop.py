@@ -37,12 +37,14 @@ class Run:
     Attributes:
       meta: is kept in each checkpoint beside the state; has the resolved config.
       module: the model.
+      num_params: of the model.
       settings: of a step with coalitions.
       optimizer, learning_rate: and its schedule.
     """
 
     meta: Meta
     module: nn.Module
+    num_params: int
     settings: StepSettings
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -133,7 +135,8 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
         module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
                               num_classes=len(source.class_names))
     parts = models.param_shapes(module, image_shape=source.image_shape)
-    machine.require_memory(config, sum(x.size for x in jax.tree.leaves(parts)))
+    num_params = sum(x.size for x in jax.tree.leaves(parts))
+    machine.require_memory(config, num_params)
     if unknown := [name for name in o.train_only if name not in parts]:
         raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has {', '.join(parts)}")
     with as_user_error("--config.shapley."):
@@ -149,7 +152,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     settings = StepSettings(loss=loss, num_classes=len(source.class_names), mean=mean, std=std, augment=augment,
                             seed=config.seed, teacher_weight=s.teacher_weight, ema_decay=o.ema_decay,
                             train_only=tuple(o.train_only), accumulate=o.accumulate)
-    return Run(meta, module, settings, optimizer, learning_rate)
+    return Run(meta, module, num_params, settings, optimizer, learning_rate)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -250,8 +253,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
             say(f"{workdir} has all its {steps} steps already")
             test = evaluate(inference_params(state))
     batches.close()
-    num_params = sum(x.size for x in jax.tree.leaves(jax.eval_shape(run.init_state).params))
-    return test | {"steps": max(0, steps - start), "parameters": num_params}
+    return test | {"steps": max(0, steps - start), "parameters": run.num_params}
 
 
 def phases(config: ml_collections.ConfigDict) -> list[tuple[int, dict[str, bool], int]]:

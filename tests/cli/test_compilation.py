@@ -1,9 +1,14 @@
-"""The commands choose the place where JAX keeps compiled programs."""
+"""The commands choose the place where JAX keeps compiled programs, and the devices that a model gets."""
 
 import jax
 import pytest
 
-from shapjax.cli import keep_compiled
+from shapjax import cli
+from shapjax.cli import keep_compiled, settle_devices
+from shapjax.config import default_config
+from shapjax.errors import UserError
+from shapjax.training import checkpoint, machine
+from shapjax.training.checkpoint import Meta
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
 
@@ -39,3 +44,21 @@ def test_cpus_and_a_directory_of_the_users_own_are_left_to_jax(cache, backend, g
 
 def test_an_empty_directory_means_nothing_is_kept(cache):
     assert not cache("gpu", "")[1]
+
+
+@pytest.mark.parametrize(("width", "devices"), [(64, 0), (384, 1), (None, 0)])
+def test_a_loaded_model_gets_the_devices_that_training_chooses_and_a_damaged_one_is_left_to_load(
+        width, devices, monkeypatch, tmp_path):
+    def newest_meta(directory):
+        if width is None:
+            raise UserError("damaged")
+        config = default_config()
+        config.model.width = width
+        return Meta(config, ("a", "b"), (28, 28, 1), (0.5,), (0.5,))
+
+    chosen = []
+    monkeypatch.setattr(checkpoint, "newest_meta", newest_meta)
+    monkeypatch.setattr(machine, "split_cpu", chosen.append)
+    monkeypatch.setattr(cli, "keep_compiled", lambda: None)
+    settle_devices(tmp_path)
+    assert chosen == [devices]

@@ -80,10 +80,10 @@ def test_objects_lie_everywhere_and_are_mirrored():
     item = cutout((255, 0, 0))
     item.putpixel((25, 12), (0, 255, 0, 255))
     item = item.resize((240, 160), Image.Resampling.NEAREST)
-    rng, gray = np.random.default_rng(0), Image.new("RGB", (100, 80), "gray")
+    rng, gray = np.random.default_rng(0), Image.new("RGB", (64, 64), "gray")
     places, green = [], []
     for _ in range(200):
-        image, mask = composites.paste(item, gray, rng, size=64)
+        image, mask = composites.paste(item, gray, rng)
         rows, columns = np.nonzero(np.asarray(mask))
         places.append((rows.min() / (64 - np.ptp(rows)), columns.min() / (64 - np.ptp(columns))))
         corner = np.asarray(image)[rows.min() + 1, [columns.min() + 1, columns.max() - 1]].astype(int)

@@ -92,8 +92,7 @@ def test_all_pairs_at_kernel_weights_without_noise_give_the_shapley_values():
     values = game()
     masks, differences, totals, probability = every_pair(values)
     prior = np.random.default_rng(1).normal(size=(N, K))
-    got = posterior(prior, masks, differences, totals, ridge=1e-9,
-                 weights=probability / probability.mean())
+    got = posterior(prior, masks, differences, totals, ridge=1e-9, weights=probability / probability.mean())
     np.testing.assert_allclose(got.values, shapley.exact_shapley(values), atol=1e-4)
 
 
@@ -102,8 +101,8 @@ def test_pairs_drawn_otherwise_give_the_shapley_values_by_their_importance_weigh
     masks, differences, totals, probability = every_pair(values)
     rows = np.random.default_rng(0).integers(len(masks), size=60_000)  # uniform, not from the kernel
     weights = probability[rows] / probability.mean()
-    weighted, plain = (posterior(np.zeros((N, K)), masks[rows], differences[rows], totals, ridge=1e-6,
-                              weights=w).values for w in (weights, None))
+    weighted, plain = (posterior(np.zeros((N, K)), masks[rows], differences[rows], totals, ridge=1e-6, weights=w).values
+                       for w in (weights, None))
     exact = shapley.exact_shapley(values)
     assert np.abs(weighted - exact).max() < 0.03 < np.abs(plain - exact).max()
 
@@ -123,10 +122,9 @@ def test_the_order_of_pairs_does_not_matter_and_patches_can_be_renamed(seed):
     prior, masks, differences, totals = draw(seed)
     rng = np.random.default_rng(seed)
     order, names = rng.permutation(len(masks)), rng.permutation(N)
-    settings = dict(ridge=0.5)
     noise = rng.random(len(masks)) + 0.5
-    first = posterior(prior, masks, differences, totals, noise=noise, **settings)
-    other = posterior(prior[names], masks[order][:, names], differences[order], totals, noise=noise[order], **settings)
+    first = posterior(prior, masks, differences, totals, noise=noise, ridge=0.5)
+    other = posterior(prior[names], masks[order][:, names], differences[order], totals, noise=noise[order], ridge=0.5)
     for a, b in zip(first[:2], other[:2], strict=True):
         np.testing.assert_allclose(np.asarray(a)[names], b, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(first.misfit, other.misfit, rtol=1e-3)
