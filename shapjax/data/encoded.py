@@ -118,3 +118,7 @@ class EncodedSource:
                 raise images.unreadable(self.records.name(position), error) from error
             batch["label"][i] = example.label
         return batch
+
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads labels only, and decodes nothing: int [b] -> int32 [b]."""
+        return np.array([example.label for example in self.records.examples(self.kept[np.asarray(indices)])], np.int32)

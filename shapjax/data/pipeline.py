@@ -7,7 +7,7 @@ process order) is the same array whether 1 process makes it or 100.
 
 import collections
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -25,9 +25,9 @@ class TrainIterator(Iterator):
     """An endless iterator of training batches, read ahead by threads.
 
     It yields {"image": uint8 [b,H,W,C], "label": int32 [b], "index": int32 [b]} with b = batch_size; `index` is the
-    image's position in the source. In every epoch all processes together yield each image exactly once, whether or not
-    their number divides the source: the last images of an epoch share a batch with the first of the next one, and none
-    is dropped. Order and crops depend on (seed, epoch) alone.
+    image's position in the source. In every epoch all processes together yield each image but those held out exactly
+    once, whether or not the batches come out even: the last images of an epoch share a batch with the first of the next
+    one, and none is dropped. Order and crops depend on (seed, epoch) alone.
 
     The stream is fixed, so its state is a position alone: that of the last batch handed out, whichever threads read,
     and however many batches are read and placed ahead. A state stays valid with another number of processes if
@@ -35,7 +35,7 @@ class TrainIterator(Iterator):
     """
 
     def __init__(self, source: Source, *, batch_size: int, seed: int, crop_area: float = 1.0, threads: int = 1,
-                 process_index: int = 0, process_count: int = 1,
+                 held_out: Sequence[int] = (), process_index: int = 0, process_count: int = 1,
                  place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch):
         """Starts at the first batch; nothing is read before it is asked for.
 
@@ -48,17 +48,19 @@ class TrainIterator(Iterator):
             area and all of it, in (0, 1], aspect ratio log-uniform in [3/4, 4/3] (Szegedy et al. 2015); 1: no crops.
             The images of other sources are cropped on the device (`shapjax.data.augmentation`).
           threads: that read and decode, each a batch of its own.
+          held_out: positions in the source of images that are never read.
           process_index, process_count: the part of each step's global batch that this process reads.
           place: makes what is handed out of a batch, device arrays for instance, a few batches ahead; it should not
             wait.
 
         Raises:
-          UserError: on batch_size < 1, or a global batch larger than the source.
+          UserError: on batch_size < 1, or a global batch larger than the images.
         """
-        most = len(source) // process_count
+        self._positions = np.setdiff1d(np.arange(len(source)), held_out)
+        most = len(self._positions) // process_count
         if not 1 <= batch_size <= most:
             raise UserError(f"batch_size {batch_size} on {process_count} process(es) takes "
-                            f"{batch_size * process_count} images a step, but the source has {len(source)}; "
+                            f"{batch_size * process_count} images a step, but there are {len(self._positions)}; "
                             f"use a batch_size of at least 1 and at most {most}")
         self._source, self._batch_size, self._seed, self._place = source, batch_size, seed, place
         self._crop_area = crop_area if source.crops_on_read else 1.0
@@ -78,7 +80,7 @@ class TrainIterator(Iterator):
 
     def _read_batch(self, number: int) -> dict[str, np.ndarray]:
         """Reads the batch of this number in the global stream."""
-        epoch, start = divmod(number * self._batch_size, len(self._source))
+        epoch, start = divmod(number * self._batch_size, len(self._positions))
         order, crops = self._draws(epoch, start, self._batch_size)
         if missing := self._batch_size - len(order):
             next_order, next_crops = self._draws(epoch + 1, 0, missing)
@@ -87,14 +89,14 @@ class TrainIterator(Iterator):
         return {"image": batch["image"], "label": batch["label"], "index": order.astype(np.int32)}
 
     def _draws(self, epoch: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns a part of the order and crops of an epoch."""
-        order, crops = _draw_epoch(len(self._source), self._seed, epoch, self._crop_area)
-        return order[start : start + count], crops[start : start + count]
+        """Returns a part of the positions and crops of an epoch."""
+        order, crops = _draw_epoch(len(self._positions), self._seed, epoch, self._crop_area)
+        return self._positions[order[start : start + count]], crops[start : start + count]
 
     def get_state(self) -> dict[str, int]:
         """Returns the position in the stream (steps done) and what defines the stream; JSON-able."""
         return {"step": self._step, "global_batch_size": self._batch_size * self._process_count, "seed": self._seed,
-                "images": len(self._source)}
+                "images": len(self._positions)}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Continues after the step at which `get_state()` gave `state`, with the very next batch.

@@ -62,6 +62,10 @@ class ArraySource:
         batch = {"image": self.images[indices], "label": self.labels[indices]}
         return batch if self.object_masks is None else batch | {"object_mask": self.object_masks[indices]}
 
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads labels only: int [b] -> int32 [b]."""
+        return self.labels[indices]
+
 
 Source = ArraySource | EncodedSource  # labeled images, of which any batch is read by position
 

@@ -25,7 +25,7 @@ from shapjax.errors import UserError
 from shapjax.training.step import TrainState, inference_params
 
 FORMAT = 3  # of the layout above; a reader refuses any other
-KINDS = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float}  # of the elements, in `Meta`
+KINDS = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float, "held_out": int}  # in `Meta`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Meta:
       class_names: K names.
       image_shape: (H, W, C).
       mean, std: per channel, in units of [0, 1].
+      held_out: positions of the training images that were not trained on.
     """
 
     config: ml_collections.ConfigDict
@@ -44,6 +45,7 @@ class Meta:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    held_out: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict that JSON can hold."""
@@ -52,16 +54,17 @@ class Meta:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
         """Inverts `to_dict`, whatever else is among the values; raises UserError on anything else."""
+        values = {"held_out": []} | dict(values)  # there were none in older checkpoints
         for name, kind in KINDS.items():
             value = values.get(name)
             if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
                 raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
-        class_names, image_shape, mean, std = (tuple(values[name]) for name in KINDS)
+        class_names, image_shape, mean, std, held_out = (tuple(values[name]) for name in KINDS)
         if not class_names or len(image_shape) != 3 or not len(mean) == len(std) == image_shape[2]:
             raise UserError("class_names, image_shape, mean and std do not fit together")
         if not isinstance(values.get("config"), Mapping):
             raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
-        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std)
+        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std, held_out)
 
 
 def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
@@ -16,7 +16,7 @@ from flax import linen as nn
 
 import shapjax.config
 from shapjax import models, paths
-from shapjax.data import augmentation, normalization, pipeline, sources
+from shapjax.data import augmentation, calibration_split, normalization, pipeline, sources
 from shapjax.errors import Stopped, UserError, as_user_error
 from shapjax.models import preprocessing
 from shapjax.training import checkpoint, distributed, machine, sharding
@@ -100,12 +100,14 @@ class Run:
         return jax.tree.map(lambda x: jnp.sum(jnp.where(valid_B, x, 0), dtype=jnp.float32), each)
 
 
-def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devices: int = 1) -> Run:
+def setup(config: ml_collections.ConfigDict, source: sources.Source, *, held_out: Sequence[int] = (),
+          num_devices: int = 1) -> Run:
     """Makes the pieces of a run.
 
     Args:
       config: resolved (`resolve`).
       source: the training images.
+      held_out: positions of those that are not trained on.
       num_devices: that share a batch.
 
     Raises:
@@ -114,7 +116,8 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
     config = machine.complete(config, source.image_shape)
     if config.optim.epochs:
         with config.unlocked():
-            steps = max(MIN_STEPS, round(config.optim.epochs * len(source) / config.optim.batch_size))
+            images = len(source) - len(held_out)
+            steps = max(MIN_STEPS, round(config.optim.epochs * images / config.optim.batch_size))
             config.optim.steps = min(config.optim.steps, steps)
     o, s = config.optim, config.shapley
     unit = num_devices * o.accumulate
@@ -130,7 +133,8 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, num_devi
                         f"{max(1, round(height / patch_size)) * patch_size}")
     mean = normalization.per_channel(config.data.mean, source.mean)
     std = normalization.per_channel(config.data.std, source.std)
-    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std)
+    meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std,
+                held_out=tuple(map(int, held_out)))
     with as_user_error("--config.model."):
         module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
                               num_classes=len(source.class_names))
@@ -191,20 +195,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     workdir = paths.as_path(workdir)
     shapjax.config.validate(config)  # before images are decoded
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
-    if config.model.dtype == models.AUTO and (begun := checkpoint.newest_meta(workdir)):
+    begun = checkpoint.newest_meta(workdir)
+    if begun and config.model.dtype == models.AUTO:
         config = config.copy_and_resolve_references()
         config.model.dtype = begun.config.model.dtype  # a run goes on in the format it began with, on any machine
-    run = setup(config, source, num_devices=jax.device_count())
-    config, steps = run.meta.config, run.meta.config.optim.steps
-    say(f"{len(source):,} images, {len(source.class_names)} classes, {run.module.num_patches} patches; {steps:,} steps "
-        f"of {config.optim.batch_size} images, {steps * config.optim.batch_size / len(source):.1f} epochs; "
-        f"{jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
+    held_out = begun.held_out if begun else calibration_split.draw(source, seed=config.seed)
+    run = setup(config, source, held_out=held_out, num_devices=jax.device_count())
+    config, steps, images = run.meta.config, run.meta.config.optim.steps, len(source) - len(held_out)
+    say(f"{images:,} images, {len(held_out)} held out, {len(source.class_names)} classes, {run.module.num_patches} "
+        f"patches; {steps:,} steps of {config.optim.batch_size} images, {steps * config.optim.batch_size / images:.1f} "
+        f"epochs; {jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
         f"{config.model.remat}")
     with as_user_error("--config.run."):
         layout = sharding.make_layout(config.run.parallel, fsdp_devices=config.run.fsdp_devices)
     batches = pipeline.TrainIterator(
         source, batch_size=config.optim.batch_size // jax.process_count(), seed=config.seed,
-        crop_area=config.augment.crop_area, threads=config.data.threads,
+        crop_area=config.augment.crop_area, threads=config.data.threads, held_out=held_out,
         process_index=jax.process_index(), process_count=jax.process_count(), place=layout.batch)
     step_fns = [(last, layout.step(functools.partial(run.step, **kind))) for last, kind, _ in phases(config)]
     evaluate = _evaluation(run, layout, test_source)

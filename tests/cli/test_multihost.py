@@ -10,6 +10,7 @@ import pytest
 
 import shapjax
 
+pytestmark = pytest.mark.slow
 DEVICES = 4
 STEPS = 30
 
@@ -78,10 +79,7 @@ def two(pair, start, tmp_path_factory, small):
     return make
 
 
-BOTH = ["pmap", pytest.param("fsdp", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("parallel", BOTH)
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
 def test_two_processes_train_as_one_does(whole, two, parallel):
     assert_close(whole(parallel), two(parallel)[0])
 
@@ -95,7 +93,7 @@ def test_only_the_first_process_speaks_and_writes(two):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("parallel", BOTH)
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
 def test_a_run_of_two_processes_is_read_by_one(two, saved_state, parallel):
     workdir, _ = two(parallel)
     model = shapjax.load(workdir)
@@ -119,7 +117,6 @@ def test_a_run_of_two_processes_goes_on_in_one_and_in_the_other_layout(two, tmp_
     assert saved_state(workdir)[1] == saved_state(cut)[1]
 
 
-@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_four(two, tmp_path, start, small, saved_state):
     workdir, _ = two("pmap")
     cut = cut_at_half(workdir, tmp_path / "cut")
@@ -128,7 +125,6 @@ def test_a_run_of_two_processes_goes_on_in_four(two, tmp_path, start, small, sav
     assert saved_state(workdir)[1] == saved_state(cut)[1]
 
 
-@pytest.mark.slow
 def test_four_processes_train_as_one_does(whole, tmp_path, start, small):
     train_in(4, start, tmp_path / "four", small, parallel="fsdp")
     assert_close(whole("fsdp"), tmp_path / "four")
@@ -141,7 +137,6 @@ def test_another_global_batch_is_refused_by_every_process(two, tmp_path, start, 
         assert status == 1 and not out[1:] and len(err) == 1 and "batch_size: 16 -> 8" in err[0], err
 
 
-@pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_the_same_step_and_they_go_on_bit_equal(
         two, tmp_path, start, small, slow_steps, wait_for, assert_same_state):
     workdir = tmp_path / "stopped"
@@ -161,7 +156,6 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step_and_they_go_on_bit_e
     assert_same_state(workdir, two("pmap")[0])
 
 
-@pytest.mark.slow
 def test_sigterm_before_the_first_step_of_a_resumed_run_is_heard(two, tmp_path, start, small, slow_steps, wait_for):
     cut = cut_at_half(two("pmap")[0], tmp_path / "cut")
     (cut / "config.json").unlink()
@@ -190,7 +184,6 @@ train.run()
 """
 
 
-@pytest.mark.slow
 def test_what_fails_in_one_process_alone_ends_the_others_too(tmp_path, start, small):
     """The others wait for a sum that never comes, and end with JAX's own message and status."""
     first, second = start(*arguments(small, tmp_path / "run", processes=2), processes=2, code=FAILING)
@@ -200,7 +193,6 @@ def test_what_fails_in_one_process_alone_ends_the_others_too(tmp_path, start, sm
     assert status != 0 and err
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_others(tmp_path, start, small, slow_steps, wait_for):
     workdir = tmp_path / "run"
     both = start(*arguments(small, workdir, processes=2), processes=2, code=slow_steps)

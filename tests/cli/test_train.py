@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import shapjax
+from shapjax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -56,6 +57,21 @@ def test_a_run_goes_on_in_the_format_it_began_with(tmp_path, command, small):
     assert "at step 2" in out and "dtype bfloat16_products" in out
     assert json.loads((tmp_path / "config.json").read_text())["model"]["dtype"] == "bfloat16_products"
     assert shapjax.load(tmp_path).classifier  # for inference it is built in float32
+
+
+def test_held_out_images_are_recorded_and_an_older_run_goes_on_without_any(run, tmp_path, command, small):
+    assert len(checkpoint.newest_meta(run).held_out) == 64
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    shutil.rmtree(older / "checkpoints" / "20")
+    path = older / "checkpoints" / "10"
+    meta, data = (json.loads((path / item / "metadata").read_text()) for item in ("meta", "data"))
+    del meta["held_out"]
+    (path / "meta" / "metadata").write_text(json.dumps(meta))
+    (path / "data" / "metadata").write_text(json.dumps(data | {"images": 4000}))
+    out = command("train.py", *small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", older)
+    assert "4,000 images, 0 held out" in out and "at step 10" in out
+    assert checkpoint.newest_meta(older).held_out == ()
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):

@@ -225,8 +225,8 @@ def test_two_batches_are_placed_ahead():
 @pytest.mark.parametrize("options, message", [
     ({"batch_size": 0}, "batch_size 0 .* use a batch_size of at least 1"),
     ({"batch_size": -3}, "batch_size -3 .* use a batch_size of at least 1"),
-    ({"batch_size": 21}, "but the source has 20; use a batch_size of at least 1 and at most 20"),
-    ({"batch_size": 7, "process_count": 3}, "takes 21 images a step, but the source has 20; .* at most 6"),
+    ({"batch_size": 21}, "but there are 20; use a batch_size of at least 1 and at most 20"),
+    ({"batch_size": 7, "process_count": 3}, "takes 21 images a step, but there are 20; .* at most 6"),
 ])
 def test_training_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(UserError, match=message):

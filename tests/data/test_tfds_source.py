@@ -110,6 +110,8 @@ def test_test_images_are_decoded_once_with_their_masks(pets):
                       EncodedSource)  # the masks take memory too
     for key, values in test.read(np.arange(6)).items():
         np.testing.assert_array_equal(values, decoded.read(np.arange(6))[key])
+    for source in (test, decoded):
+        np.testing.assert_array_equal(source.read_labels(np.array([4, 1])), test.read(np.array([4, 1]))["label"])
     assert test.mean == decoded.mean == normalization.KNOWN["imagenet2012"][0]
 
 
