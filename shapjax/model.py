@@ -1,8 +1,10 @@
 """A trained model: `load(directory)`, explain images, evaluate coalitions, export."""
 
+import copy
 import functools
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -12,25 +14,62 @@ from flax import linen as nn
 
 from shapjax import paths
 from shapjax.errors import UserError
-from shapjax.export import read, write
+from shapjax.export import calibration, read, write
+from shapjax.export.calibration import Calibration
 from shapjax.games import classifier
+from shapjax.games.classifier import Classifier
+from shapjax.games.shapley import sample_coalitions
 from shapjax.models import inference
 from shapjax.training.checkpoint import Meta
 
+MAX_PAIRS = 65_536  # an image
+IMAGES_AT_ONCE = 16  # whose pairs are on a device
 
 @chex.dataclass(frozen=True)
 class Explanation:
-    """Predictions and, for every patch and class, the model's Shapley value; arrays on the host.
+    """Predictions and, for every patch and class, the model's Shapley value with its error; arrays on the host.
+
+    The errors are how far the values may be from the Shapley values of the model's game. They follow Student's law.
 
     Attributes:
       logits: float32 [B, K], the sums of the Shapley values over the patches.
       shapley: float32 [B, gh, gw, K], in logits.
       probabilities: float32 [B, K], softmax of the logits.
+      standard_error: float32 [B, gh, gw, K], of the Shapley values, in logits; None if the model is not calibrated.
+      freedom: float32 [B], degrees of freedom of the errors; None likewise.
+      pairs: int [B], coalition pairs that the values were refined by.
     """
 
     logits: np.ndarray
     shapley: np.ndarray
     probabilities: np.ndarray
+    standard_error: np.ndarray | None
+    freedom: np.ndarray | None
+    pairs: np.ndarray
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ends of intervals that hold this share of the Shapley values, float32 [B, gh, gw, K] each.
+
+        Raises:
+          UserError: if the model is not calibrated, or level is not between 0 and 1.
+        """
+        from scipy import special  # loads slowly, and most users of the package do without it
+
+        if self.standard_error is None:
+            raise UserError("these values have no standard errors: the model is not calibrated; run eval.py on it")
+        if not 0 < level < 1:
+            raise UserError(f"level is {level}, expected a share between 0 and 1, such as 0.95")
+        quantile = special.stdtrit(self.freedom, (1 + level) / 2).astype(np.float32)[:, None, None, None]
+        half = quantile * self.standard_error
+        return self.shapley - half, self.shapley + half
+
+    def sign_is_certain(self, level: float = 0.95) -> np.ndarray:
+        """Returns where the interval of this level is on one side of 0, bool [B, gh, gw, K]: for or against a class.
+
+        Errors as of `interval`.
+        """
+        low, high = self.interval(level)
+        return (low > 0) | (high < 0)
 
 
 class SelfExplainingModel:
@@ -47,36 +86,109 @@ class SelfExplainingModel:
       params: parameters, arrays on the device.
       classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
       step: of the checkpoint.
+      calibration: of the errors of its values; None if it has none.
       directory: of the training run, or of the exported model.
     """
 
     def __init__(self, module: nn.Module, params: chex.ArrayTree, meta: Meta, *, step: int,
-                 directory: str | os.PathLike):
+                 directory: str | os.PathLike, calibration: Calibration | None = None):
         self.params, self.step, self.directory = jax.device_put(params), step, paths.as_path(directory)
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
         self.mean, self.meta = meta.mean, meta
         self.classifier = inference.classifier_of(module, self.params, meta.mean, meta.std)
+        self._set_calibration(calibration)
         self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
         self._explain = jax.jit(inference.explanation)
         self._pair_values = jax.jit(
             functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
 
-    def explain(self, images: Any, *, batch_size: int = 256) -> Explanation:
-        """Predicts and explains, in one forward pass an image.
+    def _set_calibration(self, calibration: Calibration | None) -> None:
+        self.calibration = calibration
+        self.classifier = self.classifier.replace(error_law=calibration and jax.device_put(calibration.law))
+
+    def calibrated(self, calibration: Calibration) -> "SelfExplainingModel":
+        """Returns the model with these errors of its values."""
+        model = copy.copy(self)
+        model._set_calibration(calibration)
+        return model
+
+    def explain(self, images: Any, *, pairs: int = 0, tolerance: float | None = None, max_pairs: int | None = None,
+                seed: int = 0, batch_size: int = 256) -> Explanation:
+        """Predicts and explains, in one forward pass an image; further passes make the values better.
 
         Args:
           images: uint8 [B, H, W, C], or floats in [0, 1] of that shape; (H, W, C) is `image_shape`.
-          batch_size: images a forward pass.
+          pairs: coalition pairs an image that the values are refined by; each costs `classifier.pair_passes` passes.
+          tolerance: refine by as many pairs as it takes, until the largest standard error of an image is within this
+            fraction of the spread (max − min) of its values. Images that need more than max_pairs raise a warning.
+          max_pairs: with a tolerance, the most pairs an image; 16 times the patches if None.
+          seed: of the coalitions.
+          batch_size: images, or pairs, a forward pass.
 
         Raises:
-          UserError: if the images are of another shape or range.
+          UserError: if the images are of another shape or range, an argument cannot be, or the values are to be refined
+            and the model is not calibrated.
         """
         images = self._checked(images, batch_size)
-        rows = min(len(images), batch_size)
-        # Zeros up to a multiple: every pass has one shape and compiles once.
-        padded = np.pad(images, ((0, -len(images) % rows), (0, 0), (0, 0), (0, 0)))
-        parts = [self._explain(self.classifier, padded[i : i + rows]) for i in range(0, len(padded), rows)]
-        return Explanation(**jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *jax.device_get(parts)))
+        numbers = self._numbers_of_pairs(pairs, tolerance, max_pairs)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.arange(len(images)))
+        chunks = [self._refined(images[i : i + batch_size], keys[i : i + batch_size], numbers, tolerance,
+                                rows=min(len(images), batch_size), batch_size=batch_size)
+                  for i in range(0, len(images), batch_size)]
+        out = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+        if tolerance is not None:
+            reached = _largest_error(out)
+            if late := int((reached > tolerance).sum()):
+                warnings.warn(f"{late} of {len(images)} images have larger errors than tolerance={tolerance} after "
+                              f"{numbers[-1]} pairs, of up to {reached.max():.3g} of the spread; raise max_pairs",
+                              stacklevel=2)
+        return Explanation(**{"standard_error": None, "freedom": None} | out)
+
+    def _numbers_of_pairs(self, pairs: int, tolerance: float | None, max_pairs: int | None) -> list[int]:
+        """Returns the numbers of pairs to try, one after the other; raises UserError if an argument cannot be."""
+        for name, value in (("pairs", pairs), ("max_pairs", max_pairs or 1)):
+            if not isinstance(value, int | np.integer) or not 0 <= value <= MAX_PAIRS:
+                raise UserError(f"{name} is {value}, expected a whole number from 0 to {MAX_PAIRS:,}")
+        if tolerance is None:
+            numbers = [pairs]
+        elif pairs or not tolerance > 0:
+            raise UserError(f"tolerance is {tolerance} with pairs={pairs}: expected a positive fraction of the spread, "
+                            "such as 0.05, and no pairs")
+        else:
+            most, numbers = max_pairs or 16 * self.num_players, [0]
+            while numbers[-1] < most:
+                numbers.append(min(most, max(4, 2 * numbers[-1])))
+        if numbers[-1] and self.calibration is None:
+            raise UserError(f"{self.directory} is not calibrated at step {self.step}, so that its values cannot be "
+                            "refined; run eval.py on it once")
+        return numbers
+
+    def _refined(self, images: np.ndarray, keys: chex.PRNGKey, numbers: Sequence[int], tolerance: float | None, *,
+                 rows: int, batch_size: int) -> dict[str, np.ndarray]:
+        """Explains some images, each with the first of these numbers of pairs that is enough."""
+        b, done, known, out = len(images), 0, (), {}
+        unfinished = np.arange(b)
+        for pairs in numbers:
+            if pairs:
+                new = _in_blocks(
+                    lambda images, keys, have=done, new=pairs - done: _ask(
+                        self.classifier, images, jax.vmap(lambda key: jax.random.fold_in(key, have))(keys), pairs=new,
+                        batch_size=batch_size),
+                    min(rows, IMAGES_AT_ONCE), images[unfinished], keys[unfinished])
+                known = new if not known else tuple(np.concatenate(x, axis=1) for x in zip(known, new, strict=True))
+            block = min(rows, IMAGES_AT_ONCE) if pairs else rows
+            found = _in_blocks(lambda images, *known: self._explain(self.classifier, images, *known), block,
+                               images[unfinished], *known)
+            found["pairs"] = np.full(len(unfinished), pairs)
+            for name, values in found.items():
+                out.setdefault(name, np.empty((b, *values.shape[1:]), values.dtype))[unfinished] = values
+            if tolerance is None:
+                break
+            late = _largest_error(found) > tolerance
+            unfinished, known, done = unfinished[late], tuple(x[late] for x in known), pairs
+            if not len(unfinished):
+                break
+        return out
 
     def coalition_values(self, images: Any, masks: Any, *, batch_size: int = 256) -> np.ndarray:
         """Evaluates the game: the logits of the model when it sees only some patches.
@@ -146,6 +258,33 @@ class SelfExplainingModel:
         return images.astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnames=("pairs", "batch_size"))
+def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, pairs: int, batch_size: int
+         ) -> tuple[chex.Array, chex.Array]:
+    """Draws coalitions and evaluates them: masks bool [B, M, N], differences v(S) − v(S^c) [B, M, K]."""
+    masks = jax.vmap(lambda key: sample_coalitions(key, num_players=model.num_players, num_pairs=pairs))(keys)
+    v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(), batch_size=batch_size)
+    return masks, v - complement
+
+
+def _in_blocks(fn: Callable[..., Any], rows: int, *arrays: Any) -> Any:
+    """Applies fn to all rows of the arrays, so many at a time; the last ones are filled up with copies of the last row.
+
+    Every call has one shape, so that fn is compiled once.
+    """
+    n = len(arrays[0])
+    index = np.minimum(np.arange(-(-n // rows) * rows), n - 1).reshape(-1, rows)
+    parts = [jax.device_get(fn(*(x[i] for x in arrays))) for i in index]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
+
+
+def _largest_error(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the largest standard error of each image over the spread of its values, float [B]."""
+    axes = (1, 2, 3)
+    spread = found["shapley"].max(axes) - found["shapley"].min(axes)
+    return found["standard_error"].max(axes) / np.maximum(spread, np.finfo(np.float32).tiny)
+
+
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:
     """Loads a trained model from a directory.
 
@@ -157,4 +296,6 @@ def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplai
       UserError: if there is no usable model.
     """
     params, meta, step = read.read_model(directory, step=step)
-    return SelfExplainingModel(read.build(meta), params, meta, step=step, directory=directory)
+    found = calibration.read(directory, step=step, params=params)
+    return SelfExplainingModel(read.build(meta), params, meta, step=step, directory=directory,
+                               calibration=found)

@@ -43,6 +43,8 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {method.key: method for method in (
     Method("phi", "phi, the model's own", "self-explaining", "Fan et al. 2026", reference.phi, "phi_fn"),
+    *(Method(f"phi_{pairs}", f"phi + {pairs} pairs", "self-explaining", "", functools.partial(
+        shapley_values.refined_phi, pairs=pairs), "error_law") for pairs in (8, 32)),
     Method("exact", "exact Shapley values", "shapley", "Shapley 1953", shapley_values.exact),
     Method("kernel_shap", "KernelSHAP", "shapley", "Lundberg & Lee 2017; Covert & Lee 2021", shapley_values.kernel_shap,
            sampled=True),

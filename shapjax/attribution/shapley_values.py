@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.games import estimators, shapley
+from shapjax.games import error_law, estimators, shapley
 from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
 from shapjax.games.estimators import Estimate
@@ -104,6 +104,40 @@ def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key:
     require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
     pairs = coalitions // 2
     return _estimate(_kernel_shap, model, images, targets, key, batch_size, output, 0.0, 1, pairs).values[..., 0]
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "pairs"))
+def refined_phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
+                batch_size: int = 256, pairs: int = 32) -> chex.Array:
+    """Refines phi for the target class by coalition pairs (`games.error_law.refine`), in logits.
+
+    Args:
+      model: with `phi_fn` and an `error_law`.
+      images: [B, H, W, C].
+      targets: int [B].
+      key: one, or [B].
+      batch_size: pairs a forward pass.
+      pairs: their number.
+
+    Returns:
+      float32 [B, N].
+
+    Raises:
+      ValueError: if the model does not explain itself or is not calibrated, or an argument does not fit.
+    """
+    require_arguments(images, targets, key=key, batch_size=batch_size)
+    if model.error_law is None:
+        raise ValueError("this model is not calibrated: its phi cannot be refined")
+
+    def one_image(row: tuple) -> chex.Array:
+        image, target, key, phi_NK = row
+        masks = shapley.sample_coalitions(key, num_players=model.num_players, num_pairs=pairs)
+        v, complement = pair_values(model, image[None], masks[None], read=all_classes(), batch_size=batch_size)
+        refined = error_law.refine(model.error_law, phi_NK, masks, (v - complement)[0], phi_NK.sum(axis=0))
+        return refined.values[:, target]
+
+    phi_BNK = in_passes(model.phi, images, batch_size=batch_size)
+    return jax.lax.map(one_image, (images, targets, row_keys(key, len(images)), phi_BNK))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))

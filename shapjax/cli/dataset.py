@@ -1,5 +1,6 @@
 """Loads the dataset of a trained model. A checkpoint knows where it lay in training; flags say where it lies now."""
 
+import numpy as np
 from absl import flags
 
 from shapjax.data import sources
@@ -22,10 +23,30 @@ def load_test_source(model: SelfExplainingModel) -> sources.Source:
     Raises:
       UserError: if it cannot be loaded, or has changed since: other classes, or images of another size.
     """
+    return _load(model, "test")
+
+
+def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
+    """Reads images that a model was not trained on, at most so many: uint8 [n, H, W, C].
+
+    Raises:
+      UserError: if they cannot be read, or the dataset has changed since.
+    """
+    positions = np.asarray(model.meta.held_out, int)[:most]
+    if not len(positions):
+        return np.zeros((0, *model.image_shape), np.uint8)
+    return _load(model, "train").read(positions)["image"]
+
+
+def _load(model: SelfExplainingModel, split: str) -> sources.Source:
+    """Loads a split; images of the training split are decoded when they are read."""
     config = model.config.copy_and_resolve_references()
-    flagged = {"dataset": flags.FLAGS.dataset, "data.data_dir": flags.FLAGS.data_dir}
+    flagged = {key: flags.FLAGS[name].value for name, key in (("dataset", "dataset"), ("data_dir", "data.data_dir"))
+               if name in flags.FLAGS}  # train.py has neither: its config says where the images lie
     config.update_from_flattened_dict({key: value for key, value in flagged.items() if value is not None})
-    source = sources.load_source(config, "test")
+    if split == "train":
+        config.data.cache_gib = 0.0
+    source = sources.load_source(config, split)
     for what, then, now in (("classes", tuple(model.class_names), source.class_names),
                             ("image size", tuple(model.image_shape), source.image_shape)):
         if then != now:

@@ -24,11 +24,11 @@ from etils import epath
 import shapjax
 from shapjax import paths
 from shapjax.attribution import registry as methods_registry
-from shapjax.cli import dataset, require_writable, run_command, settle_devices
+from shapjax.cli import calibration, dataset, require_writable, run_command, settle_devices
 from shapjax.data.images import read_masks
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
-from shapjax.evaluation import comparison, files, ground_truth, quality, table
+from shapjax.evaluation import comparison, files, ground_truth, quality, refinement_quality, table
 from shapjax.evaluation.over_images import default_batch_size
 from shapjax.games import removal
 from shapjax.metrics import registry as metrics_registry
@@ -98,10 +98,11 @@ def main(_: Sequence[str]) -> None:
         object_masks = read_masks(f.object_masks, shape=chosen["image"].shape[:3])
     with as_user_error("--methods: "):
         if methods != "none":
-            methods_registry.select(methods, model.classifier)
+            methods_registry.select(methods, model.classifier.replace(error_law=True))  # it gets one below
     with as_user_error("--metrics: "):
         metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
+    model = calibration.calibrated(model, source, batch_size=f.batch_size)
     origin = {"checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset, "split": "test"}
     reference = _evaluate(model, source, chosen["image"], kind, origin, output)
     if methods != "none":
@@ -128,12 +129,25 @@ def _evaluate(model: shapjax.SelfExplainingModel, source: Source, images: np.nda
     reference = ground_truth.remembered(cache, "ground_truth", model.classifier, pixels, kind=kind, **options)
     values, arrays = quality.evaluate(model.classifier, source, images=len(images), ground_truth=reference, **options)
     values = files.origin() | origin | values | {
+        "refinement": reference and _refinement(model, pixels, reference, test_images=len(source), **options),
         "shapley_weight": model.config.shapley.weight, "masked_weight": model.config.shapley.masked_weight,
         "config": model.config.to_dict(), "seconds": round(time.monotonic() - begun, 2)}
     paths.write_arrays(output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
     paths.write_json(output / "eval.json", values)
     print(model_lines(values))
     return reference
+
+
+def _refinement(model: shapjax.SelfExplainingModel, pixels: np.ndarray, reference: ground_truth.GroundTruth, *,
+                test_images: int, **options: int) -> dict[str, Any] | None:
+    """Measures intervals and refined values on the explained images that the calibration has not used."""
+    if model.calibration is None:
+        return None
+    unused = len(pixels) if model.calibration.held_out else min(len(pixels), test_images // 2)
+    reference = reference._replace(**{
+        name: getattr(reference, name)[:unused] for name in ("values", "standard_errors", "ratio", "coalitions")})
+    points = refinement_quality.measure(model.classifier, pixels[:unused], reference, **options)
+    return {"calibration": model.calibration.to_dict(), "images": unused, "points": points}
 
 
 def comparison_lines(summary: dict[str, Any]) -> str:
@@ -177,5 +191,22 @@ def model_lines(values: dict[str, Any]) -> str:
             rows.insert(-4, ("  R² at most", f"{error['r2_ceiling']:.4f}, as ground truth is an estimate"))
     else:
         rows += [("ground truth", "not computed; see --ground_truth")]
+    if refinement := values["refinement"]:
+        rows += refinement_rows(refinement)
     heading = f"{values['checkpoint']}, step {values['step']}, {values['players']} patches, {values['dataset']}"
     return "\n".join([heading, *(f"{name:18}{value}" for name, value in rows)])
+
+
+def refinement_rows(refinement: dict[str, Any]) -> list[tuple[str, str]]:
+    """Formats "refinement" of eval.json: the calibration, and a line for each number of pairs."""
+    found = refinement["calibration"]
+    kind = "images held out of training" if found["held_out"] else "test images, measured on others"
+    rows = [("errors", f"calibrated on {found['images']} {kind}; {refinement['images']} images, in each:")]
+    for point in refinement["points"]:
+        shares = " ".join(f"{100 * share['mean']:.1f}" for share in point["coverage"].values())
+        others = [f"KernelSHAP {point['kernel_shap_r2']:.4f}"] if point["kernel_shap_r2"] is not None else []
+        r2 = "undefined" if point["r2"] is None else f"{point['r2']:.4f}"
+        rows.append((f"  {point['pairs']:3} pairs", "; ".join([
+            f"R² {r2}", *others, f"standard error {100 * point['standard_error']:.2f} % of the spread",
+            f"{shares} % in intervals of {', '.join(f'{100 * float(x):.0f}' for x in point['coverage'])} %"])))
+    return rows

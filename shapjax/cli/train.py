@@ -18,7 +18,7 @@ from flax import linen as nn
 from ml_collections import config_flags
 
 from shapjax import paths
-from shapjax.cli import keep_compiled, run_command
+from shapjax.cli import calibration, keep_compiled, run_command
 from shapjax.pretrained import loading, settings
 from shapjax.training import distributed, loop, machine
 from shapjax.training.checkpoint import Meta
@@ -55,6 +55,7 @@ def main(_: Sequence[str]) -> None:
         return params
 
     result = loop.train(config, workdir, load_pretrained=load_pretrained if config.pretrained else None, say=_say)
+    calibration.after_training(workdir)
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     _say(f"""
 {result['steps']} steps in {time.monotonic() - begun:.0f} s, start-up and evaluation included, on \

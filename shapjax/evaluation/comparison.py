@@ -79,11 +79,11 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     batch_size = default_batch_size() if batch_size is None else batch_size
     _require_arguments(images, labels, object_masks, target, batch_size, coalitions, seed, explorer_images)
     kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
+    if removal is not None:
+        game = classifier.painted(game, removal)
     methods = methods_registry.select(methods, game)
     metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
-    if removal is not None:
-        game = classifier.painted(game, removal)
     pixels, options = to_pixels(images), {"batch_size": batch_size, "seed": seed}
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
     if isinstance(ground_truth, str):

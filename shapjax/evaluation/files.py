@@ -53,7 +53,7 @@ class Cache:
         mask_1N = np.arange(model.num_players)[None] % 2 == 0
         self._pair = np.concatenate(jax.jit(Classifier.pair_logits)(model, images[:1], mask_1N))
         self._params = fingerprint({"version": __version__, "grid": list(model.grid)},
-                                   *map(np.asarray, jax.tree.leaves(model.params)))
+                                   *map(np.asarray, jax.tree.leaves((model.params, model.error_law))))
 
     def mark(self, settings: Mapping[str, Any], *arrays: np.ndarray) -> str:
         """Returns the mark of results of this model, these settings and these arrays."""

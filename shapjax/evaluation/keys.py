@@ -10,7 +10,8 @@ import jax
 
 from shapjax.games.classifier import row_keys
 
-Use = Literal["explanation", "ties", "coalitions", "ground_truth", "sample_efficiency", "random_removal"]
+Use = Literal["explanation", "ties", "coalitions", "ground_truth", "sample_efficiency", "random_removal",
+              "calibration"]
 
 
 def image_keys(use: Use, num_images: int, *, seed: int) -> chex.Array:

@@ -19,6 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from shapjax.errors import UserError
+from shapjax.export.calibration import CALIBRATION
 from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PROGRAM, README, WEIGHTS, checksum, is_marked
 from shapjax.models.inference import explanation
 from shapjax.paths import as_path, replacing
@@ -49,6 +50,8 @@ def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None
     contents = {WEIGHTS: _weights(model)} if weights else {}
     if program is not None:
         contents[PROGRAM] = bytes(program)
+    if model.calibration:
+        contents[CALIBRATION] = json.dumps(model.calibration.to_dict(), indent=2).encode() + b"\n"
     checksums = {name: checksum(content) for name, content in contents.items()}
     contents[README] = usage(model, contents).encode()
     contents[CONFIG] = json.dumps({
@@ -59,7 +62,7 @@ def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None
     with contextlib.ExitStack() as replacements:
         for name, content in contents.items():
             replacements.enter_context(replacing(directory / name)).write_bytes(content)
-    for name in {WEIGHTS, PROGRAM} - contents.keys():
+    for name in {WEIGHTS, PROGRAM, CALIBRATION} - contents.keys():
         (directory / name).unlink(missing_ok=True)
     return list(contents)
 
@@ -69,7 +72,7 @@ def require_free(directory: str | os.PathLike) -> None:
     directory = as_path(directory)
     if (directory / "checkpoints").exists():
         raise UserError(f"{directory} holds a training run, whose {CONFIG} would be replaced; give another --output")
-    taken = [name for name in (CONFIG, WEIGHTS, PROGRAM, README) if (directory / name).exists()]
+    taken = [name for name in (CONFIG, WEIGHTS, PROGRAM, README, CALIBRATION) if (directory / name).exists()]
     if taken and not is_marked(directory):
         raise UserError(f"{directory} holds {', '.join(taken)} of something else, which would be replaced; give "
                         "another --output, or move that away")

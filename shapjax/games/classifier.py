@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from shapjax.games.error_law import ErrorLaw
 from shapjax.games.passes import in_passes
 from shapjax.games.removal import Removal, hidden_pixels
 
@@ -35,6 +36,7 @@ class Classifier:
         None, for models that cannot pack them: both are rows of one batch.
       pair_passes: forward passes of one image that a pair costs: 1 if it is packed, else 2.
       phi_fn: (params, images) -> phi [B, N, K], of a self-explaining model.
+      error_law: of the errors of phi, where they are calibrated.
       attention_fn: (params, images, delta) -> logits [B, K] and attention maps A [L, B, H, T, T] after the softmax.
         Rows attend to columns; the last N of the T tokens are the patches. delta, of the shape of A or None, is added
         to A, so that a gradient with respect to delta is the gradient with respect to A.
@@ -52,6 +54,7 @@ class Classifier:
     pair_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     pair_passes: int = flax.struct.field(pytree_node=False, default=2)
     phi_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+    error_law: ErrorLaw | None = None
     attention_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     attention_readout: str = flax.struct.field(pytree_node=False, default="patches")
     features_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
@@ -141,7 +144,8 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
 
 def painted(model: Classifier, removal: Removal) -> Classifier:
     """Returns the model with a removal in place of its own way to hide patches."""
-    return model.replace(coalition_fn=_painting(model.logits_fn, model.grid, removal), pair_fn=None, pair_passes=2)
+    return model.replace(coalition_fn=_painting(model.logits_fn, model.grid, removal), pair_fn=None, pair_passes=2,
+                         error_law=None)
 
 
 def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> Callable:

@@ -29,11 +29,13 @@ class Posterior(NamedTuple):
       variances: float32 [N, K], of their errors over τ².
       misfit: float32 [K], how far the differences are from what the prior says of them: their squared length in its
         covariance for τ = 1. Its expectation is τ² times the number of pairs.
+      distinct: int32 scalar, the number of pairs that differ.
     """
 
     values: chex.Array
     variances: chex.Array
     misfit: chex.Array
+    distinct: chex.Array
 
 
 def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array, *, ridge: chex.Array,
@@ -61,6 +63,9 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
     prior = prior + (totals - prior.sum(axis=0)) / n
     share_N = jnp.ones(n) if shares is None else jnp.asarray(shares)
     weight_M1 = jnp.ones((m, 1)) if weights is None else jnp.asarray(weights)[:, None]
+    if not m:
+        variance_NK = jnp.broadcast_to((share_N - share_N**2 / share_N.sum())[:, None], prior.shape)
+        return Posterior(prior, variance_NK, misfit=jnp.zeros_like(totals), distinct=jnp.int32(0))
     noise_M = jnp.ones(m) if noise is None else jnp.asarray(noise)
     x_MN = jnp.where(masks, 1.0, -1.0)
     sign_M1 = x_MN[:, -1:]
@@ -81,8 +86,9 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
         gain_MN = weight_M1 * (x_MN @ inverse_NN) * sign_M1  # of the noise, which a complement has negated
         _, pair_M = jnp.unique(pair_codes(masks), return_inverse=True, size=m)
         gain_MN, noise_M = (jax.ops.segment_sum(a, pair_M, m) for a in (gain_MN, noise_M))
-        noise_M /= jnp.maximum(jnp.bincount(pair_M, length=m), 1)
+        count_M = jnp.bincount(pair_M, length=m)
+        noise_M /= jnp.maximum(count_M, 1)
         variance_N = ridge * (inverse_NN**2 @ ridge_N + noise_M @ gain_MN**2)
         misfit_K = jnp.sum(weight_M1 * residual_MK**2, axis=0) - jnp.sum(right_NK * delta_NK, axis=0)
     return Posterior(prior + delta_NK - delta_NK.mean(axis=0), jnp.broadcast_to(variance_N[:, None], prior.shape),
-                     misfit_K / ridge)
+                     misfit_K / ridge, jnp.sum(count_M > 0))

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import chex
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from shapjax.games import classifier, coalitions, shapley
+from shapjax.games import classifier, coalitions, error_law, shapley
 from shapjax.games.classifier import Classifier
 from shapjax.models import probes as model_probes
 from shapjax.models.preprocessing import normalize
@@ -51,17 +52,27 @@ def classifier_of(module: nn.Module, params: chex.ArrayTree, mean: Sequence[floa
         **{name: on_pixels(fn) for name, fn in model_probes.probes(module).items()})
 
 
-def explanation(model: Classifier, images: chex.Array) -> dict[str, chex.Array]:
-    """Predicts and explains in one forward pass; for tracing.
+def explanation(model: Classifier, images: chex.Array, masks: chex.Array | None = None,
+                differences: chex.Array | None = None) -> dict[str, chex.Array]:
+    """Predicts and explains in one forward pass; with coalition pairs, refines the Shapley values. For tracing.
 
     Args:
-      model: from `classifier_of`.
+      model: from `classifier_of`; with an error law, if there are pairs.
       images: uint8 [B, H, W, C], or floats in [0, 1].
+      masks: bool [B, M, N]; None: there are no pairs.
+      differences: float [B, M, K], v(S) − v(S^c) of these.
 
     Returns:
-      logits float32 [B, K], shapley float32 [B, gh, gw, K], which sum to the logits, and probabilities float32 [B, K].
+      logits float32 [B, K], shapley float32 [B, gh, gw, K], which sum to the logits, and probabilities float32 [B, K];
+      with an error law standard_error, as shapley, and its freedom float32 [B] (`error_law.Refined`).
     """
     phi_BNK = model.phi(images)
-    logits_BK = phi_BNK.sum(axis=1)
-    return {"logits": logits_BK, "shapley": phi_BNK.reshape(-1, *model.grid, phi_BNK.shape[-1]),
-            "probabilities": jax.nn.softmax(logits_BK)}
+    (b, n, k), logits_BK = phi_BNK.shape, phi_BNK.sum(axis=1)
+    out = {"logits": logits_BK, "probabilities": jax.nn.softmax(logits_BK)}
+    if model.error_law is None:
+        return out | {"shapley": phi_BNK.reshape(b, *model.grid, k)}
+    if masks is None:
+        masks, differences = jnp.zeros((b, 0, n), bool), jnp.zeros((b, 0, k))
+    refined = jax.vmap(functools.partial(error_law.refine, model.error_law))(phi_BNK, masks, differences, logits_BK)
+    return out | {"shapley": refined.values.reshape(b, *model.grid, k), "freedom": refined.freedom,
+                  "standard_error": refined.standard_errors.reshape(b, *model.grid, k)}

@@ -1,0 +1,55 @@
+"""Calibrates a trained model's errors for the commands, and keeps the result beside the model."""
+
+import jax
+import numpy as np
+
+import shapjax
+from shapjax.cli import dataset
+from shapjax.data.sources import Source
+from shapjax.evaluation import calibration
+from shapjax.evaluation.comparison import to_pixels
+from shapjax.evaluation.over_images import default_batch_size
+from shapjax.export import calibration as kept
+from shapjax.model import SelfExplainingModel
+
+
+def calibrated(model: SelfExplainingModel, test_source: Source | None = None, *, batch_size: int | None = None
+               ) -> SelfExplainingModel:
+    """Returns the model with its errors calibrated; as it is if it was calibrated before, or there are too few images.
+
+    The images are those held out of training; without enough of them, the second half of the test images. What is found
+    is written beside the model, where files can be written there.
+
+    Args:
+      model: from `shapjax.load`.
+      test_source: its test images; None: there are only those held out.
+      batch_size: coalition pairs a forward pass.
+    """
+    if model.calibration is not None:
+        return model
+    least, most = calibration.images_needed(model.num_players)
+    images = dataset.load_held_out(model, most)
+    if not (held_out := len(images) >= least):
+        rows = np.arange(len(test_source) // 2, len(test_source))[:most] if test_source else []
+        if len(rows) < least:
+            print(f"not calibrated: that takes {least} images that were not trained on; {max(len(images), len(rows))} "
+                  f"are there{'' if test_source else '; python eval.py calibrates on test images'}")
+            return model
+        images = test_source.read(rows)["image"]
+    law = calibration.calibrate(model.classifier, to_pixels(images), batch_size=batch_size or default_batch_size())
+    found = kept.Calibration(law=law, step=model.step, params=kept.digest(model.params), images=len(images),
+                             held_out=held_out)
+    try:
+        kept.write(model.directory, found)
+    except OSError as e:
+        print(f"the calibration is not kept: {model.directory} cannot be written to ({e.strerror or e})")
+    return model.calibrated(found)
+
+
+def after_training(workdir: str) -> None:
+    """Calibrates the newest checkpoint of a run of one process; says so if it cannot."""
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            print("not calibrated: the run has several processes; python eval.py calibrates")
+        return
+    calibrated(shapjax.load(workdir))

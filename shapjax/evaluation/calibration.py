@@ -1,0 +1,166 @@
+"""Fits the law of phi's errors on images that were not trained on, so that the intervals of explanations hold."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from shapjax.attribution import shapley_values
+from shapjax.evaluation.keys import image_keys
+from shapjax.evaluation.over_images import OverImages
+from shapjax.games import classifier, error_law, shapley
+from shapjax.games.classifier import Classifier
+from shapjax.games.error_law import ErrorLaw
+
+BUDGETS = (0.0, 0.25, 1.0, 4.0)  # pairs over players, at which intervals are made to hold
+LEVELS = (0.5, 0.8, 0.95)  # of the intervals that are made to hold
+MIN_IMAGES = 16
+MAX_IMAGES = 64
+MAX_PASSES = 20_480  # in all, as long as they are enough for MIN_IMAGES
+MIN_PAIRS = 256  # an image, of the values that stand for the Shapley values; four times the players, if that is more
+
+
+class Sample(NamedTuple):
+    """Holds what a law is fitted to, of C images.
+
+    Attributes:
+      prior: float32 [C, N, K].
+      masks: bool [C, M, N], of M pairs, as many as the largest of `BUDGETS` takes.
+      differences: float32 [C, M, K], v(S) − v(S^c).
+      totals: float32 [C, K].
+      near: float32 [C, N, K], Shapley values, or estimates from other pairs.
+      near_errors: float32 [C, N, K], their standard errors; 0 if they are exact.
+    """
+
+    prior: chex.Array
+    masks: chex.Array
+    differences: chex.Array
+    totals: chex.Array
+    near: chex.Array
+    near_errors: chex.Array
+
+
+def images_needed(num_players: int) -> tuple[int, int]:
+    """Returns how many images a calibration takes at least and at most, by the passes that each of them costs."""
+    passes = max(MIN_PAIRS, 4 * num_players) + budget_pairs(BUDGETS[-1], num_players)
+    return MIN_IMAGES, min(MAX_IMAGES, max(MIN_IMAGES, MAX_PASSES // passes))
+
+
+def budget_pairs(budget: float, num_players: int) -> int:
+    """Returns the pairs of a budget, pairs over players; at least one where it is not 0."""
+    return max(round(budget * num_players), budget > 0)
+
+
+def calibrate(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed: int = 0, progress: bool = True
+              ) -> ErrorLaw:
+    """Fits the law of the errors of a model's phi, without enumeration unless that is cheaper.
+
+    Args:
+      model: has phi.
+      images: float32 [n, H, W, C], as the model takes them, not trained on; as many as `images_needed` are used.
+      batch_size: coalition pairs a forward pass.
+      seed: of the coalitions.
+      progress: show a progress bar.
+
+    Raises:
+      ValueError: if there are fewer images than needed.
+    """
+    least, most = images_needed(model.num_players)
+    if len(images) < least:
+        raise ValueError(f"{len(images)} images are too few to calibrate on; expected at least {least}")
+    return fit(sample(model, images[:most], batch_size=batch_size, seed=seed, progress=progress))
+
+
+def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed: int = 0, progress: bool = True
+           ) -> Sample:
+    """Asks a model's game for what a law is fitted to; arguments as of `calibrate`."""
+    n = model.num_players
+    pairs, near_pairs = budget_pairs(BUDGETS[-1], n), max(MIN_PAIRS, 4 * n)
+
+    def fn(model: Classifier, images: chex.Array, keys: chex.Array, near_keys: chex.Array) -> Sample:
+        masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=n, num_pairs=pairs))(keys)
+        v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(),
+                                               batch_size=batch_size)
+        phi = model.phi(images)
+        if 2 ** (n - 1) <= near_pairs:
+            near = shapley_values.exact_all(model, images, batch_size=batch_size)
+            errors = jnp.zeros_like(near)
+        else:
+            near, errors, *_ = shapley_values.kernel_shap_all(
+                model, images, near_keys, batch_size=batch_size, tolerance=0.0, max_coalitions=2 * near_pairs,
+                round_coalitions=2 * near_pairs)
+        return Sample(phi, masks, v - complement, phi.sum(axis=1), near, errors)
+
+    keys = [image_keys(use, len(images), seed=seed) for use in ("calibration", "ground_truth")]
+    with tqdm.tqdm(total=len(images), desc=f"calibration, {pairs + near_pairs} passes an image", unit="image",
+                   disable=not progress) as bar:
+        return OverImages(fn, block=1)(model, images, *keys, done=bar.update)
+
+
+def fit(found: Sample) -> ErrorLaw:
+    """Fits a law: the most likely numbers at all budgets together, then a factor for each budget."""
+    from scipy import optimize  # loads slowly, and most users of the package do without it
+
+    def law_of(numbers: chex.Array) -> ErrorLaw:
+        return ErrorLaw(*jnp.exp(numbers), jnp.zeros(1), jnp.ones(1))
+
+    @jax.jit
+    def loss(numbers: chex.Array) -> chex.Array:
+        surprise = [-jnp.mean(_log_density(refined_at(budget, found, law_of(numbers)), found)) for budget in BUDGETS]
+        return sum(surprise)
+
+    start = np.log([0.15, 8.0, 0.3, 2.0])  # scale, freedom, floor, ridge
+    best = optimize.minimize(lambda x: np.nan_to_num(float(loss(jnp.asarray(x, jnp.float32))), nan=1e9), start,
+                             method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-4, "maxfev": 400},
+                             bounds=[(-12, 6), (np.log(3.0), np.log(100.0)), (-7, 7), (-7, 9)])
+    law = law_of(jnp.asarray(best.x, jnp.float32))
+    factors = [factor_for(refined_at(budget, found, law), found) for budget in BUDGETS]
+    return jax.tree.map(np.asarray, law._replace(budgets=np.float32(BUDGETS), factors=np.float32(factors)))
+
+
+@functools.partial(jax.jit, static_argnames="budget")
+def refined_at(budget: float, found: Sample, law: ErrorLaw) -> error_law.Refined:
+    """Refines the prior of every image by the first pairs of a sample; budget in pairs over players."""
+    m = budget_pairs(budget, found.prior.shape[1])
+    return jax.lax.map(lambda row: error_law.refine(law, *row),
+                       (found.prior, found.masks[:, :m], found.differences[:, :m], found.totals))
+
+
+def factor_for(refined: error_law.Refined, found: Sample) -> float:
+    """Returns the factor on standard errors with which intervals hold: the geometric mean of those for `LEVELS`."""
+    error = np.abs(np.asarray(refined.values, np.float64) - found.near)
+    factors = []
+    for level in LEVELS:
+        low, high = -4.0, 4.0  # logarithms
+        for _ in range(30):
+            middle = (low + high) / 2
+            half = half_widths(refined, level, factor=np.exp(middle), extra=found.near_errors)
+            low, high = (middle, high) if np.mean(error <= half) < level else (low, middle)
+        factors.append(middle)
+    return float(np.exp(np.mean(factors)))
+
+
+def half_widths(refined: error_law.Refined, level: float, *, factor: float = 1.0, extra: np.ndarray | float = 0.0
+                ) -> np.ndarray:
+    """Returns half the widths of intervals, float [B, N, K].
+
+    Args:
+      refined: of B images.
+      level: the share of Shapley values that should lie inside.
+      factor: on the standard errors.
+      extra: float [B, N, K], standard errors of what is compared, added in quadrature.
+    """
+    from scipy import special
+
+    quantile = special.stdtrit(np.asarray(refined.freedom, np.float64), (1 + level) / 2)[:, None, None]
+    return quantile * np.hypot(factor * np.asarray(refined.standard_errors, np.float64), extra)
+
+
+def _log_density(refined: error_law.Refined, found: Sample) -> chex.Array:
+    """Returns the logarithm of the density of Student's law at the errors, [B, N, K]."""
+    scale = jnp.maximum(jnp.sqrt(refined.standard_errors**2 + found.near_errors**2), 1e-12)
+    return jax.scipy.stats.t.logpdf(found.near - refined.values, refined.freedom[:, None, None], scale=scale)
