@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -17,12 +17,12 @@ from shapjax.errors import UserError
 from shapjax.export import calibration, read, write
 from shapjax.export.calibration import Calibration
 from shapjax.games import classifier
+from shapjax.games.any_prior import MAX_PAIRS
 from shapjax.games.classifier import Classifier
 from shapjax.games.shapley import sample_coalitions
 from shapjax.models import inference
 from shapjax.training.checkpoint import Meta
 
-MAX_PAIRS = 65_536  # an image
 IMAGES_AT_ONCE = 16  # whose pairs are on a device
 
 @chex.dataclass(frozen=True)
@@ -47,6 +47,18 @@ class Explanation:
     freedom: np.ndarray | None
     pairs: np.ndarray
 
+    @property
+    def largest_error(self) -> np.ndarray:
+        """Returns the largest standard error of each image over the spread (max − min) of its values, float [B].
+
+        Raises:
+          UserError: if the model is not calibrated.
+        """
+        self._require_errors()
+        axes = (1, 2, 3)
+        spread = self.shapley.max(axes) - self.shapley.min(axes)
+        return self.standard_error.max(axes) / np.maximum(spread, np.finfo(np.float32).tiny)
+
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ends of intervals that hold this share of the Shapley values, float32 [B, gh, gw, K] each.
 
@@ -55,8 +67,7 @@ class Explanation:
         """
         from scipy import special  # loads slowly, and most users of the package do without it
 
-        if self.standard_error is None:
-            raise UserError("these values have no standard errors: the model is not calibrated; run eval.py on it")
+        self._require_errors()
         if not 0 < level < 1:
             raise UserError(f"level is {level}, expected a share between 0 and 1, such as 0.95")
         quantile = special.stdtrit(self.freedom, (1 + level) / 2).astype(np.float32)[:, None, None, None]
@@ -70,6 +81,10 @@ class Explanation:
         """
         low, high = self.interval(level)
         return (low > 0) | (high < 0)
+
+    def _require_errors(self) -> None:
+        if self.standard_error is None:
+            raise UserError("these values have no standard errors: the model is not calibrated; run eval.py on it")
 
 
 class SelfExplainingModel:
@@ -132,30 +147,31 @@ class SelfExplainingModel:
         images = self._checked(images, batch_size)
         numbers = self._numbers_of_pairs(pairs, tolerance, max_pairs)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.arange(len(images)))
-        chunks = [self._refined(images[i : i + batch_size], keys[i : i + batch_size], numbers, tolerance,
-                                rows=min(len(images), batch_size), batch_size=batch_size)
-                  for i in range(0, len(images), batch_size)]
-        out = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+        rows = min(len(images), batch_size)
+        parts = [self._refined(images[i : i + rows], keys[i : i + rows], numbers, tolerance, rows=rows,
+                               batch_size=batch_size) for i in range(0, len(images), rows)]
+        explanation = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         if tolerance is not None:
-            reached = _largest_error(out)
+            reached = explanation.largest_error
             if late := int((reached > tolerance).sum()):
                 warnings.warn(f"{late} of {len(images)} images have larger errors than tolerance={tolerance} after "
                               f"{numbers[-1]} pairs, of up to {reached.max():.3g} of the spread; raise max_pairs",
                               stacklevel=2)
-        return Explanation(**{"standard_error": None, "freedom": None} | out)
+        return explanation
 
     def _numbers_of_pairs(self, pairs: int, tolerance: float | None, max_pairs: int | None) -> list[int]:
         """Returns the numbers of pairs to try, one after the other; raises UserError if an argument cannot be."""
-        for name, value in (("pairs", pairs), ("max_pairs", max_pairs or 1)):
-            if not isinstance(value, int | np.integer) or not 0 <= value <= MAX_PAIRS:
-                raise UserError(f"{name} is {value}, expected a whole number from 0 to {MAX_PAIRS:,}")
+        most = 16 * self.num_players if max_pairs is None else max_pairs
+        for name, value, least in (("pairs", pairs, 0), ("max_pairs", most, 1)):
+            if not isinstance(value, int | np.integer) or not least <= value <= MAX_PAIRS:
+                raise UserError(f"{name} is {value}, expected a whole number from {least} to {MAX_PAIRS:,}")
         if tolerance is None:
             numbers = [pairs]
         elif pairs or not tolerance > 0:
             raise UserError(f"tolerance is {tolerance} with pairs={pairs}: expected a positive fraction of the spread, "
                             "such as 0.05, and no pairs")
         else:
-            most, numbers = max_pairs or 16 * self.num_players, [0]
+            numbers = [0]
             while numbers[-1] < most:
                 numbers.append(min(most, max(4, 2 * numbers[-1])))
         if numbers[-1] and self.calibration is None:
@@ -164,31 +180,27 @@ class SelfExplainingModel:
         return numbers
 
     def _refined(self, images: np.ndarray, keys: chex.PRNGKey, numbers: Sequence[int], tolerance: float | None, *,
-                 rows: int, batch_size: int) -> dict[str, np.ndarray]:
+                 rows: int, batch_size: int) -> Explanation:
         """Explains some images, each with the first of these numbers of pairs that is enough."""
-        b, done, known, out = len(images), 0, (), {}
-        unfinished = np.arange(b)
+        pairs_rows, known, done, out = min(rows, IMAGES_AT_ONCE), (), 0, {}
+        unfinished = np.arange(len(images))
         for pairs in numbers:
-            if pairs:
-                new = _in_blocks(
-                    lambda images, keys, have=done, new=pairs - done: _ask(
-                        self.classifier, images, jax.vmap(lambda key: jax.random.fold_in(key, have))(keys), pairs=new,
-                        batch_size=batch_size),
-                    min(rows, IMAGES_AT_ONCE), images[unfinished], keys[unfinished])
-                known = new if not known else tuple(np.concatenate(x, axis=1) for x in zip(known, new, strict=True))
-            block = min(rows, IMAGES_AT_ONCE) if pairs else rows
-            found = _in_blocks(lambda images, *known: self._explain(self.classifier, images, *known), block,
+            if new := pairs - done:
+                ask = functools.partial(_ask, self.classifier, done=done, pairs=new, batch_size=batch_size)
+                parts = _in_blocks(ask, pairs_rows, images[unfinished], keys[unfinished])
+                known = tuple(np.concatenate(x, axis=1) for x in zip(known, parts, strict=True)) if known else parts
+            found = _in_blocks(functools.partial(self._explain, self.classifier), pairs_rows if pairs else rows,
                                images[unfinished], *known)
             found["pairs"] = np.full(len(unfinished), pairs)
             for name, values in found.items():
-                out.setdefault(name, np.empty((b, *values.shape[1:]), values.dtype))[unfinished] = values
+                out.setdefault(name, np.empty((len(images), *values.shape[1:]), values.dtype))[unfinished] = values
             if tolerance is None:
                 break
-            late = _largest_error(found) > tolerance
+            late = Explanation(**found).largest_error > tolerance
             unfinished, known, done = unfinished[late], tuple(x[late] for x in known), pairs
             if not len(unfinished):
                 break
-        return out
+        return Explanation(**{"standard_error": None, "freedom": None} | out)
 
     def coalition_values(self, images: Any, masks: Any, *, batch_size: int = 256) -> np.ndarray:
         """Evaluates the game: the logits of the model when it sees only some patches.
@@ -258,11 +270,12 @@ class SelfExplainingModel:
         return images.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("pairs", "batch_size"))
-def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, pairs: int, batch_size: int
+@functools.partial(jax.jit, static_argnames=("done", "pairs", "batch_size"))
+def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, done: int, pairs: int, batch_size: int
          ) -> tuple[chex.Array, chex.Array]:
-    """Draws coalitions and evaluates them: masks bool [B, M, N], differences v(S) − v(S^c) [B, M, K]."""
-    masks = jax.vmap(lambda key: sample_coalitions(key, num_players=model.num_players, num_pairs=pairs))(keys)
+    """Draws coalitions, beyond the first `done`, and evaluates them: masks [B, M, N], v(S) − v(S^c) [B, M, K]."""
+    masks = jax.vmap(lambda key: sample_coalitions(
+        jax.random.fold_in(key, done), num_players=model.num_players, num_pairs=pairs))(keys)
     v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(), batch_size=batch_size)
     return masks, v - complement
 
@@ -276,13 +289,6 @@ def _in_blocks(fn: Callable[..., Any], rows: int, *arrays: Any) -> Any:
     index = np.minimum(np.arange(-(-n // rows) * rows), n - 1).reshape(-1, rows)
     parts = [jax.device_get(fn(*(x[i] for x in arrays))) for i in index]
     return jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
-
-
-def _largest_error(found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the largest standard error of each image over the spread of its values, float [B]."""
-    axes = (1, 2, 3)
-    spread = found["shapley"].max(axes) - found["shapley"].min(axes)
-    return found["standard_error"].max(axes) / np.maximum(spread, np.finfo(np.float32).tiny)
 
 
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:

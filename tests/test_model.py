@@ -8,8 +8,10 @@ import pytest
 from scipy import special
 
 import shapjax
-from shapjax import config
+from shapjax import config, games
 from shapjax.errors import UserError
+from shapjax.export.calibration import Calibration
+from shapjax.games.error_law import ErrorLaw
 from shapjax.model import SelfExplainingModel, load
 from shapjax.training.checkpoint import Meta
 
@@ -22,6 +24,12 @@ def model(tiny_vit):
                                 "mlp_ratio": float(tiny.module.mlp_ratio)})
     meta = Meta(config=settings, class_names=("a", "b", "c"), image_shape=(8, 8, 2), mean=(0.2, 0.5), std=(0.3, 0.4))
     return SelfExplainingModel(tiny.module, tiny.params, meta, step=7, directory="run")
+
+
+@pytest.fixture(scope="module")
+def calibrated(model):
+    law = ErrorLaw(*map(np.float32, (0.3, 5.0, 0.5, 1.0)), np.float32([0, 1]), np.float32([1, 1]))
+    return model.calibrated(Calibration(law=law, step=7, params="", images=16, held_out=True))
 
 
 @pytest.fixture
@@ -146,3 +154,83 @@ def test_importing_the_package_imports_nothing_heavy():
     code = "import shapjax, sys; sys.exit(' '.join({'jax', 'flax', 'orbax', 'scipy'} & set(sys.modules)) or 0)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert not result.returncode, result.stderr
+
+
+def test_without_a_calibration_values_have_no_errors_and_cannot_be_refined(model, images):
+    e = model.explain(images)
+    assert e.standard_error is None and e.freedom is None and (e.pairs == 0).all()
+    for call in (e.interval, e.sign_is_certain, lambda: e.largest_error, lambda: model.explain(images, pairs=4),
+                 lambda: model.explain(images, tolerance=0.1)):
+        with pytest.raises(UserError, match="not calibrated.*run eval.py"):
+            call()
+
+
+def test_a_calibrated_model_gives_the_same_values_with_their_errors(model, calibrated, images):
+    e, plain = calibrated.explain(images), model.explain(images)
+    np.testing.assert_array_equal(e.logits, plain.logits)
+    np.testing.assert_allclose(e.shapley, plain.shapley, atol=1e-5)
+    assert e.standard_error.shape == e.shapley.shape and (e.standard_error > 0).all() and e.freedom.shape == (4,)
+    low, high = e.interval(0.5)
+    np.testing.assert_allclose((low + high) / 2, e.shapley, atol=1e-5)
+    np.testing.assert_allclose((high - low) / 2, special.stdtrit(5, 0.75) * e.standard_error, rtol=1e-4)
+    wide_low, wide_high = e.interval(0.99)
+    np.testing.assert_array_equal(e.sign_is_certain(0.99), wide_low * wide_high > 0)
+    assert e.sign_is_certain(0.99).sum() < e.sign_is_certain(0.01).sum()
+
+
+def exact_values(model, images):
+    """Returns the Shapley values by enumeration, [B, gh, gw, K]."""
+    masks = np.broadcast_to(np.arange(16)[:, None] >> np.arange(4) & 1 == 1, (len(images), 16, 4))
+    values = model.coalition_values(images, masks)
+    return np.stack([games.exact_shapley(v) for v in values]).reshape(len(images), 2, 2, -1)
+
+
+def test_pairs_make_values_better_and_efficiency_stays(calibrated, images):
+    exact = exact_values(calibrated, images)
+    errors = []
+    for pairs in (0, 8, 400):
+        e = calibrated.explain(images, pairs=pairs)
+        assert (e.pairs == pairs).all()
+        np.testing.assert_allclose(e.shapley.sum(axis=(1, 2)), e.logits, atol=1e-4)
+        errors.append(np.abs(e.shapley - exact).max())
+    assert errors[2] < errors[1] < errors[0] and errors[2] < 0.1 * errors[0]
+
+
+def test_refined_values_do_not_depend_on_the_batch_size_and_follow_the_seed(calibrated, images):
+    one, other = (calibrated.explain(images, pairs=5, batch_size=b) for b in (3, 256))
+    np.testing.assert_allclose(one.shapley, other.shapley, atol=1e-4)
+    np.testing.assert_allclose(one.standard_error, other.standard_error, rtol=1e-3)
+    assert np.abs(calibrated.explain(images, pairs=5, seed=1).shapley - other.shapley).max() > 1e-3
+
+
+def test_a_tolerance_takes_as_many_pairs_as_it_needs_and_no_more(calibrated, images):
+    before = calibrated.explain(images).largest_error
+    tolerance = float(np.sort(before)[1:3].mean())  # two images are precise enough at once
+    e = calibrated.explain(images, tolerance=tolerance, max_pairs=64)
+    assert ((e.pairs == 0) == (before <= tolerance)).all() and (e.pairs == 0).sum() == 2
+    assert (e.largest_error <= tolerance).all()
+    for i in np.flatnonzero(e.pairs):
+        assert calibrated.explain(images, tolerance=tolerance, max_pairs=int(e.pairs[i])).pairs[i] == e.pairs[i]
+
+
+def test_a_tolerance_that_is_not_reached_says_what_was(calibrated, images):
+    with pytest.warns(UserWarning, match="4 of 4 images have larger errors than tolerance=1e-06 after 6 pairs, of up"):
+        e = calibrated.explain(images, tolerance=1e-6, max_pairs=6)
+    assert (e.pairs == 6).all()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"pairs": -1}, "pairs is -1, expected a whole number from 0 to 65,536"), ({"pairs": 2.0}, "pairs is 2.0"),
+    ({"pairs": 10**7}, "65,536"), ({"tolerance": 0.0}, "a positive fraction"), ({"tolerance": -0.1}, "a positive"),
+    ({"tolerance": float("nan")}, "a positive"), ({"tolerance": 0.1, "pairs": 3}, "and no pairs"),
+    ({"tolerance": 0.1, "max_pairs": 0}, "max_pairs is 0, expected a whole number from 1 to 65,536"),
+])
+def test_numbers_of_pairs_that_cannot_be_are_refused(calibrated, images, arguments, message):
+    with pytest.raises(UserError, match=message):
+        calibrated.explain(images, **arguments)
+
+
+def test_levels_are_shares(calibrated, images):
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(UserError, match=f"level is {level}"):
+            calibrated.explain(images).interval(level)

@@ -2,6 +2,8 @@
 
   python explain.py --checkpoint runs/mnist5k --images a.png b.jpg --output out
   python explain.py --checkpoint runs/mnist5k --examples 8
+  python explain.py --checkpoint runs/mnist5k --images a.png --pairs 32          # 32 passes more: smaller errors
+  python explain.py --checkpoint runs/mnist5k --images a.png --tolerance 0.01    # as many as it takes
 
 Writes to OUTPUT:
   NAME.png           for each image NAME.*, the patch Shapley values for its most probable classes; test_0000.png for a
@@ -10,9 +12,11 @@ Writes to OUTPUT:
   explanations.json  "checkpoint", "step", "agreement" (the picture's name, or null), "r2" (mean over the enumerated
                      images, or null) and "images", a list of: "file" (as given, null for a test image), "picture",
                      "label" (null if not known), "prediction", "probability", "top" (the most probable classes, at
-                     least two, each "class", "probability", "logit") and "r2" (null if not enumerated)
+                     least two, each "class", "probability", "logit"), "r2" (null if not enumerated), "pairs" (that
+                     refined its values) and "standard_error" (the largest, over the spread of its values, or null)
   explanations.npz   arrays in the order of "images": images uint8 [n,H,W,C] as the model saw them, logits and
-                     probabilities float32 [n,K], shapley float32 [n,gh,gw,K] (in logits), class_names [K], and of the
+                     probabilities float32 [n,K], shapley float32 [n,gh,gw,K] (in logits), class_names [K]; of a
+                     calibrated model standard_error float32 [n,gh,gw,K] and freedom [n], of Student's law; and of the
                      first m images, if any were enumerated, exact float32 [m,gh,gw,K]
 """
 
@@ -39,7 +43,7 @@ from shapjax.games import shapley
 from shapjax.metrics.shapley_agreement import shapley_error
 from shapjax.model import Explanation, SelfExplainingModel
 from shapjax.report import figures, plots
-from shapjax.report.formatting import decimal, probability_text
+from shapjax.report.formatting import decimal, percent, probability_text
 
 AGREEMENT = "agreement.png"
 DEFAULT_EXAMPLES = 8
@@ -71,6 +75,12 @@ def run() -> None:
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
                          f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
                          "patches.")
+    flags.DEFINE_integer("pairs", 0, "Refine the values by this many coalition pairs an image.", lower_bound=0)
+    flags.DEFINE_float("tolerance", None, "Refine until the largest standard error is within this fraction of the "
+                       "spread of an image's values, such as 0.02.")
+    flags.DEFINE_integer("max_pairs", None, "With --tolerance, the most pairs an image; 16 times the patches if not "
+                         "given.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the coalitions.", lower_bound=0)
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the second of several images
     dataset.define_flags()
     run_command(main)
@@ -96,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 
     images = np.stack([subject.image for subject in subjects])
-    explanation = model.explain(images)
+    explanation = model.explain(images, pairs=f.pairs, tolerance=f.tolerance, max_pairs=f.max_pairs, seed=f.seed)
     exact = None
     if enumerate_all:
         values = ground_truth.compute(
@@ -106,6 +116,8 @@ def main(argv: Sequence[str]) -> None:
     _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top, smooth=f.smooth)
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,
               "shapley": explanation.shapley, "class_names": np.array(model.class_names)}
+    if explanation.standard_error is not None:
+        arrays |= {"standard_error": explanation.standard_error, "freedom": explanation.freedom}
     paths.write_arrays(output / "explanations.npz", arrays if exact is None else arrays | {"exact": exact})
     paths.write_json(output / "explanations.json", summary)
 
@@ -124,14 +136,16 @@ def summarize(model: SelfExplainingModel, subjects: Sequence[Subject], explanati
         m, _, _, k = exact.shape
         error = shapley_error(explanation.shapley[:m].reshape(m, -1, k), exact.reshape(m, -1, k))
     images = []
-    for subject, logits, probabilities, r2 in itertools.zip_longest(
-            subjects, explanation.logits, explanation.probabilities, error["r2_per_image"]):
+    errors = [None] * len(subjects) if explanation.standard_error is None else explanation.largest_error.tolist()
+    for subject, logits, probabilities, pairs, largest, r2 in itertools.zip_longest(
+            subjects, explanation.logits, explanation.probabilities, explanation.pairs.tolist(), errors,
+            error["r2_per_image"]):
         classes = [
             {"class": model.class_names[k], "probability": float(probabilities[k]), "logit": float(logits[k])}
             for k in np.argsort(-probabilities, kind="stable")[: max(top, 2)]]
         images.append({"file": subject.file, "picture": subject.picture, "label": subject.label,
                        "prediction": classes[0]["class"], "probability": classes[0]["probability"], "top": classes,
-                       "r2": r2})
+                       "r2": r2, "pairs": pairs, "standard_error": largest})
     return {"checkpoint": str(model.directory), "step": model.step, "agreement": None if exact is None else AGREEMENT,
             "r2": error["r2"], "images": images}
 
@@ -142,9 +156,10 @@ def table(images: Sequence[dict[str, Any]]) -> str:
         [image["file"] or image["picture"], image["label"] or "", image["prediction"],
          probability_text(image["probability"]),
          *(f"{other['class']} ({probability_text(other['probability'])})" for other in image["top"][1:2]),
-         "" if image["r2"] is None else decimal(image["r2"])]
+         "" if image["standard_error"] is None else percent(image["standard_error"]),
+         str(image["pairs"] or ""), "" if image["r2"] is None else decimal(image["r2"])]
         for image in images]
-    heads = ["image", "label", "prediction", "probability", "runner-up", "R²"]
+    heads = ["image", "label", "prediction", "probability", "runner-up", "largest error", "pairs", "R²"]
     columns = [column for column in zip(heads, *rows, strict=True) if any(column[1:])]
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
     return "\n".join("   ".join(line).rstrip() for line in zip(*padded, strict=True))
@@ -191,11 +206,15 @@ def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str
 def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Sequence[Subject],
                     explanation: Explanation, exact: np.ndarray | None, *, r2: float | None, top: int, smooth: bool
                     ) -> None:
-    for subject, values, probabilities in tqdm.tqdm(
-            zip(subjects, explanation.shapley, explanation.probabilities, strict=True),
+    half_widths = [None] * len(subjects)
+    if explanation.standard_error is not None:
+        half_widths = explanation.interval(0.95)[1] - explanation.shapley
+    for subject, values, half_width, probabilities in tqdm.tqdm(
+            zip(subjects, explanation.shapley, half_widths, explanation.probabilities, strict=True),
             total=len(subjects), desc="pictures", unit="image"):
-        figure = figures.explanation_figure(subject.image, values, probabilities, model.class_names, top=top,
-                                            label=subject.label, title=subject.title, smooth=smooth)
+        figure = figures.explanation_figure(
+            subject.image, values, probabilities, model.class_names, top=top, half_width=half_width,
+            label=subject.label, title=subject.title, smooth=smooth)
         _save(output / subject.picture, figures.figure_bytes(figure))
     if exact is not None:
         title = f"{len(exact)} {'image' if len(exact) == 1 else 'images'}, every patch and class"

@@ -35,6 +35,8 @@ def run() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where --multihost cannot find it.")
     flags.DEFINE_integer("num_processes", None, "Number of processes of the run, with --coordinator.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.", lower_bound=0)
+    flags.DEFINE_bool("calibrate", True, "Calibrate the errors of explanations at the end, by coalitions of images "
+                      "that were not trained on; if not, eval.py does it.")
     flags.mark_flags_as_required(["config", "workdir"])
     run_command(main)
 
@@ -55,7 +57,8 @@ def main(_: Sequence[str]) -> None:
         return params
 
     result = loop.train(config, workdir, load_pretrained=load_pretrained if config.pretrained else None, say=_say)
-    calibration.after_training(workdir)
+    if _FLAGS.calibrate:
+        calibration.after_training(workdir)
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     _say(f"""
 {result['steps']} steps in {time.monotonic() - begun:.0f} s, start-up and evaluation included, on \

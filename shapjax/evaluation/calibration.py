@@ -1,6 +1,5 @@
 """Fits the law of phi's errors on images that were not trained on, so that the intervals of explanations hold."""
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -14,7 +13,7 @@ from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
 from shapjax.games import classifier, error_law, shapley
 from shapjax.games.classifier import Classifier
-from shapjax.games.error_law import ErrorLaw
+from shapjax.games.error_law import ErrorLaw, Refined
 
 BUDGETS = (0.0, 0.25, 1.0, 4.0)  # pairs over players, at which intervals are made to hold
 LEVELS = (0.5, 0.8, 0.95)  # of the intervals that are made to hold
@@ -60,7 +59,7 @@ def calibrate(model: Classifier, images: np.ndarray, *, batch_size: int = 256, s
     """Fits the law of the errors of a model's phi, without enumeration unless that is cheaper.
 
     Args:
-      model: has phi.
+      model: has phi, whose sum is v(all) − v(∅).
       images: float32 [n, H, W, C], as the model takes them, not trained on; as many as `images_needed` are used.
       batch_size: coalition pairs a forward pass.
       seed: of the coalitions.
@@ -102,65 +101,75 @@ def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed
 
 
 def fit(found: Sample) -> ErrorLaw:
-    """Fits a law: the most likely numbers at all budgets together, then a factor for each budget."""
+    """Fits a law: the most likely numbers at all budgets together, then a factor for each budget.
+
+    Images with values whose standard errors are infinite are left out.
+    """
     from scipy import optimize  # loads slowly, and most users of the package do without it
+
+    known = np.isfinite(found.near_errors).all(axis=(1, 2))
+    found = Sample(*(x[known] for x in found))
 
     def law_of(numbers: chex.Array) -> ErrorLaw:
         return ErrorLaw(*jnp.exp(numbers), jnp.zeros(1), jnp.ones(1))
 
-    @jax.jit
-    def loss(numbers: chex.Array) -> chex.Array:
-        surprise = [-jnp.mean(_log_density(refined_at(budget, found, law_of(numbers)), found)) for budget in BUDGETS]
-        return sum(surprise)
+    def loss(numbers: np.ndarray) -> float:
+        value = float(_surprise(refined(found, law_of(jnp.asarray(numbers, jnp.float32))), found))
+        return value if np.isfinite(value) else 1e9
 
     start = np.log([0.15, 8.0, 0.3, 2.0])  # scale, freedom, floor, ridge
-    best = optimize.minimize(lambda x: np.nan_to_num(float(loss(jnp.asarray(x, jnp.float32))), nan=1e9), start,
-                             method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-4, "maxfev": 400},
+    best = optimize.minimize(loss, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-4, "maxfev": 400},
                              bounds=[(-12, 6), (np.log(3.0), np.log(100.0)), (-7, 7), (-7, 9)])
     law = law_of(jnp.asarray(best.x, jnp.float32))
-    factors = [factor_for(refined_at(budget, found, law), found) for budget in BUDGETS]
+    factors = [factor_for(at_budget, found) for at_budget in refined(found, law)]
     return jax.tree.map(np.asarray, law._replace(budgets=np.float32(BUDGETS), factors=np.float32(factors)))
 
 
-@functools.partial(jax.jit, static_argnames="budget")
-def refined_at(budget: float, found: Sample, law: ErrorLaw) -> error_law.Refined:
-    """Refines the prior of every image by the first pairs of a sample; budget in pairs over players."""
-    m = budget_pairs(budget, found.prior.shape[1])
-    return jax.lax.map(lambda row: error_law.refine(law, *row),
-                       (found.prior, found.masks[:, :m], found.differences[:, :m], found.totals))
+@jax.jit
+def refined(found: Sample, law: ErrorLaw) -> list[Refined]:
+    """Refines the prior of every image by the first pairs of a sample, as many as each of `BUDGETS` takes."""
+    def one_image(row: Sample) -> list[Refined]:
+        numbers = [budget_pairs(budget, row.prior.shape[0]) for budget in BUDGETS]
+        return [error_law.refine(law, row.prior, row.masks[:m], row.differences[:m], row.totals) for m in numbers]
+
+    return jax.lax.map(one_image, found)
 
 
-def factor_for(refined: error_law.Refined, found: Sample) -> float:
+def factor_for(at_budget: Refined, found: Sample) -> float:
     """Returns the factor on standard errors with which intervals hold: the geometric mean of those for `LEVELS`."""
-    error = np.abs(np.asarray(refined.values, np.float64) - found.near)
+    error = np.abs(np.asarray(at_budget.values, np.float64) - found.near)
     factors = []
     for level in LEVELS:
         low, high = -4.0, 4.0  # logarithms
         for _ in range(30):
             middle = (low + high) / 2
-            half = half_widths(refined, level, factor=np.exp(middle), extra=found.near_errors)
+            half = half_widths(at_budget, level, factor=np.exp(middle), extra=found.near_errors)
             low, high = (middle, high) if np.mean(error <= half) < level else (low, middle)
         factors.append(middle)
     return float(np.exp(np.mean(factors)))
 
 
-def half_widths(refined: error_law.Refined, level: float, *, factor: float = 1.0, extra: np.ndarray | float = 0.0
+def half_widths(at_budget: Refined, level: float, *, factor: float = 1.0, extra: np.ndarray | float = 0.0
                 ) -> np.ndarray:
     """Returns half the widths of intervals, float [B, N, K].
 
     Args:
-      refined: of B images.
+      at_budget: of B images.
       level: the share of Shapley values that should lie inside.
       factor: on the standard errors.
       extra: float [B, N, K], standard errors of what is compared, added in quadrature.
     """
     from scipy import special
 
-    quantile = special.stdtrit(np.asarray(refined.freedom, np.float64), (1 + level) / 2)[:, None, None]
-    return quantile * np.hypot(factor * np.asarray(refined.standard_errors, np.float64), extra)
+    quantile = special.stdtrit(np.asarray(at_budget.freedom, np.float64), (1 + level) / 2)[:, None, None]
+    return quantile * np.hypot(factor * np.asarray(at_budget.standard_errors, np.float64), extra)
 
 
-def _log_density(refined: error_law.Refined, found: Sample) -> chex.Array:
-    """Returns the logarithm of the density of Student's law at the errors, [B, N, K]."""
-    scale = jnp.maximum(jnp.sqrt(refined.standard_errors**2 + found.near_errors**2), 1e-12)
-    return jax.scipy.stats.t.logpdf(found.near - refined.values, refined.freedom[:, None, None], scale=scale)
+@jax.jit
+def _surprise(at_budgets: list[Refined], found: Sample) -> chex.Array:
+    """Returns the mean negative log density of Student's law at the errors, summed over the budgets."""
+    total = jnp.float32(0)
+    for values, errors, freedom in at_budgets:
+        scale = jnp.maximum(jnp.sqrt(errors**2 + found.near_errors**2), 1e-12)
+        total -= jnp.mean(jax.scipy.stats.t.logpdf(found.near - values, freedom[:, None, None], scale=scale))
+    return total

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shapjax.games import classifier, shapley
-from shapjax.games.checks import require_arguments, require_positive, require_shape
+from shapjax.games.checks import require_arguments, require_finite, require_shape
 from shapjax.games.classifier import Classifier, row_keys
 from shapjax.games.error_law import Refined
 from shapjax.games.refinement import posterior
@@ -21,13 +21,13 @@ FLOORS = np.array([0.1, 0.3, 1.0, 3.0, 1e3])  # of a patch's share of these erro
 LIKELY_NOISE = 0.15  # of a pair, over the variance of the values: the median of what is expected beforehand
 NOISE_SPREAD = 1.5  # standard deviation of its logarithm
 FREEDOM = 4.0  # of what is expected of the errors' variance
+MAX_PAIRS = 65_536  # an image
 TELLING_PAIRS = 128  # that weigh the candidates: more would not tell more
 
 
-@functools.partial(jax.jit, static_argnames=("pairs", "batch_size", "output"))
 def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
            prior: chex.Array | None = None, pairs: int = 32, batch_size: int = 256, output: str = "logit") -> Refined:
-    """Estimates Shapley values of the target class from an attribution map and coalition pairs.
+    """Estimates Shapley values of the target class from an attribution map and coalition pairs. Not to be traced.
 
         games.refine(model, images, targets, key, prior=attribution.METHODS["gradcam"].fn(model, images, targets, key))
 
@@ -49,13 +49,23 @@ def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
       Refined; values float32 [B, N].
 
     Raises:
-      ValueError: if an argument does not fit, or N < 2.
+      ValueError: if an argument does not fit, the prior is not finite, or N < 2.
     """
     require_arguments(images, targets, key=key, batch_size=batch_size)
-    require_positive(pairs=pairs - 1)
+    if not isinstance(pairs, int | np.integer) or not 2 <= pairs <= MAX_PAIRS:
+        raise ValueError(f"pairs is {pairs}, expected a whole number from 2 to {MAX_PAIRS:,}")
+    shape = (len(images), model.num_players)
+    prior = jnp.zeros(shape) if prior is None else jnp.asarray(prior, jnp.float32)
+    require_shape("prior", prior, shape, "images, patches")
+    require_finite(prior, "the prior")
+    return _refine(model, images, targets, key, prior, pairs, batch_size, output)
+
+
+@functools.partial(jax.jit, static_argnames=("pairs", "batch_size", "output"))
+def _refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, prior: chex.Array,
+            pairs: int, batch_size: int, output: str) -> Refined:
+    """Refines the maps of all images; arguments as of `refine`."""
     n = model.num_players
-    prior = jnp.zeros((len(images), n)) if prior is None else jnp.asarray(prior, jnp.float32)
-    require_shape("prior", prior, (len(images), n), "images, patches")
 
     def differences(image: chex.Array, target: chex.Array, masks: chex.Array) -> chex.Array:
         v, complement = classifier.pair_values(model, image[None], masks[None], batch_size=batch_size,
@@ -112,12 +122,19 @@ def refine_game(prior: chex.Array, masks: chex.Array, differences: chex.Array, t
 
 
 def _amplitude(x_MN: chex.Array, prior: chex.Array, residual_M: chex.Array) -> chex.Array:
-    """Returns what a map is to be multiplied by: its regression, moved towards 0 where few pairs bear it out."""
+    """Returns what a map is to be multiplied by: its regression, moved towards 0 where few pairs bear it out.
+
+    It is 0 unless Student's statistic of the regression is beyond its 85 % quantile, and shrinks as James and Stein do.
+    """
+    from scipy import special  # loads slowly, and most users of the package do without it
+
     predicted_M = x_MN @ (prior - prior.mean())
     square = jnp.maximum(jnp.sum(predicted_M**2), jnp.finfo(jnp.float32).tiny)
     product = jnp.sum(predicted_M * residual_M)
-    left = jnp.sum((residual_M - predicted_M * product / square) ** 2) / max(1, len(x_MN) - 1)
-    kept = jnp.maximum(0, 1 - left * square / jnp.maximum(product**2, jnp.finfo(jnp.float32).tiny))
+    freedom = len(x_MN) - 1
+    left = jnp.sum((residual_M - predicted_M * product / square) ** 2) / freedom
+    chance = special.stdtrit(freedom, 0.85) ** 2
+    kept = jnp.maximum(0, 1 - chance * left * square / jnp.maximum(product**2, jnp.finfo(jnp.float32).tiny))
     return kept * jnp.maximum(0, product) / square
 
 

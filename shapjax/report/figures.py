@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
@@ -62,8 +63,8 @@ DARK = Theme("#171c23", "#e8ecf1", "#9aa6b5", "#333c48", ("#3fc1b0", "#eba54a"))
 
 
 def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *,
-                       top: int = 3, label: str | int | None = None, title: str = "", smooth: bool = False,
-                       theme: Theme = LIGHT) -> Figure:
+                       top: int = 3, half_width: np.ndarray | None = None, label: str | int | None = None,
+                       title: str = "", smooth: bool = False, theme: Theme = LIGHT) -> Figure:
     """Draws the image and, for each of the `top` most probable classes, the Shapley value of every patch.
 
     All classes shown share one color scale, symmetric around zero. Each is headed by its name, its probability and the
@@ -75,6 +76,8 @@ def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np
       probabilities: float [K].
       class_names: K names.
       top: how many classes.
+      half_width: float [gh, gw, K], half of the values' 95 % intervals, if they are known. Patches whose interval holds
+        0 are hatched, unless `smooth`.
       label: the true class, an index or a name, if known.
       title: above it all.
       smooth: blend the colors of patches (`heatmap.overlay`), without lines between them and without numbers.
@@ -107,7 +110,7 @@ def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np
         _heading(panels[0], "Input", f"label {_shorten(str(name))}" if name is not None else " ", theme)
         for axes, index in zip(panels[1:], shown, strict=False):
             values = shapley[..., index]
-            _draw_values(axes, image, values, limit, smooth)
+            _draw_values(axes, image, values, None if half_width is None else half_width[..., index], limit, smooth)
             total = signed(float(np.sum(values, dtype=np.float64)))
             below = f"{probability_text(float(probabilities[index]))}  ·  sum {total}"
             _heading(axes, _shorten(class_names[index]), below, theme)
@@ -116,7 +119,8 @@ def explanation_figure(image: np.ndarray, shapley: np.ndarray, probabilities: np
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8)
         bar.ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], symmetric=True))
-        bar.set_label("Shapley value of a patch (logits)", fontsize=8.5)
+        errors = "" if half_width is None or smooth else "\n± 95 %; hatched: sign not certain"
+        bar.set_label(f"Shapley value of a patch (logits){errors}", fontsize=8.5)
     return figure
 
 
@@ -129,7 +133,8 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
     return buffer.getvalue()
 
 
-def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float, smooth: bool) -> None:
+def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, half_width: np.ndarray | None, limit: float,
+                 smooth: bool) -> None:
     height, width = image.shape[:2]
     grid_h, grid_w = values.shape
     axes.imshow(overlay(image, values, limit, smooth=smooth), interpolation="nearest")
@@ -138,13 +143,21 @@ def _draw_values(axes: Axes, image: np.ndarray, values: np.ndarray, limit: float
     lines = {"color": "#1c2430", "alpha": 0.22, "linewidth": 0.5}
     axes.hlines(np.arange(1, grid_h) * height / grid_h - 0.5, -0.5, width - 0.5, **lines)
     axes.vlines(np.arange(1, grid_w) * width / grid_w - 0.5, -0.5, height - 0.5, **lines)
+    if half_width is not None:
+        size = width / grid_w, height / grid_h
+        for row, column in np.argwhere(np.abs(values) <= half_width):
+            axes.add_patch(Rectangle((column * size[0] - 0.5, row * size[1] - 0.5), *size, fill=False, linewidth=0,
+                                     hatch="////", edgecolor="#1c2430", alpha=0.28))
     if values.size > MAX_LABELED_PATCHES:
         return
     for (row, column), value in np.ndenumerate(values):
         color, halo = number_colors(float(value) / limit)
+        text = value_text(float(value), limit)
+        if half_width is not None:
+            text += f"\n±{value_text(float(half_width[row, column]), limit).lstrip('+')}"
         axes.text(
-            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5,
-            value_text(float(value), limit), ha="center", va="center", fontsize=7.5, color=color,
+            (column + 0.5) * width / grid_w - 0.5, (row + 0.5) * height / grid_h - 0.5, text, ha="center", va="center",
+            fontsize=7.5 if half_width is None else 6.5, linespacing=1.05, color=color,
             path_effects=[withStroke(linewidth=2, foreground=halo)])
 
 

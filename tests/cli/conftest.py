@@ -17,7 +17,7 @@ from shapjax.training import checkpoint
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ["--config", "configs/mnist5k.py", "--config.model.width=16", "--config.model.depth=1",
          "--config.model.heads=2", "--config.model.patch_size=14", "--config.optim.batch_size=16",
-         "--config.run.log_every=5", "--config.run.cpu_devices=2", "--config.model.dtype=float32"]
+         "--config.run.log_every=5", "--config.run.cpu_devices=2", "--config.model.dtype=float32", "--nocalibrate"]
 # train.py with steps of at least 0.1 s, so that a signal comes before the end.
 SLOW_STEPS = """
 import time
@@ -177,6 +177,7 @@ def slow_steps():
 def run(tmp_path_factory, command):
     """Makes a short, uninterrupted training run. Tests that write to it copy it."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    out = command("train.py", *SMALL, "--workdir", workdir, "--config.optim.steps=20", "--config.run.eval_every=10")
+    out = command("train.py", *SMALL, "--workdir", workdir, "--config.optim.steps=20", "--config.run.eval_every=10",
+                  "--calibrate")
     assert "test accuracy" in out and str(workdir / "checkpoints") in out
     return workdir

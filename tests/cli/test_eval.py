@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-METHODS = ("phi", "exact", "kernel_shap", "random")
+METHODS = ("phi", "phi_8", "exact", "kernel_shap", "random")
 COMPARE = ("--images", 6, "--methods", ",".join(METHODS), "--coalitions", 64, "--explorer_images", 2)
 
 
@@ -16,6 +16,7 @@ def evaluated(run, tmp_path_factory, command):
     """Returns a run with everything that eval.py writes, and its printed output."""
     workdir = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(run, workdir)
+    (workdir / "calibration.json").unlink()  # it is calibrated now
     masks = np.zeros((6, 28, 28), np.int8)
     masks[:, 7:21, 7:21], masks[:, 0] = 1, -1
     np.savez(workdir / "masks.npz", masks=masks)
@@ -41,6 +42,32 @@ def test_metrics_and_arrays_agree(evaluated):
     assert arrays["shapley"].shape == arrays["ground_truth"].shape == (6, 2, 2, 10)
     np.testing.assert_allclose(arrays["shapley"].sum((1, 2)), arrays["logits"], atol=1e-4)
     np.testing.assert_allclose(arrays["ground_truth"].sum((1, 2)), arrays["logits"], atol=1e-4)
+
+
+def test_errors_are_calibrated_and_measured(evaluated):
+    workdir, out = evaluated
+    values = json.loads((workdir / "eval.json").read_text())["refinement"]
+    found = json.loads((workdir / "calibration.json").read_text())
+    assert values["calibration"] == found and found["held_out"] and values["images"] == 6
+    assert [point["pairs"] for point in values["points"]] == [0, 2, 4, 8, 16, 64]
+    first, *_, last = values["points"]
+    assert last["r2"] > first["r2"] and first["coverage"]["0.95"]["mean"] > 0.5
+    assert "calibrated on 64 images held out of training; 6 images, in each:" in out and "64 pairs" in out
+    methods = comparison(workdir)[1]
+    assert methods["phi_8"]["cost"]["passes"] == pytest.approx(9, abs=0.2)
+    pearson = [methods[key]["values"]["shapley_pearson"]["mean"] for key in ("phi", "phi_8")]
+    assert pearson[1] > pearson[0]
+
+
+def test_a_run_without_held_out_images_is_calibrated_on_the_second_half_of_the_test_images(run, tmp_path, command):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    (workdir / "calibration.json").unlink()
+    path = workdir / "checkpoints" / "20" / "meta" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"held_out": []}))
+    out = command("eval.py", "--checkpoint", workdir, "--images", 4, "--methods", "none")
+    assert "calibrated on 64 test images, measured on others; 4 images" in out
+    assert not json.loads((workdir / "calibration.json").read_text())["held_out"]
 
 
 def test_the_table_has_every_method_and_metric_with_intervals_around_their_means(evaluated):
@@ -83,9 +110,9 @@ def test_the_csv_holds_the_table_and_the_page_the_explorer(evaluated):
 
 def test_the_explorer_shows_the_probability_without_the_top_patches(evaluated):
     arrays = np.load(evaluated[0] / "methods.npz", allow_pickle=False)
-    assert arrays["attributions"].shape == (4, 2, 5, 4) and arrays["deleted"].shape == (4, 2, 5, 5)
+    assert arrays["attributions"].shape == (5, 2, 5, 4) and arrays["deleted"].shape == (5, 2, 5, 5)
     whole = np.take_along_axis(arrays["probabilities"], arrays["classes"], axis=1)
-    np.testing.assert_allclose(arrays["deleted"][..., 0], np.broadcast_to(whole, (4, 2, 5)), atol=1e-5)
+    np.testing.assert_allclose(arrays["deleted"][..., 0], np.broadcast_to(whole, (5, 2, 5)), atol=1e-5)
     assert (arrays["classes"] == arrays["labels"][:, None]).any(axis=1).all()
 
 
@@ -96,7 +123,7 @@ def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path,
     broken = workdir / "methods" / "kernel_shap.npz"
     broken.write_bytes(broken.read_bytes()[:1000])  # as if the disk had filled up
     out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz")
-    assert "going on: phi, exact already measured" in out and "ground truth of 6 images is already there" in out
+    assert "going on: phi, phi_8, exact already measured" in out and "ground truth of 6 images is already there" in out
     before, after = (comparison(where)[1] for where in (evaluated[0], workdir))
     for key in METHODS:
         assert before[key]["values"] == after[key]["values"], key

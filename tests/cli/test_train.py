@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import shapjax
+from shapjax.errors import UserError
 from shapjax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,6 +60,32 @@ def test_a_run_goes_on_in_the_format_it_began_with(tmp_path, command, small):
     assert shapjax.load(tmp_path).classifier  # for inference it is built in float32
 
 
+def test_the_errors_of_explanations_are_calibrated_at_the_end_on_images_held_out(run):
+    found = json.loads((run / "calibration.json").read_text())
+    assert (found["step"], found["images"], found["held_out"]) == (20, 64, True)
+    model = shapjax.load(run)
+    assert (model.explain(np.zeros((1, 28, 28, 1), np.uint8), pairs=2).standard_error > 0).all()
+    assert shapjax.load(run, step=10).calibration is None  # it is that of step 20
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (lambda found: found | {"params": "of another checkpoint"}, "is of other parameters than those of step 20"),
+    (lambda found: {key: value for key, value in found.items() if key != "law"}, "holds no calibration: expected law"),
+    (lambda found: found | {"law": found["law"] | {"scale": None}}, "holds no calibration"),
+    (lambda found: found | {"step": "20"}, "step is '20', expected int"), (lambda found: [], "holds no calibration"),
+])
+def test_a_calibration_that_cannot_be_is_one_line(run, tmp_path, content, expected):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "calibration.json"
+    path.write_text(json.dumps(content(json.loads(path.read_text()))))
+    with pytest.raises(UserError) as error:
+        shapjax.load(tmp_path / "run")
+    assert expected in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+    path.write_text("{")
+    with pytest.raises(UserError, match="is damaged: it is not JSON"):
+        shapjax.load(tmp_path / "run")
+
+
 def test_held_out_images_are_recorded_and_an_older_run_goes_on_without_any(run, tmp_path, command, small):
     assert len(checkpoint.newest_meta(run).held_out) == 64
     older = tmp_path / "older"
@@ -96,6 +123,26 @@ def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command
     assert {"a.png", "b.png", "explanations.json", "explanations.npz"} <= names, names
     assert "a.png" in out
     assert np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False)["shapley"].shape == (2, 2, 2, 10)
+
+
+def test_pairs_and_a_tolerance_make_errors_smaller(run, tmp_path, command, fails_with_one_line):
+    errors = {}
+    for name, flags in {"none": (), "pairs": ("--pairs", 20), "tolerance": ("--tolerance", 0.02)}.items():
+        out = command("explain.py", "--checkpoint", run, "--examples", 2, "--output", tmp_path / name, *flags)
+        images = json.loads((tmp_path / name / "explanations.json").read_text())["images"]
+        arrays = np.load(tmp_path / name / "explanations.npz", allow_pickle=False)
+        assert arrays["standard_error"].shape == arrays["shapley"].shape and arrays["freedom"].shape == (2,)
+        errors[name] = [image["standard_error"] for image in images]
+        assert "largest error" in out and ("error   pairs   R²" in out) == (name != "none")
+        assert [image["pairs"] for image in images] == [20, 20] or name != "pairs"
+    assert max(errors["pairs"]) < min(errors["none"]) and max(errors["tolerance"]) <= 0.02
+    explain = ("explain.py", "--checkpoint", run, "--examples", 1, "--output", tmp_path / "wrong")
+    assert "a positive fraction" in fails_with_one_line(*explain, "--tolerance", 0)
+    assert "65,536" in fails_with_one_line(*explain, "--pairs", 100_000)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").unlink()
+    explain = ("explain.py", "--checkpoint", tmp_path / "run", "--examples", 1, "--output", tmp_path / "wrong")
+    assert "run eval.py on it once" in fails_with_one_line(*explain, "--pairs", 4)
 
 
 def test_load_takes_a_directory_and_nothing_else(run):
