@@ -1,23 +1,25 @@
 """Compares attribution methods on images: the whole comparison as one function."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 import tqdm
 
 from shapjax.attribution import registry as methods_registry
 from shapjax.attribution.registry import Method
-from shapjax.evaluation import table
+from shapjax.evaluation import calibration, table
 from shapjax.evaluation.files import FORMAT, Cache, origin
 from shapjax.evaluation.ground_truth import GroundTruth, remembered, resolve
 from shapjax.evaluation.measurement import Measurement, Subjects
 from shapjax.evaluation.over_images import OverImages, default_batch_size
 from shapjax.evaluation.sample_efficiency import budget_to_reach
-from shapjax.games import checks, classifier
+from shapjax.games import checks, classifier, error_law
 from shapjax.games.classifier import Classifier
 from shapjax.games.removal import Removal
 from shapjax.metrics import registry as metrics_registry
@@ -112,11 +114,21 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     if kind == "exact":
         summary["sample_efficiency"] = budget_to_reach(game, pixels, ground_truth.values, **options)
     e = len(work.classes)
-    return Result(summary, {
+    errors = {} if game.error_law is None or not e else {"half_width": _half_widths(game, pixels[:e], work.classes)}
+    return Result(summary, errors | {
         "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
         "classes": work.classes, "methods": np.array([method.key for method in methods]),
         **{name: np.stack([measured[method.key][f"explorer/{name}"] for method in methods])
            for name in ("attributions", "deleted", "order")}})
+
+
+def _half_widths(model: Classifier, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Returns half of phi's 95 % intervals for some classes of each image, int [e, C] -> float32 [e, C, N]."""
+    def fn(model: Classifier, images: chex.Array) -> error_law.Refined:
+        return jax.vmap(functools.partial(error_law.without_pairs, model.error_law))(model.phi(images))
+
+    half = calibration.half_widths(OverImages(fn, block=BLOCK)(model, images), table.CONFIDENCE)
+    return np.take_along_axis(half, classes[:, None], axis=2).transpose(0, 2, 1).astype(np.float32)
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:

@@ -73,6 +73,12 @@ class Refined(NamedTuple):
     freedom: chex.Array
 
 
+def without_pairs(law: ErrorLaw, prior: chex.Array) -> Refined:
+    """Returns a prior, float [N, K], with its errors."""
+    n, k = prior.shape
+    return refine(law, prior, jnp.zeros((0, n), bool), jnp.zeros((0, k)), prior.sum(axis=0))
+
+
 def refine(law: ErrorLaw, prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array) -> Refined:
     """Refines the prior of one game by pairs, as `refinement.posterior` does; without pairs, returns the prior.
 

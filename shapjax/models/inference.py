@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import chex
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from shapjax.games import classifier, coalitions, error_law, shapley
@@ -67,12 +66,13 @@ def explanation(model: Classifier, images: chex.Array, masks: chex.Array | None 
       with an error law standard_error, as shapley, and its freedom float32 [B] (`error_law.Refined`).
     """
     phi_BNK = model.phi(images)
-    (b, n, k), logits_BK = phi_BNK.shape, phi_BNK.sum(axis=1)
+    (b, _, k), logits_BK = phi_BNK.shape, phi_BNK.sum(axis=1)
     out = {"logits": logits_BK, "probabilities": jax.nn.softmax(logits_BK)}
     if model.error_law is None:
         return out | {"shapley": phi_BNK.reshape(b, *model.grid, k)}
     if masks is None:
-        masks, differences = jnp.zeros((b, 0, n), bool), jnp.zeros((b, 0, k))
-    refined = jax.vmap(functools.partial(error_law.refine, model.error_law))(phi_BNK, masks, differences, logits_BK)
+        refined = jax.vmap(functools.partial(error_law.without_pairs, model.error_law))(phi_BNK)
+    else:
+        refined = jax.vmap(functools.partial(error_law.refine, model.error_law))(phi_BNK, masks, differences, logits_BK)
     return out | {"shapley": refined.values.reshape(b, *model.grid, k), "freedom": refined.freedom,
                   "standard_error": refined.standard_errors.reshape(b, *model.grid, k)}

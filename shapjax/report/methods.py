@@ -12,7 +12,8 @@ from shapjax.report.heatmap import COLORS, has_dark_ground
 from shapjax.report.reading import Comparison
 
 OWN = "phi"  # the method that is the model itself
-SHAPLEY_VALUED = ("phi", "exact", "kernel_shap", "permutation")  # of one unit, so that one scale makes sense
+# Of one unit, so that one scale makes sense.
+SHAPLEY_VALUED = ("phi", "phi_8", "phi_32", "exact", "kernel_shap", "permutation")
 SHOWN_FIRST = (
     "phi", "exact", "kernel_shap", "gradient_rollout", "integrated_gradients", "gradcam", "random")  # in the explorer
 LIT_FIRST = ("phi", "kernel_shap", "gradient_rollout", "random")  # in the curves
@@ -89,7 +90,8 @@ def sample_efficiency(comparison: Comparison) -> dict | None:
 def explorer(comparison: Comparison) -> dict | None:
     """Returns the data of the explorer's controls and script; None if there are no images.
 
-    Numbers travel as base64: float32 attributions [m, e, C, N] and deleted [m, e, C, N + 1], uint16 order [m, e, C, N].
+    Numbers travel as base64: float32 attributions [m, e, C, N] and deleted [m, e, C, N + 1], uint16 order [m, e, C, N],
+    float32 half_width [e, C, N] of phi's intervals, or null.
     """
     summary, arrays = comparison.summary, comparison.arrays
     if not len(arrays["images"]):
@@ -131,6 +133,7 @@ def explorer(comparison: Comparison) -> dict | None:
             "attributions": _base64(arrays["attributions"][places], "<f4"),
             "deleted": _base64(arrays["deleted"][places], "<f4"),
             "order": _base64(arrays["order"][places], "<u2"),
+            "half_width": _base64(arrays["half_width"], "<f4") if "half_width" in arrays else None,
         },
     }
 

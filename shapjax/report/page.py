@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from shapjax.config import FREE_TO_CHANGE, flatten
 from shapjax.errors import UserError
+from shapjax.evaluation.refinement_quality import CURVE
 from shapjax.paths import as_path, write_text
 from shapjax.report import figures, gallery, methods, plots
 from shapjax.report.formatting import count, decimal, percent, probability_text, scientific, signed
@@ -76,6 +77,7 @@ def render(runs: Sequence[Run]) -> str:
     measured = [(label, run) for label, run in named if errors and "ground_truth" in run.arrays]
     kind = GROUND_TRUTHS[errors["ground_truth"]] if errors else "exact"
     r2 = errors["r2_per_image"] if errors else [None] * len(model.arrays["images"])
+    refinement = model.evaluation.get("refinement")
     logs = [(label, run.records) for label, run in named if run.records]
     settings = _settings([run.evaluation.get("config") for run in runs])
     return _template().render(
@@ -96,6 +98,8 @@ def render(runs: Sequence[Run]) -> str:
             kind=kind,
         ) if measured else None,
         measured_runs=len(measured),
+        refinement=refinement,
+        errors_figure=_variants(plots.errors_figure, refinement["points"], CURVE) if refinement else None,
         curves=_variants(plots.curves_figure, logs) if logs else None,
         settings=settings,
         differing=[row["name"] for row in settings if row["differs"] and row["name"] not in FREE_TO_CHANGE],

@@ -58,6 +58,50 @@ def agreement_figure(predicted: Sequence[np.ndarray], ground_truth: Sequence[np.
     return figure
 
 
+def errors_figure(points: Sequence[Mapping], levels: Sequence[float], *, stacked: bool = False, theme: Theme = LIGHT
+                  ) -> Figure:
+    """Draws whether intervals hold what they say, and how the error falls with coalition pairs.
+
+    Args:
+      points: of `refinement_quality.measure`, by number of pairs, the first without any.
+      levels: of the points' "curve".
+      stacked: panels below each other, for narrow screens.
+      theme: LIGHT or DARK.
+    """
+    with matplotlib.rc_context(theme.style()):
+        rows, columns = (2, 1) if stacked else (1, 2)
+        figure = Figure((4.35 * columns, 3.6 * rows + 0.3))
+        left, right = figure.subplots(rows, columns).ravel()
+        left.plot((0, 1), (0, 1), color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
+        shown = [points[i] for i in sorted({0, len(points) // 2, len(points) - 1})]
+        for point, alpha in zip(shown, (1.0, 0.6, 0.3), strict=False):
+            left.plot(levels, point["curve"], color=theme.runs[0], alpha=alpha, linewidth=1.7,
+                      label=f"{point['pairs']} pairs")
+        left.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the interval")
+        left.set_title("Shapley values inside the intervals", fontsize=10)
+        for axis in (left.xaxis, left.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        left.grid()
+        left.legend(frameon=False, fontsize=8.5)
+
+        for key, name, color, style in (("rmse", "phi + pairs", theme.runs[0], "-"),
+                                        ("kernel_shap_rmse", "KernelSHAP", theme.runs[1], "-"),
+                                        ("permutation_rmse", "permutation sampling", theme.runs[1], ":")):
+            curve = [(point["pairs"], point[key]) for point in points if point["pairs"] and point[key]]
+            if curve:
+                right.plot(*zip(*curve, strict=True), color=color, linestyle=style, linewidth=1.7, marker="o",
+                           markersize=3, label=name)
+        right.axhline(points[0]["rmse"], color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="phi alone")
+        right.set_xscale("log", base=2)
+        right.xaxis.set_major_formatter(lambda pairs, _: f"{pairs:.0f}")
+        right.set_title("Root mean square error (logits)", fontsize=10)
+        right.set_xlabel("coalition pairs an image")
+        right.grid(axis="y")
+        _use_log_scale(right)
+        right.legend(frameon=False, fontsize=8.5)
+    return figure
+
+
 def curves_figure(runs: Sequence[tuple[str, Sequence[Mapping]]], *, stacked: bool = False, theme: Theme = LIGHT
                   ) -> Figure:
     """Draws the three losses (log scale) and the accuracy on the test split, by step of training.

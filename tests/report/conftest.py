@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from shapjax.evaluation.refinement_quality import CURVE
 from shapjax.report import page
 
 NAMES = ["<b>cat</b>", "dog & bone", "$x$ \"quoted\"", "bird"]
@@ -44,6 +45,18 @@ METRICS = [
     {"key": "gini", "title": "Gini", "better": None, "digits": 2,
      "hint": "sparseness: 0 if all patches have the same share, near 1 if one patch has it all"},
 ]
+
+
+def _point(pairs, r2):
+    share = {"mean": 0.01 * (47 + pairs), "low": 0.1, "high": 0.9}
+    return {"pairs": pairs, "coverage": {level: share for level in ("0.5", "0.8", "0.95")}, "curve": list(CURVE),
+            "width": 0.3, "standard_error": 0.0123, "r2": r2, "rmse": 0.1 / (1 + pairs), "gain": None,
+            "kernel_shap_r2": r2 - 0.1 if pairs else None, "kernel_shap_rmse": 0.2 if pairs else None,
+            "permutation_r2": None, "permutation_rmse": None}
+
+
+REFINEMENT = {"calibration": {"images": 64, "held_out": True}, "images": 12,
+              "points": [_point(0, 0.9701), _point(4, 0.9812), _point(16, 0.9923)]}
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +104,7 @@ def make_run():
             "config": config and config | {"shapley": {"weight": weight}}, "shapley_weight": weight,
             "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
             "efficiency_gap": 3.3e-6, "players": 4, "classes": len(names), "parameters": 123456,
-            "shapley_error": errors if exact else None, "seconds": 2.0, "device": "cpu x 2",
+            "shapley_error": errors if exact else None, "refinement": REFINEMENT if exact else None, "seconds": 2.0, "device": "cpu x 2",
             "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
         }
         if not exact:
@@ -199,7 +212,8 @@ def make_methods():
         np.savez(
             directory / "methods.npz", images=pictures, labels=labels.astype(np.int32),
             probabilities=probabilities.astype(np.float32), classes=classes.astype(np.int32),
-            attributions=attributions, deleted=deleted, order=removal, methods=np.array(keys))
+            attributions=attributions, deleted=deleted, order=removal, methods=np.array(keys),
+            half_width=np.abs(explained).astype(np.float32) / 3)
         return directory
 
     return make

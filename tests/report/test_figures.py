@@ -109,6 +109,21 @@ def test_every_patch_has_its_number_where_there_is_room_and_none_where_there_is_
     assert len(value_panels(many)[0].texts) == 2
 
 
+def test_patches_whose_interval_holds_0_are_hatched_and_numbers_have_their_error():
+    values = values_of()
+    values += np.where(values > 0, 0.2, -0.2).astype(np.float32)
+    half = np.full(values.shape, 0.1, np.float32)
+    half[1, 2] = np.abs(values[1, 2]) + 0.5
+    for axes in value_panels(explain(values, half_width=half, top=2)):
+        (hatched,) = [patch for patch in axes.patches if patch.get_hatch()]
+        assert hatched.get_xy() == pytest.approx((7.5, 3.5)) and hatched.get_width() == pytest.approx(4)
+        assert sum(text.get_text().endswith("\n±0.1") for text in axes.texts) == 5
+    assert any("hatched: sign not certain" in text for text in texts(explain(values, half_width=half)))
+    for figure in (explain(values), explain(values, half_width=half, smooth=True)):
+        assert not any(patch.get_hatch() for axes in value_panels(figure) for patch in axes.patches)
+        assert not any("hatched" in text for text in texts(figure))
+
+
 def test_more_classes_than_there_are_and_names_with_dollars_are_drawn():
     figure = explain(values_of(), names=["$a$", "$b", "a_{b}$c$", "x" * 80], top=9, label=3, title="$1 for $2")
     assert len(value_panels(figure)) == 4

@@ -138,6 +138,10 @@ def test_the_explorers_numbers_are_those_of_the_file(run, comparison):
         np.testing.assert_array_equal(sent, array[places])
     order = np.frombuffer(base64.b64decode(explorer["data"]["order"]), np.uint16).reshape(attributions.shape)
     ranked = np.take_along_axis(attributions[places], order.astype(int), axis=-1)
+    half_width = np.frombuffer(base64.b64decode(explorer["data"]["half_width"]), np.float32)
+    np.testing.assert_array_equal(half_width.reshape(attributions.shape[1:]), comparison.arrays["half_width"])
+    older = {name: array for name, array in comparison.arrays.items() if name != "half_width"}
+    assert methods.explorer(comparison._replace(arrays=older))["data"]["half_width"] is None
     assert (np.diff(ranked, axis=-1) <= 0).all()
 
 

@@ -134,6 +134,20 @@ def test_the_metrics_of_both_runs_are_on_the_page(report, runs):
     assert "Baseline model" in words and "cpu x 2" in words and "0.10.2" in words
 
 
+def test_errors_are_on_the_page_where_they_were_measured(report, tmp_path, no_curves, make_run):
+    words = Tags(report).words
+    for text in ("calibrated on 64 images held out of training", "12 images that nothing was fitted to", "0.9812",
+                 "0.8812", "1.2 %", "51.0 %", "63.0 %"):
+        assert text in words
+    assert 'id="errors"' in report and 'href="#errors"' in report
+    older = make_run(tmp_path / "older")
+    values = json.loads((older / "eval.json").read_text())
+    del values["refinement"]  # an evaluation before errors were calibrated
+    (older / "eval.json").write_text(json.dumps(values))
+    for run in (older, make_run(tmp_path / "none", exact=False)):
+        assert 'id="errors"' not in page.render([read_run(run)])
+
+
 def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, runs):
     words = Tags(report).words
     with np.load(runs[0] / "eval.npz") as arrays:

@@ -26,6 +26,17 @@ def test_agreement_puts_exact_values_on_x():
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), [[1, 3], [2, 4]])
 
 
+def test_errors_are_drawn_by_level_and_by_pairs_and_what_is_undefined_is_left_out():
+    points = [{"pairs": pairs, "curve": [0.4, 0.9 - pairs / 100], "rmse": 0.2 / (1 + pairs), "permutation_rmse": None,
+               "kernel_shap_rmse": 0.5 / pairs if pairs else None} for pairs in (0, 4, 16)]
+    coverage, error = plots.errors_figure(points, [0.5, 0.95]).axes
+    curves = [list(line.get_ydata()) for line in coverage.lines]
+    assert curves == [[0, 1], [0.4, 0.9], [0.4, 0.86], [0.4, 0.74]]
+    lines = {line.get_label(): list(line.get_ydata()) for line in error.lines}
+    assert lines == {"phi + pairs": [0.04, 0.2 / 17], "KernelSHAP": [0.125, 0.03125], "phi alone": [0.2, 0.2]}
+    assert plots.errors_figure(points, [0.5, 0.95], stacked=True).get_figheight() > 6
+
+
 def test_curves_show_each_run_and_the_accuracy_by_step():
     def records(scale):
         train = [{"step": s, "split": "train", "loss_classification": scale / s, "loss_masked": 1.0,

@@ -18,6 +18,7 @@ if (explorerCard) {
     attributions: decode(data.attributions, Float32Array),
     deleted: decode(data.deleted, Float32Array),
     order: decode(data.order, Uint16Array),
+    half_width: data.half_width && decode(data.half_width, Float32Array),
   };
   const images = data.images.length;
   const classes = data.images[0].classes.length;
@@ -33,6 +34,12 @@ if (explorerCard) {
   const rank = (method, patch) => {
     const map = values(method);
     return 1 + map.filter((value) => value > map[patch]).length;
+  };
+  // " ± 0.3": half of the interval of the model's own value; nothing for other methods.
+  const error = (method, patch) => {
+    if (!numbers.half_width || !data.methods[method].own) return "";
+    const half = numbers.half_width[(state.image * classes + state.class) * patches + patch];
+    return ` ± ${valueText(half, largest(method)).slice(1)}`;
   };
   const patchName = (patch) => `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
   const chosenClass = () => data.images[state.image].classes[state.class];
@@ -158,12 +165,12 @@ if (explorerCard) {
         if (patch !== null) for (const [key, value] of Object.entries(box(patch))) cursor.setAttribute(key, value);
       }
       find(".patch", figure).textContent = patch === null ? "\u00a0"
-        : `${valueText(values(index)[patch], largest(index))} · rank ${rank(index, patch)}`;
+        : `${valueText(values(index)[patch], largest(index))}${error(index, patch)} · rank ${rank(index, patch)}`;
     }
     gridCells.forEach((place, i) => place.classList.toggle("on", i === patch));
     find(".patch", input).textContent = patch === null ? "\u00a0" : patchName(patch);
     find(".where").textContent = patch === null ? "Point at a patch to read its value and rank in every map."
-      : `Patch in ${patchName(patch)}: value and rank (of ${patches}) below each map.`;
+      : `Patch in ${patchName(patch)}: value and rank (of ${patches}) below each map${numbers.half_width ? "; ± is the 95 % interval" : ""}.`;
   };
 
   const draw = () => { drawMaps(); drawRemoved(); drawPatch(); };
@@ -195,7 +202,7 @@ if (explorerCard) {
     state.chosen = patch;
     drawPatch();
     speak(`Patch in ${patchName(patch)}`, ({ index }) =>
-      `${valueText(values(index)[patch], largest(index))}, rank ${rank(index, patch)}`);
+      `${valueText(values(index)[patch], largest(index))}${error(index, patch)}, rank ${rank(index, patch)}`);
   };
 
   const patchAt = (event) => {

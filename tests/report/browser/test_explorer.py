@@ -33,14 +33,21 @@ def course_of(comparison, key, image=0, offered=0):
     return comparison.arrays["deleted"][KEYS.index(key), image, offered]
 
 
-def value_and_rank(values, patch):
-    """Returns the text below a map: the value to three digits of the map's largest, and the patch's rank."""
+def value_and_rank(values, patch, half_width=None):
+    """Returns the text below a map: the value to three digits of the map's largest, its error, the patch's rank."""
     value, limit = float(values[patch]), float(np.abs(values).max())
     digits = 2 - math.floor(math.log10(limit))
     text = signed(value, digits=max(0, digits))
     if digits > 6:
         text = "0" if value == 0 else ("−" if value < 0 else "+") + scientific(abs(value))
+    if half_width is not None:
+        text += f" ± {half_width[patch]:.{max(0, digits)}f}"
     return f"{text} · rank {1 + (values > value).sum()}"
+
+
+def errors_of(comparison, key):
+    """Returns half the widths of the intervals of the first image and class, which only the model's own values have."""
+    return comparison.arrays["half_width"][0, 0] if key == "phi" else None
 
 
 def test_choosing_an_image_and_a_class_shows_its_numbers(browser, comparison):
@@ -62,7 +69,8 @@ def test_choosing_an_image_and_a_class_shows_its_numbers(browser, comparison):
 def test_pointing_at_a_patch_reads_its_value_and_rank_in_every_map(browser, comparison):
     for patch in (0, 6, 11):
         point_at(browser, "kernel_shap", patch)
-        assert of_maps(browser, ".patch") == {key: value_and_rank(map_of(comparison, key), patch) for key in KEYS}
+        assert of_maps(browser, ".patch") == {
+            key: value_and_rank(map_of(comparison, key), patch, errors_of(comparison, key)) for key in KEYS}
         row, at = divmod(patch, GRID[1])
         outline = f'class="cursor on" rx="0.6" x="{at * 100 // GRID[1]}" y="{row * 75 // GRID[0]}"'
         assert all(outline in html for html in of_maps(browser, ".cursor", "outerHTML").values())
@@ -80,7 +88,8 @@ def test_arrow_keys_move_the_patch_and_say_where_it_is(browser, comparison):
         assert of_maps(browser, ".patch")["random"] == value_and_rank(map_of(comparison, "random"), patch)
     spoken = find(browser, ".spoken").get_attribute("textContent")
     assert spoken.startswith("Patch in row 2, column 4: ")
-    assert f"phi, this model’s own {value_and_rank(map_of(comparison, 'phi'), 7).replace(' ·', ',')}" in spoken
+    own = value_and_rank(map_of(comparison, "phi"), 7, errors_of(comparison, "phi"))
+    assert f"phi, this model’s own {own.replace(' ·', ',')}" in spoken
     press(browser, Keys.ESCAPE)
     ActionChains(browser).move_to_element(find(browser, ".deck label")).perform()
     assert of_maps(browser, ".patch")["random"].strip() == ""
