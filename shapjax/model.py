@@ -239,8 +239,8 @@ class SelfExplainingModel:
 
         Args:
           directory: made if it is not there.
-          platforms: that the program of the whole explanation (StableHLO) shall run on, some of
-            `export.write.PLATFORMS`; None leaves the program out.
+          platforms: that the programs (StableHLO) shall run on, some of `export.write.PLATFORMS`: the whole explanation
+            and, if the model is calibrated, the values of a pair; None leaves them out.
           weights: write the parameters, which `load` needs.
 
         Returns:
@@ -251,8 +251,8 @@ class SelfExplainingModel:
           OSError: if a file cannot be written.
         """
         write.require_free(directory)
-        program = None if platforms is None else write.stablehlo(self, platforms=platforms)
-        return write.write(self, directory, program=program, weights=weights)
+        programs = {} if platforms is None else write.stablehlo(self, platforms=platforms)
+        return write.write(self, directory, programs=programs, weights=weights)
 
     def _checked(self, images: Any, batch_size: int) -> np.ndarray:
         """Returns the images as an array; raises UserError if they are of another shape or range."""

@@ -5,6 +5,8 @@
 
 Writes to OUTPUT:
   explain.stablehlo        the whole explanation, from pixels to Shapley values, as a program that jax.export loads
+  pair.stablehlo           the values of a coalition and its complement, with which values are refined; as
+  calibration.json         the law of the values' errors, if the model is calibrated
   model.safetensors        the parameters
   config.json, README.md   class names, normalization and settings; how to load the others
 
@@ -20,7 +22,7 @@ from etils import epath
 import shapjax
 from shapjax.cli import require_writable, run_command
 from shapjax.export import write
-from shapjax.export.read import PROGRAM, WEIGHTS
+from shapjax.export.read import PAIR, PROGRAM, WEIGHTS
 from shapjax.paths import as_path
 
 FORMATS = {"all": (PROGRAM, WEIGHTS), "stablehlo": (PROGRAM,), "safetensors": (WEIGHTS,)}
@@ -33,7 +35,7 @@ def run() -> None:
     flags.DEFINE_string("checkpoint", None, "A training run (its --workdir), or an exported model.", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; made if it is not there.", required=True)
-    flags.DEFINE_enum("format", "all", list(FORMATS), "What to write: the program, the parameters, or both.")
+    flags.DEFINE_enum("format", "all", list(FORMATS), "What to write: the programs, the parameters, or both.")
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Platforms of the program, separated by commas: "
                       f"{', '.join(write.PLATFORMS)}. This machine needs none of them.")
     run_command(main)
@@ -47,11 +49,11 @@ def main(_: Sequence[str]) -> None:
     write.require_free(output)
     model = shapjax.load(_FLAGS.checkpoint, step=_FLAGS.step)
     require_writable(output / PROGRAM)
-    program = write.stablehlo(model, platforms=platforms) if PROGRAM in chosen else None
-    written = write.write(model, output, program=program, weights=WEIGHTS in chosen)
+    programs = write.stablehlo(model, platforms=platforms) if PROGRAM in chosen else {}
+    written = write.write(model, output, programs=programs, weights=WEIGHTS in chosen)
     print(summary(model, output, written, platforms))
-    if program is not None:
-        difference = write.largest_difference(model, program)
+    if programs:
+        difference = write.largest_difference(model, programs[PROGRAM])
         print("checked     the program was not run, it is not for this machine's devices" if difference is None else
               f"checked     on two random images the program differs from the model by {difference:.1g} of the largest "
               "value")
@@ -65,6 +67,7 @@ def summary(model: shapjax.SelfExplainingModel, output: epath.Path, written: Seq
     leaves = jax.tree.leaves(model.params)
     about = {PROGRAM: [f"uint8 images [b, {h}, {w}, {c}] -> logits [b, {k}], shapley [b, {gh}, {gw}, {k}], "
                        f"probabilities [b, {k}]", f"any b; for {', '.join(dict.fromkeys(platforms))}"],
+             PAIR: [f"with masks [b, {gh * gw}], true = visible -> v(S), v(S^c) [b, {k}]"],
              WEIGHTS: [f"{sum(x.size for x in leaves):,} parameters in {len(leaves)} arrays, float32"]}
     rows = [f"exported    {model.directory}, step {model.step}, to {output}"]
     for name in written:

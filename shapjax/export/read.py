@@ -3,9 +3,11 @@
     model.safetensors   the parameters that inference uses, float32, named by their places: "blocks/mlp_in/kernel"
     config.json         all else: settings, class names, image shape, normalization, step, checksums of the others
     explain.stablehlo   the whole explanation as a program, from pixels to Shapley values
+    pair.stablehlo      the values of a coalition and its complement as a program, of a calibrated model
+    calibration.json    the law of the errors of its values, of a calibrated model
     README.md           how to load them
 
-`shapjax.export.write` writes an export. Either of the two larger files may be missing.
+`shapjax.export.write` writes an export. The programs or the parameters may be missing.
 """
 
 import contextlib
@@ -30,7 +32,8 @@ from shapjax.paths import as_path
 from shapjax.training import checkpoint
 from shapjax.training.checkpoint import Meta
 
-WEIGHTS, CONFIG, PROGRAM, README = "model.safetensors", "config.json", "explain.stablehlo", "README.md"
+WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+PROGRAM, PAIR = "explain.stablehlo", "pair.stablehlo"
 FORMAT_KEY = "shapjax_export"  # of config.json: the mark of such a directory
 FORMAT = 2  # its value; a reader refuses what it does not know
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from shapjax.errors import UserError
 from shapjax.export.calibration import CALIBRATION
-from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PROGRAM, README, WEIGHTS, checksum, is_marked
+from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PAIR, PROGRAM, README, WEIGHTS, checksum, is_marked
 from shapjax.models.inference import explanation
 from shapjax.paths import as_path, replacing
 from shapjax.version import __version__
@@ -29,13 +29,13 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
 MAX_PROGRAM_BYTES = 2**31 - 2**24  # flatbuffers' limit of 2 GiB, less what is not parameters
 
 
-def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None, weights: bool) -> list[str]:
+def write(model: Any, directory: str | os.PathLike, *, programs: Mapping[str, bytes], weights: bool) -> list[str]:
     """Writes an exported model. All files appear together at the end, and replace those of an earlier export.
 
     Args:
       model: from `shapjax.load`.
       directory: made if it is not there; other files in it stay as they are.
-      program: from `stablehlo`, or None.
+      programs: by the names of their files, from `stablehlo`; {} writes none.
       weights: write the parameters.
 
     Returns:
@@ -47,9 +47,7 @@ def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None
     """
     directory = as_path(directory)
     require_free(directory)
-    contents = {WEIGHTS: _weights(model)} if weights else {}
-    if program is not None:
-        contents[PROGRAM] = bytes(program)
+    contents = ({WEIGHTS: _weights(model)} if weights else {}) | programs
     if model.calibration:
         contents[CALIBRATION] = json.dumps(model.calibration.to_dict(), indent=2).encode() + b"\n"
     checksums = {name: checksum(content) for name, content in contents.items()}
@@ -62,7 +60,7 @@ def write(model: Any, directory: str | os.PathLike, *, program: bytearray | None
     with contextlib.ExitStack() as replacements:
         for name, content in contents.items():
             replacements.enter_context(replacing(directory / name)).write_bytes(content)
-    for name in {WEIGHTS, PROGRAM, CALIBRATION} - contents.keys():
+    for name in {WEIGHTS, PROGRAM, PAIR, CALIBRATION} - contents.keys():
         (directory / name).unlink(missing_ok=True)
     return list(contents)
 
@@ -72,7 +70,7 @@ def require_free(directory: str | os.PathLike) -> None:
     directory = as_path(directory)
     if (directory / "checkpoints").exists():
         raise UserError(f"{directory} holds a training run, whose {CONFIG} would be replaced; give another --output")
-    taken = [name for name in (CONFIG, WEIGHTS, PROGRAM, README, CALIBRATION) if (directory / name).exists()]
+    taken = [name for name in (CONFIG, WEIGHTS, PROGRAM, PAIR, README, CALIBRATION) if (directory / name).exists()]
     if taken and not is_marked(directory):
         raise UserError(f"{directory} holds {', '.join(taken)} of something else, which would be replaced; give "
                         "another --output, or move that away")
@@ -85,10 +83,11 @@ def require_platforms(platforms: Sequence[str]) -> None:
         raise UserError(f"platforms {','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
 
 
-def stablehlo(model: Any, *, platforms: Sequence[str]) -> bytearray:
-    """Returns the whole explanation as a serialized `jax.export.Exported`, parameters and preprocessing inside.
+def stablehlo(model: Any, *, platforms: Sequence[str]) -> dict[str, bytes]:
+    """Returns serialized `jax.export.Exported`s by the names of their files, parameters and preprocessing inside.
 
-    The program takes images uint8 [b, H, W, C], b of at least 1, and gives the dict of `inference.explanation`.
+    Of images uint8 [b, H, W, C], b of at least 1, `PROGRAM` gives the dict of `inference.explanation`; for a calibrated
+    model, whose values can be refined, `PAIR` gives v(S) and v(S^c), float32 [b, K] each, of masks bool [b, N] too.
 
     Args:
       model: from `shapjax.load`.
@@ -101,12 +100,17 @@ def stablehlo(model: Any, *, platforms: Sequence[str]) -> bytearray:
     if sum(x.nbytes for x in jax.tree.leaves(model.params)) > MAX_PROGRAM_BYTES:
         raise UserError("a program with this model's parameters would be larger than 2 GiB, which jax.export cannot "
                         "write; use --format safetensors")
-    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *model.image_shape), jnp.uint8)
-    explain = jax.jit(lambda images: explanation(model.classifier, images))
-    return jax.export.export(explain, platforms=list(dict.fromkeys(platforms)))(images).serialize()
+    (b,), classifier, platforms = jax.export.symbolic_shape("b"), model.classifier, list(dict.fromkeys(platforms))
+    images = jax.ShapeDtypeStruct((b, *model.image_shape), jnp.uint8)
+    masks = jax.ShapeDtypeStruct((b, classifier.num_players), bool)
+    programs = {PROGRAM: (lambda images: explanation(classifier, images), (images,))}
+    if model.calibration:
+        programs[PAIR] = classifier.pair_logits, (images, masks)
+    return {name: bytes(jax.export.export(jax.jit(fn), platforms=platforms)(*arguments).serialize())
+            for name, (fn, arguments) in programs.items()}
 
 
-def largest_difference(model: Any, program: bytearray) -> float | None:
+def largest_difference(model: Any, program: bytes) -> float | None:
     """Returns how far a program's Shapley values are from the model's, on two random images, over the largest value.
 
     None if the program is not for this machine's devices.
@@ -123,6 +127,7 @@ def largest_difference(model: Any, program: bytearray) -> float | None:
 def usage(model: Any, names: Collection[str]) -> str:
     """Returns the README of an export with these files: how to load each, in code that runs in its directory."""
     (h, w, c), (gh, gw), k = model.image_shape, model.grid, len(model.class_names)
+    errors = ", standard_error, freedom" if model.calibration else ""
     parts = [f"""\
         # An image classifier that explains itself
 
@@ -152,9 +157,39 @@ def usage(model: Any, names: Collection[str]) -> str:
         class_names = json.loads(pathlib.Path("{CONFIG}").read_text())["class_names"]
 
         images = np.zeros((2, {h}, {w}, {c}), np.uint8)  # yours, any number of them
-        result = explain(images)  # logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]; float32
+        result = explain(images)  # float32: logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]{errors}
         best = result["probabilities"][0].argmax()
         print(class_names[best], result["shapley"][0, :, :, best])
+        ```
+        """)
+    if PAIR in names:
+        parts.append(f"""\
+        ## {PAIR}, {CALIBRATION}
+
+        `standard_error` [2, {gh}, {gw}, {k}] is the scale of Student's law of an error, with `freedom` [2] degrees. A
+        pair, a coalition of patches and its complement, refines the values; the more of them, the nearer they come to
+        the Shapley values:
+
+        ```python
+        law = json.loads(pathlib.Path("{CALIBRATION}").read_text())["law"]
+        pair = jax.jit(export.deserialize(pathlib.Path("{PAIR}").read_bytes()).call)
+
+        def refine(image, pairs, rng=np.random.default_rng(0)):
+            phi = np.asarray(explain(image[None])["shapley"][0]).reshape({gh * gw}, {k})
+            sizes = np.arange(1, len(phi))
+            chance = 1 / (sizes * (len(phi) - sizes))  # the Shapley kernel
+            masks = [rng.permutation(len(phi)) < size for size in rng.choice(sizes, pairs, p=chance / chance.sum())]
+            x = np.where(masks, 1.0, -1.0)
+            v, complement = pair(np.repeat(image[None], pairs, axis=0), np.asarray(masks))  # [pairs, {k}] each
+            left = v - complement - x @ phi
+            x -= x.mean(axis=1, keepdims=True)
+            square = (phi**2).mean(axis=1)
+            ridge = law["ridge"] * (law["floor"] + 1) / (law["floor"] + square / square.mean())
+            inverse = np.linalg.inv(x.T @ x + np.diag(ridge))
+            inverse -= np.outer(inverse.sum(0), inverse.sum(0)) / inverse.sum()  # the sums stay the logits
+            return (phi + inverse @ (x.T @ left)).reshape({gh}, {gw}, {k})
+
+        print(refine(images[0], pairs=32)[:, :, best])
         ```
         """)
     if WEIGHTS in names:

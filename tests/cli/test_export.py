@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import shapjax
+from shapjax import games
 from shapjax.cli import export as export_command
 from shapjax.errors import UserError
 
@@ -70,9 +71,30 @@ def test_the_program_explains_as_the_model_where_there_is_no_shapjax(run, export
 
 
 def test_the_other_examples_run_as_they_stand(exported):
-    _, load, arrays = examples(exported[0])
+    *_, load, arrays = examples(exported[0])
     out = python(load + arrays, exported[0], PYTHONPATH=str(ROOT))
     assert "blocks/attention/qkv/kernel (1, 16, 48)" in out
+
+
+REFINE = """
+image = np.random.default_rng(5).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+np.savez("refined.npz", image=image, few=refine(image, 3), many=refine(image, 4000))
+"""
+
+
+def test_values_are_refined_as_the_readme_says_where_there_is_no_shapjax(run, exported, tmp_path):
+    for name in ("config.json", "explain.stablehlo", "pair.stablehlo", "calibration.json"):
+        shutil.copy(exported[0] / name, tmp_path)
+    explain, refine, *_ = examples(exported[0])
+    python("import sys\nsys.modules['shapjax'] = None\n" + explain + refine + REFINE, tmp_path)
+    arrays, model = np.load(tmp_path / "refined.npz"), shapjax.load(run)
+    image = arrays["image"][None]
+    masks = (np.arange(16)[:, None] >> np.arange(4) & 1 == 1)[None]
+    exact = games.exact_shapley(model.coalition_values(image, masks)[0]).reshape(2, 2, 10)
+    phi = model.explain(image).shapley[0]
+    np.testing.assert_allclose(arrays["few"].sum((0, 1)), phi.sum((0, 1)), atol=1e-5)
+    errors = [np.square(values - exact).mean() for values in (phi, arrays["few"], arrays["many"])]
+    assert errors[2] < 0.05 * errors[0] and errors[1] < errors[0]
 
 
 def test_what_was_exported_is_said(run, exported):
@@ -81,8 +103,8 @@ def test_what_was_exported_is_said(run, exported):
                  "shapley [b, 2, 2, 10]", "for cpu, cuda, tpu", "6,698 parameters in 19 arrays",
                  "the program differs from the model by"):
         assert part in out, part
-    assert {x.name for x in directory.iterdir()} == {"explain.stablehlo", "model.safetensors", "config.json",
-                                                     "README.md"}
+    assert {x.name for x in directory.iterdir()} == {"explain.stablehlo", "pair.stablehlo", "calibration.json",
+                                                     "model.safetensors", "config.json", "README.md"}
 
 
 def test_an_exported_model_is_evaluated_and_explained_as_the_run(run, exported, tmp_path, command):

@@ -15,8 +15,10 @@ import safetensors.numpy
 from shapjax import config, models
 from shapjax.attribution import registry
 from shapjax.errors import UserError
-from shapjax.export import read, write
+from shapjax.export import calibration, read, write
+from shapjax.export.calibration import Calibration
 from shapjax.games.classifier import Classifier
+from shapjax.games.error_law import ErrorLaw
 from shapjax.models import inference
 from shapjax.training import checkpoint
 from tests.conftest import random_tree
@@ -38,6 +40,7 @@ class Model(NamedTuple):
     classifier: Classifier
     step: int = 7
     directory: pathlib.Path = pathlib.Path("run")
+    calibration: Calibration | None = None
 
     @property
     def class_names(self):
@@ -90,7 +93,7 @@ def images(rng):
 @pytest.fixture
 def directory(model, tmp_path):
     """Exports the parameters of a model, without its program."""
-    write.write(model, tmp_path / "exported", program=None, weights=True)
+    write.write(model, tmp_path / "exported", programs={}, weights=True)
     return tmp_path / "exported"
 
 
@@ -112,7 +115,7 @@ def edit_weights(directory, edit):
     ("vit, prefix tokens, bfloat16", (1, 5)), ("resnet", (5,)), ("convnext", (5,))])
 def test_a_program_gives_the_models_explanations_whatever_the_batch_and_the_platform(name, rows, images):
     model = make_model(name)
-    program = jax.export.deserialize(write.stablehlo(model, platforms=write.PLATFORMS))
+    program = jax.export.deserialize(write.stablehlo(model, platforms=write.PLATFORMS)[read.PROGRAM])
     assert program.platforms == write.PLATFORMS
     expected = jax.jit(inference.explanation)(model.classifier, images)
     assert np.abs(expected["shapley"]).max() > 0.1
@@ -123,23 +126,51 @@ def test_a_program_gives_the_models_explanations_whatever_the_batch_and_the_plat
             np.testing.assert_allclose(values[key], expected[key][:b], atol=1e-5, err_msg=key)
 
 
+@pytest.fixture(scope="module")
+def calibrated(model):
+    law = ErrorLaw(*map(np.float32, (0.3, 5.0, 0.5, 1.0)), np.float32([0, 1]), np.float32([1, 2]))
+    found = Calibration(law=law, step=7, params=calibration.digest(model.params), images=16, held_out=True)
+    return model._replace(calibration=found, classifier=model.classifier.replace(error_law=law))
+
+
+def test_a_calibrated_model_is_exported_with_its_errors_and_the_values_of_pairs(calibrated, images, tmp_path, rng):
+    programs = {name: jax.export.deserialize(bytearray(program))
+                for name, program in write.stablehlo(calibrated, platforms=["cpu"]).items()}
+    assert programs.keys() == {read.PROGRAM, read.PAIR}
+    expected = jax.jit(inference.explanation)(calibrated.classifier, images)
+    values = jax.jit(programs[read.PROGRAM].call)(images)
+    assert values.keys() == expected.keys() >= {"standard_error", "freedom"}
+    np.testing.assert_allclose(values["standard_error"], expected["standard_error"], rtol=1e-4)
+    masks = rng.random((5, 4)) < 0.5
+    for got, value in zip(programs[read.PAIR].call(images, masks), calibrated.classifier.pair_logits(images, masks),
+                          strict=True):
+        np.testing.assert_allclose(got, value, atol=1e-5)
+    written = write.write(calibrated, tmp_path, programs={}, weights=True)
+    assert "calibration.json" in written
+    params, _, step = read.read_model(tmp_path)
+    found = calibration.read(tmp_path, step=step, params=params)
+    assert found.images == 16 and found.law.scale == pytest.approx(0.3)
+    write.write(calibrated._replace(calibration=None), tmp_path, programs={}, weights=True)
+    assert calibration.read(tmp_path, step=step, params=params) is None
+
+
 def test_every_backbone_is_exported_here():
     assert {dict(settings).get("backbone", "vit") for settings in TINY.values()} == set(models.BACKBONES)
 
 
 def test_a_program_is_compared_with_the_model_unless_it_is_for_other_devices(model):
-    program = write.stablehlo(model, platforms=["cpu", "cpu"])
+    program = write.stablehlo(model, platforms=["cpu", "cpu"])[read.PROGRAM]
     assert write.largest_difference(model, program) < 1e-5
     other = model._replace(classifier=model.classifier.replace(
         params=jax.tree.map(lambda x: 1.1 * x, model.params)))
     assert write.largest_difference(other, program) > 0.01
-    assert write.largest_difference(model, write.stablehlo(model, platforms=["tpu"])) is None
+    assert write.largest_difference(model, write.stablehlo(model, platforms=["tpu"])[read.PROGRAM]) is None
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_what_is_read_again_is_the_same_to_the_bit(name, tmp_path):
     model = make_model(name)
-    write.write(model, tmp_path, program=None, weights=True)
+    write.write(model, tmp_path, programs={}, weights=True)
     params, meta, step = read.read_model(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(model.params))
     assert meta.to_dict() == model.meta.to_dict() and step == 7 and meta.class_names == ("a", "b", "ç")
@@ -153,11 +184,11 @@ def test_tensors_are_named_by_their_places(directory):
 def test_exporting_again_replaces_its_own_files_and_no_others(model, directory):
     (directory / "notes.txt").write_text("mine")
     assert read.read_model(directory, step=7)[2] == 7
-    write.write(model, directory, program=b"program", weights=False)
+    write.write(model, directory, programs={read.PROGRAM: b"program"}, weights=False)
     assert {x.name for x in directory.iterdir()} == {"README.md", "config.json", "explain.stablehlo", "notes.txt"}
     with pytest.raises(UserError, match="without its parameters.*--format all"):
         read.read_model(directory)
-    write.write(model, directory, program=None, weights=True)
+    write.write(model, directory, programs={}, weights=True)
     assert {x.name for x in directory.iterdir()} == {"README.md", "config.json", "model.safetensors", "notes.txt"}
     assert (directory / "notes.txt").read_text() == "mine"
     read.read_model(directory)
@@ -170,7 +201,7 @@ def test_exporting_again_replaces_its_own_files_and_no_others(model, directory):
 def test_files_of_something_else_are_not_replaced(model, tmp_path, name, message):
     (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=message):
-        write.write(model, tmp_path, program=b"program", weights=True)
+        write.write(model, tmp_path, programs={read.PROGRAM: b"program"}, weights=True)
     assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [(name, "{}")]
 
 
@@ -182,7 +213,7 @@ def test_an_export_that_fails_leaves_the_one_before(model, directory, monkeypatc
 
     monkeypatch.setattr(write, "usage", full)
     with pytest.raises(OSError, match="No space left"):
-        write.write(model, directory, program=b"program", weights=True)
+        write.write(model, directory, programs={read.PROGRAM: b"program"}, weights=True)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 

@@ -104,7 +104,8 @@ def make_run():
             "config": config and config | {"shapley": {"weight": weight}}, "shapley_weight": weight,
             "masked_weight": 1.0, "images": 1000, "accuracy_top1": 0.9, "accuracy_top5": 0.999, "cross_entropy": 0.31,
             "efficiency_gap": 3.3e-6, "players": 4, "classes": len(names), "parameters": 123456,
-            "shapley_error": errors if exact else None, "refinement": REFINEMENT if exact else None, "seconds": 2.0, "device": "cpu x 2",
+            "shapley_error": errors if exact else None, "refinement": REFINEMENT if exact else None, "seconds": 2.0,
+            "device": "cpu x 2",
             "versions": {"shapjax": "0.1.0", "jax": "0.10.2"}, **changes,
         }
         if not exact:
