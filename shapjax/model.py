@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -14,16 +14,15 @@ from flax import linen as nn
 
 from shapjax import paths
 from shapjax.errors import UserError
+from shapjax.evaluation import refined
 from shapjax.export import calibration, read, write
 from shapjax.export.calibration import Calibration
 from shapjax.games import classifier
 from shapjax.games.any_prior import MAX_PAIRS
-from shapjax.games.classifier import Classifier
-from shapjax.games.shapley import sample_coalitions
+from shapjax.games.classifier import row_keys
 from shapjax.models import inference
 from shapjax.training.checkpoint import Meta
 
-IMAGES_AT_ONCE = 16  # whose pairs are on a device
 
 @chex.dataclass(frozen=True)
 class Explanation:
@@ -55,9 +54,7 @@ class Explanation:
           UserError: if the model is not calibrated.
         """
         self._require_errors()
-        axes = (1, 2, 3)
-        spread = self.shapley.max(axes) - self.shapley.min(axes)
-        return self.standard_error.max(axes) / np.maximum(spread, np.finfo(np.float32).tiny)
+        return refined.largest_error(self.shapley, self.standard_error)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ends of intervals that hold this share of the Shapley values, float32 [B, gh, gw, K] each.
@@ -113,7 +110,6 @@ class SelfExplainingModel:
         self.classifier = inference.classifier_of(module, self.params, meta.mean, meta.std)
         self._set_calibration(calibration)
         self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
-        self._explain = jax.jit(inference.explanation)
         self._pair_values = jax.jit(
             functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
 
@@ -146,11 +142,9 @@ class SelfExplainingModel:
         """
         images = self._checked(images, batch_size)
         numbers = self._numbers_of_pairs(pairs, tolerance, max_pairs)
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.arange(len(images)))
-        rows = min(len(images), batch_size)
-        parts = [self._refined(images[i : i + rows], keys[i : i + rows], numbers, tolerance, rows=rows,
-                               batch_size=batch_size) for i in range(0, len(images), rows)]
-        explanation = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        keys = row_keys(jax.random.key(seed), len(images))
+        found = refined.explanations(self.classifier, images, keys, numbers, tolerance=tolerance, batch_size=batch_size)
+        explanation = Explanation(**{"standard_error": None, "freedom": None} | found)
         if tolerance is not None:
             reached = explanation.largest_error
             if late := int((reached > tolerance).sum()):
@@ -178,29 +172,6 @@ class SelfExplainingModel:
             raise UserError(f"{self.directory} is not calibrated at step {self.step}, so that its values cannot be "
                             "refined; run eval.py on it once")
         return numbers
-
-    def _refined(self, images: np.ndarray, keys: chex.PRNGKey, numbers: Sequence[int], tolerance: float | None, *,
-                 rows: int, batch_size: int) -> Explanation:
-        """Explains some images, each with the first of these numbers of pairs that is enough."""
-        pairs_rows, known, done, out = min(rows, IMAGES_AT_ONCE), (), 0, {}
-        unfinished = np.arange(len(images))
-        for pairs in numbers:
-            if new := pairs - done:
-                ask = functools.partial(_ask, self.classifier, done=done, pairs=new, batch_size=batch_size)
-                parts = _in_blocks(ask, pairs_rows, images[unfinished], keys[unfinished])
-                known = tuple(np.concatenate(x, axis=1) for x in zip(known, parts, strict=True)) if known else parts
-            found = _in_blocks(functools.partial(self._explain, self.classifier), pairs_rows if pairs else rows,
-                               images[unfinished], *known)
-            found["pairs"] = np.full(len(unfinished), pairs)
-            for name, values in found.items():
-                out.setdefault(name, np.empty((len(images), *values.shape[1:]), values.dtype))[unfinished] = values
-            if tolerance is None:
-                break
-            late = Explanation(**found).largest_error > tolerance
-            unfinished, known, done = unfinished[late], tuple(x[late] for x in known), pairs
-            if not len(unfinished):
-                break
-        return Explanation(**{"standard_error": None, "freedom": None} | out)
 
     def coalition_values(self, images: Any, masks: Any, *, batch_size: int = 256) -> np.ndarray:
         """Evaluates the game: the logits of the model when it sees only some patches.
@@ -268,27 +239,6 @@ class SelfExplainingModel:
             found = f"{images.dtype} from {images.min()} to {images.max()}"
             raise UserError(f"images are {found}, expected uint8, or floats in [0, 1]")
         return images.astype(np.float32)
-
-
-@functools.partial(jax.jit, static_argnames=("done", "pairs", "batch_size"))
-def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, done: int, pairs: int, batch_size: int
-         ) -> tuple[chex.Array, chex.Array]:
-    """Draws coalitions, beyond the first `done`, and evaluates them: masks [B, M, N], v(S) − v(S^c) [B, M, K]."""
-    masks = jax.vmap(lambda key: sample_coalitions(
-        jax.random.fold_in(key, done), num_players=model.num_players, num_pairs=pairs))(keys)
-    v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(), batch_size=batch_size)
-    return masks, v - complement
-
-
-def _in_blocks(fn: Callable[..., Any], rows: int, *arrays: Any) -> Any:
-    """Applies fn to all rows of the arrays, so many at a time; the last ones are filled up with copies of the last row.
-
-    Every call has one shape, so that fn is compiled once.
-    """
-    n = len(arrays[0])
-    index = np.minimum(np.arange(-(-n // rows) * rows), n - 1).reshape(-1, rows)
-    parts = [jax.device_get(fn(*(x[i] for x in arrays))) for i in index]
-    return jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
 
 
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:

@@ -157,7 +157,7 @@ def usage(model: Any, names: Collection[str]) -> str:
         class_names = json.loads(pathlib.Path("{CONFIG}").read_text())["class_names"]
 
         images = np.zeros((2, {h}, {w}, {c}), np.uint8)  # yours, any number of them
-        result = explain(images)  # float32: logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]{errors}
+        result = explain(images)  # logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]{errors}
         best = result["probabilities"][0].argmax()
         print(class_names[best], result["shapley"][0, :, :, best])
         ```
