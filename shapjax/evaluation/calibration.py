@@ -104,10 +104,15 @@ def fit(found: Sample) -> ErrorLaw:
     """Fits a law: the most likely numbers at all budgets together, then a factor for each budget.
 
     Images with values whose standard errors are infinite are left out.
+
+    Raises:
+      ValueError: if fewer than half of `MIN_IMAGES` are left.
     """
     from scipy import optimize  # loads slowly, and most users of the package do without it
 
     known = np.isfinite(found.near_errors).all(axis=(1, 2))
+    if known.sum() < MIN_IMAGES / 2:
+        raise ValueError(f"the Shapley values of {known.sum()} images are known well enough, expected {MIN_IMAGES // 2}")
     found = Sample(*(x[known] for x in found))
 
     def law_of(numbers: chex.Array) -> ErrorLaw:

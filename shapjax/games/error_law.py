@@ -23,7 +23,7 @@ class ErrorLaw(NamedTuple):
 
     Attributes:
       scale: float scalar, the usual τ.
-      freedom: float scalar, the degrees of freedom of τ²; infinite if it does not vary.
+      freedom: float scalar, the degrees of freedom of τ²: the more, the less it varies.
       floor: float scalar, of a patch's share beside its squared prior: floor + prior² / (mean of prior²).
       ridge: float scalar, the variance of a pair's noise over τ².
       budgets: float [C], increasing, pairs over players; 0 first.
@@ -63,8 +63,8 @@ class Refined(NamedTuple):
     """Holds Shapley values with their errors, which follow Student's law.
 
     Attributes:
-      values: float32 [..., N, K]; they sum to the totals.
-      standard_errors: float32 [..., N, K], the scale of Student's law.
+      values: float32 [..., N, K], or [..., N] of one class; they sum to the totals.
+      standard_errors: of the same shape, the scale of Student's law.
       freedom: float32 [...], its degrees of freedom.
     """
 

@@ -58,6 +58,9 @@ def test_images_whose_values_are_not_known_are_left_out(fitted):
     unknown[:3] = np.inf
     for a, b in zip(calibration.fit(found._replace(near_errors=unknown)), fitted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0.25, atol=0.05)
+    unknown[5:] = np.inf
+    with pytest.raises(ValueError, match="of 2 images are known well enough, expected 8"):
+        calibration.fit(found._replace(near_errors=unknown))
 
 
 @pytest.mark.parametrize(("players", "most"), [(4, 64), (16, 64), (64, 40), (196, 16), (256, 16)])
