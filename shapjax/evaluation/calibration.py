@@ -112,7 +112,8 @@ def fit(found: Sample) -> ErrorLaw:
 
     known = np.isfinite(found.near_errors).all(axis=(1, 2))
     if known.sum() < MIN_IMAGES / 2:
-        raise ValueError(f"the Shapley values of {known.sum()} images are known well enough, expected {MIN_IMAGES // 2}")
+        raise ValueError(f"the Shapley values of {known.sum()} images are known well enough, expected "
+                         f"{MIN_IMAGES // 2}")
     found = Sample(*(x[known] for x in found))
 
     def law_of(numbers: chex.Array) -> ErrorLaw:
