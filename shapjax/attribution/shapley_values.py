@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from shapjax.games import error_law, estimators, shapley
 from shapjax.games.checks import require_arguments
-from shapjax.games.classifier import Classifier, Reader, all_classes, pair_values, row_keys, target_class
+from shapjax.games.classifier import (
+    Classifier,
+    Reader,
+    all_classes,
+    pair_values,
+    row_keys,
+    sampled_differences,
+    target_class,
+)
 from shapjax.games.estimators import Estimate
 from shapjax.games.passes import in_passes
 
@@ -131,9 +139,9 @@ def refined_phi(model: Classifier, images: chex.Array, targets: chex.Array, key:
 
     def one_image(row: tuple) -> chex.Array:
         image, target, key, phi_NK = row
-        masks = shapley.sample_coalitions(key, num_players=model.num_players, num_pairs=pairs)
-        v, complement = pair_values(model, image[None], masks[None], read=all_classes(), batch_size=batch_size)
-        refined = error_law.refine(model.error_law, phi_NK, masks, (v - complement)[0], phi_NK.sum(axis=0))
+        masks, differences = sampled_differences(model, image[None], key[None], num_pairs=pairs, read=all_classes(),
+                                                 batch_size=batch_size)
+        refined = error_law.refine(model.error_law, phi_NK, masks[0], differences[0], phi_NK.sum(axis=0))
         return refined.values[:, target]
 
     phi_BNK = in_passes(model.phi, images, batch_size=batch_size)

@@ -11,7 +11,7 @@ import tqdm
 from shapjax.attribution import shapley_values
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
-from shapjax.games import classifier, error_law, shapley
+from shapjax.games import classifier, error_law
 from shapjax.games.classifier import Classifier
 from shapjax.games.error_law import ErrorLaw, Refined
 
@@ -81,9 +81,8 @@ def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed
     pairs, near_pairs = budget_pairs(BUDGETS[-1], n), max(MIN_PAIRS, 4 * n)
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array, near_keys: chex.Array) -> Sample:
-        masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=n, num_pairs=pairs))(keys)
-        v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(),
-                                               batch_size=batch_size)
+        masks, differences = classifier.sampled_differences(
+            model, images, keys, num_pairs=pairs, read=classifier.all_classes(), batch_size=batch_size)
         phi = model.phi(images)
         if 2 ** (n - 1) <= near_pairs:
             near = shapley_values.exact_all(model, images, batch_size=batch_size)
@@ -92,7 +91,7 @@ def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed
             near, errors, *_ = shapley_values.kernel_shap_all(
                 model, images, near_keys, batch_size=batch_size, tolerance=0.0, max_coalitions=2 * near_pairs,
                 round_coalitions=2 * near_pairs)
-        return Sample(phi, masks, v - complement, phi.sum(axis=1), near, errors)
+        return Sample(phi, masks, differences, phi.sum(axis=1), near, errors)
 
     keys = [image_keys(use, len(images), seed=seed) for use in ("calibration", "ground_truth")]
     with tqdm.tqdm(total=len(images), desc=f"calibration, {pairs + near_pairs} passes an image", unit="image",

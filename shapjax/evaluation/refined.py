@@ -10,7 +10,6 @@ import numpy as np
 
 from shapjax.games import classifier
 from shapjax.games.classifier import Classifier
-from shapjax.games.shapley import sample_coalitions
 from shapjax.models import inference
 
 IMAGES_AT_ONCE = 16  # whose pairs are on a device
@@ -74,10 +73,9 @@ def _some(model: Classifier, images: np.ndarray, keys: chex.PRNGKey, numbers: Se
 def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, done: int, pairs: int, batch_size: int
          ) -> tuple[chex.Array, chex.Array]:
     """Draws coalitions, beyond the first `done`, and evaluates them: masks [B, M, N], v(S) − v(S^c) [B, M, K]."""
-    masks = jax.vmap(lambda key: sample_coalitions(
-        jax.random.fold_in(key, done), num_players=model.num_players, num_pairs=pairs))(keys)
-    v, complement = classifier.pair_values(model, images, masks, read=classifier.all_classes(), batch_size=batch_size)
-    return masks, v - complement
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, done))(keys)
+    return classifier.sampled_differences(model, images, keys, num_pairs=pairs, read=classifier.all_classes(),
+                                          batch_size=batch_size)
 
 
 def _in_blocks(fn: Callable[..., Any], rows: int, *arrays: Any) -> Any:

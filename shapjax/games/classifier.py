@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from shapjax.games.error_law import ErrorLaw
 from shapjax.games.passes import in_passes
 from shapjax.games.removal import Removal, hidden_pixels
+from shapjax.games.shapley import sample_coalitions
 
 READOUTS = ("patches", "class_token")
 
@@ -229,6 +230,20 @@ def pair_values(model: Classifier, images: chex.Array, masks: chex.Array, *, rea
       two [B, M, ...], `read` of v(S) and of v(S^c).
     """
     return _of_coalitions(model.pair_logits, images, masks, read, max(1, batch_size // model.pair_passes))
+
+
+def sampled_differences(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, num_pairs: int, read: Reader,
+                        batch_size: int = 256) -> tuple[chex.Array, chex.Array]:
+    """Draws pairs from the Shapley kernel for every image, and evaluates them.
+
+    Arguments as in `pair_values`, and keys [B].
+
+    Returns:
+      masks bool [B, M, N], and `read` of v(S) less that of v(S^c), [B, M, ...].
+    """
+    masks = jax.vmap(lambda key: sample_coalitions(key, num_players=model.num_players, num_pairs=num_pairs))(keys)
+    v, complement = pair_values(model, images, masks, read=read, batch_size=batch_size)
+    return masks, v - complement
 
 
 def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
