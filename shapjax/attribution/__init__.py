@@ -12,10 +12,11 @@ from shapjax.attribution.shapley_values import (
     kernel_shap_all,
     permutation,
     permutation_all,
+    refined_phi,
 )
 
 __all__ = [
     "METHODS", "Method", "attention", "exact", "exact_all", "gradcam", "gradient", "gradient_rollout", "include_one",
     "input_x_gradient", "integrated_gradients", "kernel_shap", "kernel_shap_all", "leave_one_out", "lime",
-    "permutation", "permutation_all", "phi", "random", "relevance", "rise", "rollout", "smoothgrad",
+    "permutation", "permutation_all", "phi", "random", "refined_phi", "relevance", "rise", "rollout", "smoothgrad",
 ]

@@ -44,14 +44,15 @@ def test_every_method_refuses_arguments_that_do_not_fit(plain, key):
 
 def test_a_method_is_a_function_of_the_package_and_no_submodule_hides_it():
     for key, method in registry.METHODS.items():
-        assert getattr(attribution, key) is method.fn
+        fn, name = (method.fn.func, "refined_phi") if key.startswith("phi_") else (method.fn, key)
+        assert getattr(attribution, name) is fn
     assert all(callable(getattr(attribution, name)) for name in attribution.__all__ if name != "METHODS")
 
 
 def test_a_plain_classifier_is_not_asked_for_phi_attention_or_features(plain):
     keys = {method.key for method in registry.select("all", plain)}
     assert keys == set(registry.METHODS) - {
-        "phi", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
+        "phi", "phi_8", "phi_32", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
     with pytest.raises(ValueError, match="'rollout' needs attention_fn, which this model does not have: choose among"):
         registry.select(["rollout"], plain)
 
@@ -68,7 +69,7 @@ def test_names_are_kept_in_order_once_and_unknown_ones_refused_with_the_near_one
     assert [m.key for m in registry.select(["rise", "lime", "rise"], plain)] == ["rise", "lime"]
     with pytest.raises(ValueError, match="'smoothgrat'; did you mean smoothgrad"):
         registry.select(["smoothgrat"], plain)
-    with pytest.raises(ValueError, match="there are phi, exact"):
+    with pytest.raises(ValueError, match="there are phi, phi_8, phi_32, exact"):
         registry.select(["xyz"], plain)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from shapjax.attribution import shapley_values
 from shapjax.games import classifier, removal, shapley
+from shapjax.games.error_law import ErrorLaw
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -164,3 +165,22 @@ def test_a_constant_game_is_all_zero_at_once():
 @pytest.mark.parametrize(("players", "coalitions", "count"), [(196, 2048, 5), (16, 2048, 68), (16, 30, 1), (16, 4, 1)])
 def test_permutations_are_as_many_as_the_coalitions_pay_for_and_at_least_one(players, coalitions, count):
     assert shapley_values.permutation_pairs(players, coalitions) == count
+
+
+# Refined
+
+
+def test_phi_is_refined_for_the_target_towards_the_shapley_values(coalition_game, ground_truth):
+    model, images, targets, values = coalition_game
+    empty = jnp.asarray(values[0, 0], jnp.float32)  # v of no patch, the same for every image
+    error = 0.3 * np.random.default_rng(0).normal(size=ground_truth.shape)
+    prior = jnp.asarray(ground_truth + error - error.mean(axis=1, keepdims=True), jnp.float32)
+    law = ErrorLaw(*map(np.float32, (0.3, 5.0, 1.0, 1.0)), np.float32([0]), np.float32([1]))
+    own = model.replace(phi_fn=lambda _, x: prior[jnp.argmin(jnp.abs(x[:, None] - images).sum((2, 3, 4)), axis=1)],
+                        coalition_fn=lambda *arguments: model.coalition_fn(*arguments) - empty, error_law=law)
+    exact = np.take_along_axis(ground_truth, targets[:, None, None], axis=2)[..., 0]
+    errors = [np.abs(shapley_values.refined_phi(own, images, targets, KEY, pairs=pairs) - exact).max()
+              for pairs in (1, 16, 400)]
+    assert errors[2] < 0.3 * errors[1] < errors[0]
+    with pytest.raises(ValueError, match="is not calibrated"):
+        shapley_values.refined_phi(model, images, targets, KEY)
