@@ -12,12 +12,14 @@ from shapjax.report.reading import GROUND_TRUTHS, Run
 def hero(run: Run) -> dict:
     """Returns the first image's values for its three most probable classes, on one scale."""
     image, values, logits = (run.arrays[name][0] for name in ("images", "shapley", "logits"))
+    half_width = run.arrays["half_width"][0] if "half_width" in run.arrays else None
     names, probabilities = run.arrays["class_names"], softmax(logits.astype(np.float64))
     shown = np.argsort(-probabilities, kind="stable")[:3]
     limit = color_limit(values[..., shown])
-    return {"limit": limit, "classes": [
+    return {"limit": limit, "has_errors": half_width is not None, "classes": [
         {"name": str(names[index]), "probability": float(probabilities[index])}
-        | _value_map(image, values[..., index], limit, f"class {names[index]}") for index in shown]}
+        | _value_map(image, values[..., index], limit, f"class {names[index]}",
+                     None if half_width is None else half_width[..., index]) for index in shown]}
 
 
 def picture(run: Run, index: int, r2: float | None) -> dict:
@@ -44,15 +46,21 @@ def picture(run: Run, index: int, r2: float | None) -> dict:
     }
 
 
-def _value_map(image: np.ndarray, values: np.ndarray, limit: float, subject: str) -> dict:
-    """Returns the image tinted by the values of its patches, with the values' sum and, if there is room, the values."""
+def _value_map(image: np.ndarray, values: np.ndarray, limit: float, subject: str, half_width: np.ndarray | None = None
+               ) -> dict:
+    """Returns the image tinted by the values of its patches, with the values' sum and, if there is room, the values.
+
+    With half the widths of their intervals, it has these, and the places of the patches whose sign is not certain.
+    """
     (rows, columns), (row, column) = values.shape, np.unravel_index(np.argmax(values), values.shape)
     description = (
         f"Shapley values for {subject}: {rows} × {columns} patches, the largest {signed(float(values[row, column]))} "
         f"in row {row + 1}, column {column + 1}; the smallest {signed(float(values.min()))}")
     return _drawing(overlay(image, values, limit), description) | {
         "grid": (rows, columns), "limit": limit, "sum": float(values.sum(dtype=np.float64)),
-        "numbers": values.tolist() if values.size <= MAX_LABELED_PATCHES else []}
+        "numbers": values.tolist() if values.size <= MAX_LABELED_PATCHES else [],
+        "errors": None if half_width is None else half_width.tolist(),
+        "uncertain": [] if half_width is None else np.argwhere(np.abs(values) <= half_width).tolist()}
 
 
 def _drawing(image: np.ndarray, description: str) -> dict:

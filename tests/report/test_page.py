@@ -148,6 +148,24 @@ def test_errors_are_on_the_page_where_they_were_measured(report, tmp_path, no_cu
         assert 'id="errors"' not in page.render([read_run(run)])
 
 
+def test_values_with_intervals_have_their_error_and_are_hatched_where_the_sign_is_not_certain(
+        report, tmp_path, no_curves, make_run):
+    run = make_run(tmp_path / "run")
+    with np.load(run / "eval.npz") as file:
+        arrays = dict(file)
+    half_width = np.full(arrays["shapley"].shape, 0.1, np.float32)
+    half_width[0, 1, 0] = np.abs(arrays["shapley"][0, 1, 0]) + 0.1
+    np.savez(run / "eval.npz", **arrays, half_width=half_width)
+    hero = gallery.hero(read_run(run))
+    small = np.abs(arrays["shapley"][0]) <= 0.1
+    shown = np.argsort(-arrays["logits"][0], kind="stable")[:3]
+    for index, drawn in zip(shown, hero["classes"], strict=True):
+        assert drawn["uncertain"] == np.argwhere(small[..., index] | (np.arange(4).reshape(2, 2) == 2)).tolist()
+    html = page.render([read_run(run)])
+    assert html.count('class="uncertain"') == 3 and html.count("±0.1</tspan>") == 9 and "hatched" in html
+    assert 'class="uncertain"' not in report and "<tspan" not in report
+
+
 def test_the_gallery_states_sums_that_are_the_logits_and_marks_mistakes(report, runs):
     words = Tags(report).words
     with np.load(runs[0] / "eval.npz") as arrays:
