@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from shapjax import paths
+from shapjax.data import inputs
 from shapjax.errors import UserError
 from shapjax.evaluation import refined
 from shapjax.export import calibration, read, write
@@ -21,67 +22,8 @@ from shapjax.games import classifier
 from shapjax.games.any_prior import MAX_PAIRS
 from shapjax.games.classifier import row_keys
 from shapjax.models import inference
+from shapjax.report.explanation import Explanation
 from shapjax.training.checkpoint import Meta
-
-
-@chex.dataclass(frozen=True)
-class Explanation:
-    """Predictions and, for every patch and class, the model's Shapley value with its error; arrays on the host.
-
-    The errors are how far the values may be from the Shapley values of the model's game. They follow Student's law.
-
-    Attributes:
-      logits: float32 [B, K], the sums of the Shapley values over the patches.
-      shapley: float32 [B, gh, gw, K], in logits.
-      probabilities: float32 [B, K], softmax of the logits.
-      standard_error: float32 [B, gh, gw, K], of the Shapley values, in logits; None if the model is not calibrated.
-      freedom: float32 [B], degrees of freedom of the errors; None likewise.
-      pairs: int [B], coalition pairs that the values were refined by.
-    """
-
-    logits: np.ndarray
-    shapley: np.ndarray
-    probabilities: np.ndarray
-    standard_error: np.ndarray | None
-    freedom: np.ndarray | None
-    pairs: np.ndarray
-
-    @property
-    def largest_error(self) -> np.ndarray:
-        """Returns the largest standard error of each image over the spread (max − min) of its values, float [B].
-
-        Raises:
-          UserError: if the model is not calibrated.
-        """
-        self._require_errors()
-        return refined.largest_error(self.shapley, self.standard_error)
-
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ends of intervals that hold this share of the Shapley values, float32 [B, gh, gw, K] each.
-
-        Raises:
-          UserError: if the model is not calibrated, or level is not between 0 and 1.
-        """
-        from scipy import special  # loads slowly, and most users of the package do without it
-
-        self._require_errors()
-        if not 0 < level < 1:
-            raise UserError(f"level is {level}, expected a share between 0 and 1, such as 0.95")
-        quantile = special.stdtrit(self.freedom, (1 + level) / 2).astype(np.float32)[:, None, None, None]
-        half = quantile * self.standard_error
-        return self.shapley - half, self.shapley + half
-
-    def sign_is_certain(self, level: float = 0.95) -> np.ndarray:
-        """Returns where the interval of this level is on one side of 0, bool [B, gh, gw, K]: for or against a class.
-
-        Errors as of `interval`.
-        """
-        low, high = self.interval(level)
-        return (low > 0) | (high < 0)
-
-    def _require_errors(self) -> None:
-        if self.standard_error is None:
-            raise UserError("these values have no standard errors: the model is not calibrated; run eval.py on it")
 
 
 class SelfExplainingModel:
@@ -123,12 +65,26 @@ class SelfExplainingModel:
         model._set_calibration(calibration)
         return model
 
+    def __repr__(self) -> str:
+        """Says what the model is: where from, its backbone, patches, classes."""
+        (h, w, c), (gh, gw), k = self.image_shape, self.grid, len(self.class_names)
+        names = ", ".join(self.class_names[:3]) + (", …" if k > 3 else "")
+        count = sum(x.size for x in jax.tree.leaves(self.params))
+        errors = "calibrated" if self.calibration else "not calibrated"
+        return (f"shapjax model of {self.directory}, step {self.step}: {self.config.model.backbone}, {count:,} "
+                f"parameters; images {h}x{w}x{c}, {gh}x{gw} patches, {k} classes ({names}); {errors}")
+
     def explain(self, images: Any, *, pairs: int = 0, tolerance: float | None = None, max_pairs: int | None = None,
                 seed: int = 0, batch_size: int = 256) -> Explanation:
         """Predicts and explains, in one forward pass an image; further passes make the values better.
 
+            e = model.explain("cat.jpg")
+            e.plot("cat.png")
+
         Args:
-          images: uint8 [B, H, W, C], or floats in [0, 1] of that shape; (H, W, C) is `image_shape`.
+          images: a path, an image of Pillow, an array [H, W, C] or [B, H, W, C], uint8 or floats in [0, 1], or a list
+            of these. Of those of another size than `image_shape` the largest centered area of that aspect is resized;
+            `Explanation.changes` says so.
           pairs: coalition pairs an image that the values are refined by; each costs `classifier.pair_passes` passes.
           tolerance: refine by as many pairs as it takes, until the largest standard error of an image is within this
             fraction of the spread (max − min) of its values. Images that need more than max_pairs raise a warning.
@@ -137,14 +93,16 @@ class SelfExplainingModel:
           batch_size: images, or pairs, a forward pass.
 
         Raises:
-          UserError: if the images are of another shape or range, an argument cannot be, or the values are to be refined
-            and the model is not calibrated.
+          UserError: if an image cannot be read or is of another range, an argument cannot be, or the values are to be
+            refined and the model is not calibrated.
         """
-        images = self._checked(images, batch_size)
+        self._require_batch_size(batch_size)
+        images, names, changes = inputs.as_inputs(images, image_shape=self.image_shape)
         numbers = self._numbers_of_pairs(pairs, tolerance, max_pairs)
         keys = row_keys(jax.random.key(seed), len(images))
         found = refined.explanations(self.classifier, images, keys, numbers, tolerance=tolerance, batch_size=batch_size)
-        explanation = Explanation(**{"standard_error": None, "freedom": None} | found)
+        explanation = Explanation(**{"standard_error": None, "freedom": None} | found, images=images, names=names,
+                                  changes=changes, class_names=self.class_names)
         if tolerance is not None:
             reached = explanation.largest_error
             if late := int((reached > tolerance).sum()):
@@ -177,7 +135,7 @@ class SelfExplainingModel:
         """Evaluates the game: the logits of the model when it sees only some patches.
 
         Args:
-          images: as in `explain`.
+          images: uint8 [B, H, W, C], or floats in [0, 1] of that shape; (H, W, C) is `image_shape`.
           masks: bool [B, M, N], True = visible; N = gh·gw patches in reading order.
           batch_size: coalitions a forward pass.
 
@@ -225,10 +183,13 @@ class SelfExplainingModel:
         programs = {} if platforms is None else write.stablehlo(self, platforms=platforms)
         return write.write(self, directory, programs=programs, weights=weights)
 
-    def _checked(self, images: Any, batch_size: int) -> np.ndarray:
-        """Returns the images as an array; raises UserError if they are of another shape or range."""
+    def _require_batch_size(self, batch_size: int) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
+
+    def _checked(self, images: Any, batch_size: int) -> np.ndarray:
+        """Returns the images as an array; raises UserError if they are of another shape or range."""
+        self._require_batch_size(batch_size)
         images = np.asarray(images)
         shape = ", ".join(map(str, self.image_shape))
         if images.ndim != 4 or not len(images) or images.shape[1:] != tuple(self.image_shape):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -108,10 +109,25 @@ def test_players_are_the_patches(model):
     (np.full((1, 8, 8, 2), np.nan), r"floats in \[0, 1\]"),
 ])
 def test_images_that_do_not_fit_are_refused_in_one_line(model, bad, message):
-    for call in (model.explain, lambda x: model.coalition_values(x, np.ones((len(x), 1, 4), bool))):
-        with pytest.raises(UserError, match=message) as e:
-            call(bad)
-        assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match=message) as e:
+        model.coalition_values(bad, np.ones((len(bad), 1, 4), bool))
+    assert "\n" not in str(e.value)
+
+
+def test_what_was_given_stays_with_the_explanation(calibrated, images):
+    e = calibrated.explain(images)
+    np.testing.assert_array_equal(e.images, images)
+    assert e.names[3] == "image 3" and set(e.changes) == {"as given"} and e.class_names == ("a", "b", "c")
+    one = calibrated.explain(images[2])  # [H, W, C]
+    np.testing.assert_allclose(one.shapley[0], e.shapley[2], atol=1e-5)
+    floats = calibrated.explain([images[0] / 255, images[1]])
+    np.testing.assert_allclose(floats.shapley, e.shapley[:2], atol=1e-4)
+
+
+def test_a_model_says_what_it_is(model, calibrated):
+    assert repr(model) == (f"shapjax model of run, step 7: vit, {sum(x.size for x in jax.tree.leaves(model.params)):,} "
+                           "parameters; images 8x8x2, 2x2 patches, 3 classes (a, b, c); not calibrated")
+    assert repr(calibrated).endswith("; calibrated")
 
 
 def test_a_batch_of_no_images_is_refused(model, images):

@@ -41,8 +41,9 @@ from shapjax.errors import UserError, as_user_error
 from shapjax.evaluation import comparison, ground_truth
 from shapjax.games import shapley
 from shapjax.metrics.shapley_agreement import shapley_error
-from shapjax.model import Explanation, SelfExplainingModel
+from shapjax.model import SelfExplainingModel
 from shapjax.report import figures, plots
+from shapjax.report.explanation import Explanation
 from shapjax.report.formatting import decimal, percent, probability_text
 
 AGREEMENT = "agreement.png"

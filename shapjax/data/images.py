@@ -76,24 +76,30 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
     Raises:
       Exception: of nearly any type, on damaged files; `unreadable` turns it into a UserError.
     """
-    height, width, channels = image_shape
     with Image.open(file) as image:
-        _require_size(image)
-        stored_width, stored_height = upright_size(image) if upright else image.size
-        left, top, right, bottom = box_of(stored_width, stored_height)
-        needed = (1 if fast else 2) * max(width / (right - left), height / (bottom - top))
-        if needed < 1:
-            image.draft(None, tuple(math.ceil(side * needed) for side in image.size))
-        if upright and image.getexif().get(_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        image = flatten(image)
-        if image.mode != MODES[channels]:
-            image = image.convert(MODES[channels])
-        x, y = image.width / stored_width, image.height / stored_height  # less than 1 for a reduced JPEG
-        box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
-        image = image.resize((width, height), Image.Resampling.BILINEAR if fast else Image.Resampling.BICUBIC, box=box,
-                             reducing_gap=2.0 if fast else None)
-        return np.array(image).reshape(image_shape)
+        return take_part(image, box_of, image_shape=image_shape, upright=upright, fast=fast)
+
+
+def take_part(image: Image.Image, box_of: Callable[[int, int], Box], *, image_shape: tuple[int, int, int],
+              upright: bool, fast: bool = False) -> np.ndarray:
+    """Resizes a part of an image of Pillow; arguments, result and errors as of `decode`."""
+    height, width, channels = image_shape
+    _require_size(image)
+    stored_width, stored_height = upright_size(image) if upright else image.size
+    left, top, right, bottom = box_of(stored_width, stored_height)
+    needed = (1 if fast else 2) * max(width / (right - left), height / (bottom - top))
+    if needed < 1:
+        image.draft(None, tuple(math.ceil(side * needed) for side in image.size))
+    if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    image = flatten(image)
+    if image.mode != MODES[channels]:
+        image = image.convert(MODES[channels])
+    x, y = image.width / stored_width, image.height / stored_height  # less than 1 for a reduced JPEG
+    box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+    image = image.resize((width, height), Image.Resampling.BILINEAR if fast else Image.Resampling.BICUBIC, box=box,
+                         reducing_gap=2.0 if fast else None)
+    return np.array(image).reshape(image_shape)
 
 
 def decode_mask(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, shape: tuple[int, int], background: int
