@@ -35,6 +35,7 @@ from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page
 from shapjax.report.formatting import decimal, duration
 
+DEFAULT_IMAGES = 64
 # By the names of --removal: functions of the dataset's mean color that return the removal.
 REMOVALS = {
     "drop": lambda mean: None,
@@ -51,7 +52,8 @@ def run() -> None:
     flags.DEFINE_string("checkpoint", None, "A training run (its --workdir), or an exported model.", required=True)
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_string("output", None, "Directory to write to; the directory of --checkpoint if not given.")
-    flags.DEFINE_integer("images", 64, "Test images (the first ones) to explain. Accuracy is over the whole split.")
+    flags.DEFINE_integer("images", None, f"Test images (the first ones) to explain; if not given, {DEFAULT_IMAGES}, or "
+                         "all if there are fewer. Accuracy is over the whole split.")
     flags.DEFINE_list("methods", ["all"], "Attribution methods to compare: names separated by commas, all that the "
                       f"model can run, or none. There are {', '.join(methods_registry.METHODS)}.")
     flags.DEFINE_list("metrics", ["all"], "Metrics of the table: names separated by commas, or all. There are "
@@ -88,11 +90,12 @@ def main(_: Sequence[str]) -> None:
 
     # Flags are checked before the long work.
     source = dataset.load_test_source(model)
-    if not 1 <= f.images <= len(source):
-        raise UserError(f"--images={f.images}: the test split of {model.config.dataset} has {len(source)}")
+    count = min(DEFAULT_IMAGES, len(source)) if f.images is None else f.images
+    if not 1 <= count <= len(source):
+        raise UserError(f"--images={count}: the test split of {model.config.dataset} has {len(source)}")
     with as_user_error("--ground_truth: "):
         kind = ground_truth.resolve(f.ground_truth, model.num_players)
-    chosen = source.read(np.arange(f.images))
+    chosen = source.read(np.arange(count))
     object_masks = chosen.get("object_mask")
     if f.object_masks is not None:
         object_masks = read_masks(f.object_masks, shape=chosen["image"].shape[:3])

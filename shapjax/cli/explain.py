@@ -67,7 +67,7 @@ def run() -> None:
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
     flags.DEFINE_multi_string("images", [], "Image files, one or more.")
     flags.DEFINE_integer("examples", None, "Explain this many test images, the first ones, of the run's dataset; "
-                         f"{DEFAULT_EXAMPLES} if there are no --images.", lower_bound=0)
+                         f"{DEFAULT_EXAMPLES}, or all if there are fewer, if there are no --images.", lower_bound=0)
     flags.DEFINE_string("output", "out", "Directory to write to; made if it is not there.")
     flags.DEFINE_integer("top", 3, "Show the Shapley values for this many classes, the most probable ones.",
                          lower_bound=1)
@@ -102,7 +102,9 @@ def main(argv: Sequence[str]) -> None:
             shapley.require_enumerable(model.num_players)
     subjects = list(_image_files(files, model.image_shape))
     if examples:
-        subjects += _test_images(dataset.load_test_source(model), examples, model.config.dataset)
+        source = dataset.load_test_source(model)
+        subjects += _test_images(source, min(examples, len(source)) if f.examples is None else examples,
+                                 model.config.dataset)
     subjects = distinct(subjects)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 

@@ -37,3 +37,12 @@ def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_wi
     assert f"folder:{pictures}: there is no such directory" in fails_with_one_line(*explain)
     command(*explain, f"--dataset=folder:{moved}")
     assert len(list((tmp_path / "out").glob("test_*.png"))) == 2
+    for few in ("dark", "light"):
+        for file in sorted((moved / few).glob("*.jpg"))[6:]:
+            file.unlink()
+    both = ("--checkpoint", tmp_path / "run", f"--dataset=folder:{moved}")
+    command("explain.py", *both, "--output", tmp_path / "all", "--noexact")  # fewer than the default, so all of them
+    out = command("eval.py", *both, "--methods", "none", "--ground_truth", "none", "--output", tmp_path / "eval")
+    count = len(list((tmp_path / "all").glob("test_*.png")))
+    assert 0 < count < 8 and len(np.load(tmp_path / "eval" / "eval.npz", allow_pickle=False)["images"]) == count
+    assert f"test images       {count}" in out
