@@ -35,7 +35,11 @@ def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
     positions = np.asarray(model.meta.held_out, int)[:most]
     if not len(positions):
         return np.zeros((0, *model.image_shape), np.uint8)
-    return _load(model, "train").read(positions)["image"]
+    source = _load(model, "train")
+    if len(source) != model.meta.num_images:
+        raise UserError(f"{model.config.dataset} has changed since {model.directory} was trained: it had "
+                        f"{model.meta.num_images} training images, and has {len(source)}")
+    return source.read(positions)["image"]
 
 
 def _load(model: SelfExplainingModel, split: str) -> sources.Source:

@@ -38,6 +38,7 @@ class Meta:
       image_shape: (H, W, C).
       mean, std: per channel, in units of [0, 1].
       held_out: positions of the training images that were not trained on.
+      num_images: training images, those held out included; 0: not known.
     """
 
     config: ml_collections.ConfigDict
@@ -46,25 +47,30 @@ class Meta:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     held_out: tuple[int, ...] = ()
+    num_images: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict that JSON can hold."""
-        return {"config": self.config.to_dict()} | {name: list(getattr(self, name)) for name in KINDS}
+        return {"config": self.config.to_dict(), "num_images": self.num_images} | {
+            name: list(getattr(self, name)) for name in KINDS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
         """Inverts `to_dict`, whatever else is among the values; raises UserError on anything else."""
-        values = {"held_out": []} | dict(values)  # there were none in older checkpoints
+        values = {"held_out": [], "num_images": 0} | dict(values)  # there were none in older checkpoints
         for name, kind in KINDS.items():
             value = values.get(name)
             if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
                 raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
         class_names, image_shape, mean, std, held_out = (tuple(values[name]) for name in KINDS)
+        if type(values["num_images"]) is not int:
+            raise UserError(f"num_images is {str(values['num_images'])[:80]}, expected a number")
         if not class_names or len(image_shape) != 3 or not len(mean) == len(std) == image_shape[2]:
             raise UserError("class_names, image_shape, mean and std do not fit together")
         if not isinstance(values.get("config"), Mapping):
             raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
-        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std, held_out)
+        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std, held_out,
+                   values["num_images"])
 
 
 def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:

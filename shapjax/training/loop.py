@@ -134,7 +134,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, held_out
     mean = normalization.per_channel(config.data.mean, source.mean)
     std = normalization.per_channel(config.data.std, source.std)
     meta = Meta(config=config, class_names=source.class_names, image_shape=source.image_shape, mean=mean, std=std,
-                held_out=tuple(map(int, held_out)))
+                held_out=tuple(map(int, held_out)), num_images=len(source))
     with as_user_error("--config.model."):
         module = models.build(shapjax.config.model_settings(config), image_shape=source.image_shape,
                               num_classes=len(source.class_names))

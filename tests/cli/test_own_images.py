@@ -46,3 +46,5 @@ def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_wi
     count = len(list((tmp_path / "all").glob("test_*.png")))
     assert 0 < count < 8 and len(np.load(tmp_path / "eval" / "eval.npz", allow_pickle=False)["images"]) == count
     assert f"test images       {count}" in out
+    assert "the images held out of training cannot be read: folder:" in out and "has changed since" in out
+    assert f"not calibrated: that takes 16 images that were not trained on; {count - count // 2} are there" in out

@@ -13,8 +13,17 @@ from shapjax.models import preprocessing
 from shapjax.training import loop
 from tests.conftest import random_tree
 
-SOURCE = types.SimpleNamespace(class_names=("a", "b", "c"), image_shape=(8, 8, 1), mean=(0.4,), std=(0.3,),
-                               crops_on_read=False)
+
+class Source(types.SimpleNamespace):
+    """A source as far as `setup` looks at it."""
+
+    images = 100
+
+    def __len__(self):
+        return self.images
+
+
+SOURCE = Source(class_names=("a", "b", "c"), image_shape=(8, 8, 1), mean=(0.4,), std=(0.3,), crops_on_read=False)
 SMALL = {"model.patch_size": 4, "model.width": 16, "model.depth": 1, "model.heads": 2, "augment.max_shift": 0,
          "optim.steps": 4, "optim.warmup": 0.0, "model.remat": "none", "model.dtype": "float32"}
 
@@ -71,13 +80,9 @@ def test_a_probe_trains_the_head_alone_on_whole_images(batch):
 
 @pytest.mark.parametrize(("images", "epochs", "steps"), [(10_000, 2.0, 417), (100, 2.0, 400), (100_000, 2.0, 900)])
 def test_a_length_in_epochs_has_a_lower_and_an_upper_bound(images, epochs, steps):
-    class Source(types.SimpleNamespace):
-        def __len__(self):
-            return images
-
     c = config.default_config()
     c.update_from_flattened_dict(SMALL | {"optim.epochs": epochs, "optim.steps": 900})
-    assert loop.setup(loop.resolve(c), Source(**vars(SOURCE))).meta.config.optim.steps == steps
+    assert loop.setup(loop.resolve(c), Source(**vars(SOURCE), images=images)).meta.config.optim.steps == steps
 
 
 def test_work_counts_the_passes_of_each_phase_and_of_evaluations():
