@@ -130,14 +130,16 @@ def fit(found: Sample) -> ErrorLaw:
     return jax.tree.map(np.asarray, law._replace(budgets=np.float32(BUDGETS), factors=np.float32(factors)))
 
 
-@jax.jit
 def refined(found: Sample, law: ErrorLaw) -> list[Refined]:
     """Refines the prior of every image by the first pairs of a sample, as many as each of `BUDGETS` takes."""
-    def one_image(row: Sample) -> list[Refined]:
-        numbers = [budget_pairs(budget, row.prior.shape[0]) for budget in BUDGETS]
-        return [error_law.refine(law, row.prior, row.masks[:m], row.differences[:m], row.totals) for m in numbers]
+    n = found.prior.shape[1]
+    return [refined_by(budget_pairs(budget, n), law, *found[:4]) for budget in BUDGETS]
 
-    return jax.lax.map(one_image, found)
+
+@jax.jit
+def refined_by(pairs: chex.Array, law: ErrorLaw, *games: chex.Array) -> Refined:
+    """Refines the priors of games by so many of their pairs; games as the arguments of `error_law.refine`, [C, ...]."""
+    return jax.lax.map(lambda row: error_law.refine(law, *row, taken=pairs), games)
 
 
 def factor_for(at_budget: Refined, found: Sample) -> float:

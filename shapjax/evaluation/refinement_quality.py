@@ -52,12 +52,21 @@ def measure(model: Classifier, images: np.ndarray, ground_truth: GroundTruth, *,
     keys = image_keys("sample_efficiency", len(images), seed=seed)
     phi, masks, ranks, differences, steps = OverImages(fn, block=4)(model, images, keys)
     totals, exact = phi.sum(axis=1), np.asarray(ground_truth.values, np.float64)
-    refine = jax.jit(lambda law, *rows: jax.lax.map(lambda row: error_law.refine(law, *row), rows))
-    kernel_shap = jax.jit(lambda *rows: jax.lax.map(lambda row: estimators.kernel_shap_solve(*row)[0], rows))
-    return [_at(m, refine(model.error_law, phi, masks[:, :m], differences[:, :m], totals), exact, ground_truth,
-                others={"kernel_shap": kernel_shap(masks[:, :m], differences[:, :m], totals) if m else None,
-                        "permutation": _permutation(ranks[:, :r], steps[:, : r * (n - 1)], totals) if r else None})
+    game = (masks, differences, totals)
+    return [_at(m, calibration.refined_by(m, model.error_law, phi, *game), exact, ground_truth,
+                others={"kernel_shap": _kernel_shap(m, *game) if m else None,
+                        "permutation": _permutation(r, ranks, steps, totals) if r else None})
             for m, r in ((m, m // (n - 1)) for m in numbers)]
+
+
+@jax.jit
+def _kernel_shap(pairs: chex.Array, *games: chex.Array) -> chex.Array:
+    """Returns the estimates of KernelSHAP from the first pairs of each image, [B, N, K]."""
+    def one_image(row: tuple) -> chex.Array:
+        taken = (jnp.arange(len(row[0])) < pairs).astype(jnp.float32)
+        return estimators.kernel_shap_solve(*row, taken)[0]
+
+    return jax.lax.map(one_image, games)
 
 
 def _permutation_masks(key: chex.PRNGKey, *, num_players: int, num_pairs: int) -> tuple[chex.Array, chex.Array]:
@@ -67,11 +76,13 @@ def _permutation_masks(key: chex.PRNGKey, *, num_players: int, num_pairs: int) -
 
 
 @jax.jit
-def _permutation(ranks: chex.Array, differences: chex.Array, totals: chex.Array) -> chex.Array:
-    """Returns the estimates by R antithetic permutations of each image, [B, N, K]."""
+def _permutation(taken: chex.Array, ranks: chex.Array, differences: chex.Array, totals: chex.Array) -> chex.Array:
+    """Returns the estimates by the first of R antithetic permutations of each image, [B, N, K]."""
     b, r, n = ranks.shape
     steps = differences.reshape(b, r, n - 1, -1)
-    return jax.vmap(lambda *row: estimators.antithetic_contributions(*row).mean(axis=0))(ranks, steps, totals)
+    share_R = (jnp.arange(r) < taken) / taken
+    return jax.vmap(lambda *row: jnp.tensordot(share_R, estimators.antithetic_contributions(*row), 1))(
+        ranks, steps, totals)
 
 
 def _at(pairs: int, refined: error_law.Refined, exact: np.ndarray, ground_truth: GroundTruth, *,

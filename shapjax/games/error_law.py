@@ -79,7 +79,8 @@ def without_pairs(law: ErrorLaw, prior: chex.Array) -> Refined:
     return refine(law, prior, jnp.zeros((0, n), bool), jnp.zeros((0, k)), prior.sum(axis=0))
 
 
-def refine(law: ErrorLaw, prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array) -> Refined:
+def refine(law: ErrorLaw, prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array,
+           taken: chex.Array | None = None) -> Refined:
     """Refines the prior of one game by pairs, as `refinement.posterior` does; without pairs, returns the prior.
 
     How far the pairs are from what the prior says of them tells how large its errors are in this game.
@@ -90,13 +91,16 @@ def refine(law: ErrorLaw, prior: chex.Array, masks: chex.Array, differences: che
       masks: bool [M, N], from `shapley.sample_coalitions`.
       differences: float [M, K], v(S) − v(S^c).
       totals: float [K], v(all) − v(∅).
+      taken: int scalar, how many of the pairs to use, the first ones; None: all.
     """
-    m, n = masks.shape
+    (m, n), weights = masks.shape, None
+    if taken is not None:
+        m, weights = taken, (jnp.arange(m) < taken).astype(jnp.float32)
     square_N = jnp.mean(prior**2, axis=1)
     unit = jnp.maximum(jnp.mean(square_N), jnp.finfo(jnp.float32).tiny)
     share_N = (law.floor + square_N / unit) / (law.floor + 1)
-    known = posterior(prior, masks, differences, totals, ridge=law.ridge, shares=share_N)
-    seen = known.distinct * known.misfit / (max(m, 1) * unit)
+    known = posterior(prior, masks, differences, totals, ridge=law.ridge, shares=share_N, weights=weights)
+    seen = known.distinct * known.misfit / (jnp.maximum(m, 1) * unit)
     freedom = law.freedom + known.distinct
     tau_K = jnp.sqrt((law.freedom * law.scale**2 + seen) / freedom)
     factor = jnp.interp(jnp.log1p(m / n), jnp.log1p(law.budgets), law.factors)

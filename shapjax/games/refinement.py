@@ -29,7 +29,7 @@ class Posterior(NamedTuple):
       variances: float32 [N, K], of their errors over τ².
       misfit: float32 [K], how far the differences are from what the prior says of them: their squared length in its
         covariance for τ = 1. Its expectation is τ² times the number of pairs.
-      distinct: int32 scalar, the number of pairs that differ.
+      distinct: int32 scalar, the number of pairs that differ, those left out not counted.
     """
 
     values: chex.Array
@@ -85,8 +85,8 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
         delta_NK += inverse_NN @ (right_NK - moments_NN @ delta_NK - ridge_N[:, None] * delta_NK)  # less rounding
         gain_MN = weight_M1 * (x_MN @ inverse_NN) * sign_M1  # of the noise, which a complement has negated
         _, pair_M = jnp.unique(pair_codes(masks), return_inverse=True, size=m)
-        gain_MN, noise_M = (jax.ops.segment_sum(a, pair_M, m) for a in (gain_MN, noise_M))
-        count_M = jnp.bincount(pair_M, length=m)
+        taken_M = (weight_M1[:, 0] > 0).astype(jnp.float32)
+        gain_MN, noise_M, count_M = (jax.ops.segment_sum(a, pair_M, m) for a in (gain_MN, taken_M * noise_M, taken_M))
         noise_M /= jnp.maximum(count_M, 1)
         variance_N = ridge * (inverse_NN**2 @ ridge_N + noise_M @ gain_MN**2)
         misfit_K = jnp.sum(weight_M1 * residual_MK**2, axis=0) - jnp.sum(right_NK * delta_NK, axis=0)

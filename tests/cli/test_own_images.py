@@ -41,10 +41,8 @@ def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_wi
         for file in sorted((moved / few).glob("*.jpg"))[6:]:
             file.unlink()
     both = ("--checkpoint", tmp_path / "run", f"--dataset=folder:{moved}")
-    command("explain.py", *both, "--output", tmp_path / "all", "--noexact")  # fewer than the default, so all of them
     out = command("eval.py", *both, "--methods", "none", "--ground_truth", "none", "--output", tmp_path / "eval")
-    count = len(list((tmp_path / "all").glob("test_*.png")))
-    assert 0 < count < 8 and len(np.load(tmp_path / "eval" / "eval.npz", allow_pickle=False)["images"]) == count
-    assert f"test images       {count}" in out
+    count = len(np.load(tmp_path / "eval" / "eval.npz", allow_pickle=False)["images"])
+    assert 0 < count < 8 and f"test images       {count}\n" in out  # fewer than the default, so all of them
     assert "the images held out of training cannot be read: folder:" in out and "has changed since" in out
     assert f"not calibrated: that takes 16 images that were not trained on; {count - count // 2} are there" in out

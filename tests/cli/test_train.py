@@ -127,18 +127,14 @@ def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command
 
 def test_pairs_and_a_tolerance_make_errors_smaller(run, tmp_path, command, fails_with_one_line):
     errors = {}
-    for name, flags in {"none": (), "pairs": ("--pairs", 20), "tolerance": ("--tolerance", 0.02)}.items():
+    for name, flags in {"none": (), "tolerance": ("--tolerance", 0.02)}.items():
         out = command("explain.py", "--checkpoint", run, "--examples", 2, "--output", tmp_path / name, *flags)
         images = json.loads((tmp_path / name / "explanations.json").read_text())["images"]
         arrays = np.load(tmp_path / name / "explanations.npz", allow_pickle=False)
         assert arrays["standard_error"].shape == arrays["shapley"].shape and arrays["freedom"].shape == (2,)
         errors[name] = [image["standard_error"] for image in images]
         assert "largest error" in out and ("error   pairs   R²" in out) == (name != "none")
-        assert [image["pairs"] for image in images] == [20, 20] or name != "pairs"
-    assert max(errors["pairs"]) < min(errors["none"]) and max(errors["tolerance"]) <= 0.02
-    explain = ("explain.py", "--checkpoint", run, "--examples", 1, "--output", tmp_path / "wrong")
-    assert "a positive fraction" in fails_with_one_line(*explain, "--tolerance", 0)
-    assert "65,536" in fails_with_one_line(*explain, "--pairs", 100_000)
+    assert min(errors["none"]) > 0.02 >= max(errors["tolerance"])
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "calibration.json").unlink()
     explain = ("explain.py", "--checkpoint", tmp_path / "run", "--examples", 1, "--output", tmp_path / "wrong")

@@ -27,7 +27,7 @@ refine_all = jax.jit(jax.vmap(any_prior.refine_game))
 kernel_shap = jax.jit(jax.vmap(lambda masks, d, total: estimators.kernel_shap_solve(masks, d[:, None], total[None])[0]))
 
 
-@pytest.mark.parametrize("m", [2, 8, 64])
+@pytest.mark.parametrize("m", [2, 16])
 def test_a_good_map_beats_kernel_shap_and_a_bad_one_does_no_harm(m):
     masks, differences, totals, truth = draw(count=300, m=m)
     theirs = ((kernel_shap(masks, differences, totals)[..., 0] - truth) ** 2).mean(axis=1)
