@@ -63,6 +63,7 @@ def kill_and_go_on(start, wait_for, saved_state, workdir, arguments, code, *, ki
     return newest[1:]
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, command, start, wait_for, saved_state, small,
                                                      slow_steps, assert_same_state):
     """Runs FSDP; the long test below runs pmap."""
@@ -70,7 +71,7 @@ def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, command, start, w
     command("train.py", *arguments, "--workdir", tmp_path / "whole", "--config.run.eval_every=10")
     workdir = tmp_path / "killed"
     arguments += ["--workdir", workdir, "--config.run.eval_every=2", "--config.run.log_every=1"]
-    newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=2, seed=0)
+    newest = kill_and_go_on(start, wait_for, saved_state, workdir, arguments, slow_steps, kills=3, seed=0)
     assert newest == sorted(set(newest)) and newest[-1] < 20
     assert_same_state(tmp_path / "whole", workdir)
     assert steps_logged(workdir) == list(range(1, 21)) and steps_logged(workdir, "test") == list(range(2, 21, 2))
