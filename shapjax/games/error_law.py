@@ -1,4 +1,4 @@
-"""How far a prior, such as phi, is from the Shapley values; refined values and their standard errors by that law.
+"""Says how far a prior, such as phi, is from the Shapley values; refines values and gives their errors by that law.
 
 The law's numbers are fitted on images whose Shapley values are nearly known (`shapjax.evaluation.calibration`). Letters
 as in `games.shapley`.
