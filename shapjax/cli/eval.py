@@ -136,8 +136,7 @@ def _evaluate(model: shapjax.SelfExplainingModel, source: Source, images: np.nda
         "shapley_weight": model.config.shapley.weight, "masked_weight": model.config.shapley.masked_weight,
         "config": model.config.to_dict(), "seconds": round(time.monotonic() - begun, 2)}
     if model.calibration:
-        explanation = model.explain(images)
-        arrays["half_width"] = explanation.interval(0.95)[1] - explanation.shapley
+        arrays["half_width"] = model.explain(images, batch_size=options["batch_size"]).half_width()
     paths.write_arrays(output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
     paths.write_json(output / "eval.json", values)
     print(model_lines(values))

@@ -211,7 +211,7 @@ def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Se
                     ) -> None:
     half_widths = [None] * len(subjects)
     if explanation.standard_error is not None:
-        half_widths = explanation.interval(0.95)[1] - explanation.shapley
+        half_widths = explanation.half_width()
     for subject, values, half_width, probabilities in tqdm.tqdm(
             zip(subjects, explanation.shapley, half_widths, explanation.probabilities, strict=True),
             total=len(subjects), desc="pictures", unit="image"):

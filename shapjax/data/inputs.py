@@ -47,7 +47,7 @@ def as_inputs(given: Any, *, image_shape: tuple[int, int, int]) -> Inputs:
     if isinstance(given, str | os.PathLike | Image.Image):
         given = [given]
     elif not isinstance(given, list | tuple):
-        given = _unstacked(given, image_shape)
+        given = _unstacked(given)
     if not len(given):
         raise UserError(f"there is no image; {_EXPECTED}")
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.shape[1:] == tuple(image_shape):
@@ -59,7 +59,7 @@ def as_inputs(given: Any, *, image_shape: tuple[int, int, int]) -> Inputs:
     return Inputs(np.stack(images), names, changes)
 
 
-def _unstacked(given: Any, image_shape: tuple[int, int, int]) -> Sequence[np.ndarray]:
+def _unstacked(given: Any) -> Sequence[np.ndarray]:
     """Returns the images of an array."""
     array = np.asarray(given)
     if array.dtype == object or array.ndim not in (2, 3, 4):

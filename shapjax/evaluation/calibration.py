@@ -45,8 +45,12 @@ class Sample(NamedTuple):
 
 def images_needed(num_players: int) -> tuple[int, int]:
     """Returns how many images a calibration takes at least and at most, by the passes that each of them costs."""
-    passes = max(MIN_PAIRS, 4 * num_players) + budget_pairs(BUDGETS[-1], num_players)
-    return MIN_IMAGES, min(MAX_IMAGES, max(MIN_IMAGES, MAX_PASSES // passes))
+    return MIN_IMAGES, min(MAX_IMAGES, max(MIN_IMAGES, MAX_PASSES // sum(_pairs_an_image(num_players))))
+
+
+def _pairs_an_image(num_players: int) -> tuple[int, int]:
+    """Returns the pairs to refine by, and those of the values that stand for the Shapley values."""
+    return budget_pairs(BUDGETS[-1], num_players), max(MIN_PAIRS, 4 * num_players)
 
 
 def budget_pairs(budget: float, num_players: int) -> int:
@@ -78,7 +82,7 @@ def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed
            ) -> Sample:
     """Asks a model's game for what a law is fitted to; arguments as of `calibrate`."""
     n = model.num_players
-    pairs, near_pairs = budget_pairs(BUDGETS[-1], n), max(MIN_PAIRS, 4 * n)
+    pairs, near_pairs = _pairs_an_image(n)
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array, near_keys: chex.Array) -> Sample:
         masks, differences = classifier.sampled_differences(
@@ -158,7 +162,7 @@ def factor_for(at_budget: Refined, found: Sample) -> float:
 
 def half_widths(at_budget: Refined, level: float, *, factor: float = 1.0, extra: np.ndarray | float = 0.0
                 ) -> np.ndarray:
-    """Returns half the widths of intervals, float [B, N, K].
+    """Returns half the widths of intervals, float64 of the shape of the standard errors.
 
     Args:
       at_budget: of B images.
@@ -166,10 +170,11 @@ def half_widths(at_budget: Refined, level: float, *, factor: float = 1.0, extra:
       factor: on the standard errors.
       extra: float [B, N, K], standard errors of what is compared, added in quadrature.
     """
-    from scipy import special
+    from scipy import special  # loads slowly, and most users of the package do without it
 
-    quantile = special.stdtrit(np.asarray(at_budget.freedom, np.float64), (1 + level) / 2)[:, None, None]
-    return quantile * np.hypot(factor * np.asarray(at_budget.standard_errors, np.float64), extra)
+    errors = np.asarray(at_budget.standard_errors, np.float64)
+    quantile = special.stdtrit(np.asarray(at_budget.freedom, np.float64), (1 + level) / 2)
+    return quantile.reshape(-1, *[1] * (errors.ndim - 1)) * np.hypot(factor * errors, extra)
 
 
 @jax.jit

@@ -10,7 +10,8 @@ import numpy as np
 
 from shapjax import paths
 from shapjax.errors import UserError
-from shapjax.evaluation import refined
+from shapjax.evaluation import calibration, refined
+from shapjax.games.error_law import Refined
 from shapjax.report.formatting import probability_text, signed
 
 SHOWN_IMAGES = 4  # of a notebook's picture
@@ -64,14 +65,16 @@ class Explanation:
         Raises:
           UserError: if the model is not calibrated, or level is not between 0 and 1.
         """
-        from scipy import special  # loads slowly, and most users of the package do without it
+        half = self.half_width(level)
+        return self.shapley - half, self.shapley + half
 
+    def half_width(self, level: float = 0.95) -> np.ndarray:
+        """Returns half the widths of the intervals of this level, float32 [B, gh, gw, K]; errors as of `interval`."""
         self._require_errors()
         if not 0 < level < 1:
             raise UserError(f"level is {level}, expected a share between 0 and 1, such as 0.95")
-        quantile = special.stdtrit(self.freedom, (1 + level) / 2).astype(np.float32)[:, None, None, None]
-        half = quantile * self.standard_error
-        return self.shapley - half, self.shapley + half
+        values = Refined(self.shapley, self.standard_error, self.freedom)
+        return calibration.half_widths(values, level).astype(np.float32)
 
     def sign_is_certain(self, level: float = 0.95) -> np.ndarray:
         """Returns where the interval of this level is on one side of 0, bool [B, gh, gw, K]: for or against a class.
@@ -118,7 +121,7 @@ class Explanation:
         kind = "png" if path is None else pathlib.PurePath(path).suffix.removeprefix(".").lower()
         if kind not in ("png", "svg"):
             raise UserError(f"{path}: expected a path that ends in .png or .svg")
-        half_width = None if self.standard_error is None else (self.interval(0.95)[1] - self.shapley)[image]
+        half_width = None if self.standard_error is None else self.half_width()[image]
         pixels = self.images[image]
         figure = figures.explanation_figure(
             pixels if pixels.dtype == np.uint8 else np.round(255 * pixels).astype(np.uint8), self.shapley[image],
