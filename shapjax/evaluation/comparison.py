@@ -109,7 +109,9 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     settings = {"removal": repr(removal), "coalitions": coalitions, "seed": seed}
     measured = _measure(work, methods, metrics, cache, settings, progress)
     for name, values in (maps or {}).items():
-        measured[name] = work.score(_given(name, values, len(labels), game.grid))
+        measured[name] = found = work.score(_given(name, values, len(labels), game.grid))
+        if cache is not None:
+            cache.save(name, GIVEN, found)  # to be compared with another model's; never read back
     explored = [method.key for method in methods]
     methods = [*methods, *(Method(name, name, GIVEN, "", None) for name in maps or ())]
 

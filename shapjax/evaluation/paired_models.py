@@ -76,10 +76,7 @@ def _per_image(directory: str | os.PathLike) -> tuple[dict[str, tuple[str, str, 
         summary = json.loads((directory / "methods.json").read_text())
     if summary and summary.get("step") == json.loads((directory / "eval.json").read_text())["step"]:
         for method in summary["methods"]:
-            path = directory / "methods" / f"{method['key']}.npz"
-            if not path.exists():
-                continue  # given maps are not kept
-            with path.open("rb") as file:
+            with (directory / "methods" / f"{method['key']}.npz").open("rb") as file:
                 values = dict(np.load(file, allow_pickle=False))
             for metric in summary["metrics"]:
                 name, known = metric["key"], registry.METRICS[metric["key"]]

@@ -161,6 +161,8 @@ def test_given_maps_are_further_rows_without_a_cost_and_not_in_the_explorer(game
         "captum", "given", {"passes": None, "seconds": None, "peak_bytes": None})
     assert row["values"]["deletion"]["mean"] == pytest.approx(np.arange(len(game.labels)).mean())
     assert result.arrays["methods"].tolist() == list(KEYS) and len(result.arrays["attributions"]) == len(KEYS)
+    with np.load(tmp_path / "methods" / "captum.npz") as kept:
+        np.testing.assert_array_equal(kept["metric/deletion"], np.arange(len(game.labels)))
     files.write_comparison(tmp_path, result.summary, result.arrays)
     with (tmp_path / "methods.csv").open() as file:
         assert list(csv.DictReader(file))[-1]["seconds"] == ""

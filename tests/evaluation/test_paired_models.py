@@ -24,7 +24,7 @@ def write(directory, *, seed=0, better=0.0, labels=None, step=7, images=EXPLAINE
     (directory / "methods").mkdir()
     (directory / "methods.json").write_text(json.dumps({
         "step": step, "metrics": [{"key": "deletion"}, {"key": "sparseness"}],
-        "methods": [{"key": "phi", "title": "phi"}, {"key": "captum", "title": "captum"}]}))
+        "methods": [{"key": "phi", "title": "phi"}]}))
     np.savez(directory / "methods" / "phi.npz", **{
         "metric/deletion": luck[:images] - better, "metric/sparseness": luck[:images]})
     return directory
