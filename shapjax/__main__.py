@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from shapjax.errors import ending_on_interrupt
+
 COMMANDS = {
     "train": "train a model, or go on with a training run",
     "eval": "evaluate a trained model and compare explanation methods",
@@ -25,7 +27,8 @@ def main() -> None:
         sys.exit(2)
     else:
         del sys.argv[1]
-        importlib.import_module(f"shapjax.cli.{command}").run()
+        with ending_on_interrupt():
+            importlib.import_module(f"shapjax.cli.{command}").run()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""Exceptions that end a command early: a user's mistake, a request to stop."""
+"""What ends a command early: a user's mistake, a request to stop, Ctrl-C."""
 
 import contextlib
 import difflib
+import os
+import re
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FEW = 3  # names that a message lists
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -12,6 +17,9 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with status 1.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class Stopped(Exception):
@@ -21,6 +29,32 @@ class Stopped(Exception):
     """
 
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
+
+
+@contextlib.contextmanager
+def ending_on_interrupt() -> Iterator[None]:
+    """Makes Ctrl-C in the block end the process with one line and status 130; for the main thread of a command.
+
+    The first one lets the block clean up, such as finish the checkpoint that is being written; the second one does not
+    wait for that.
+    """
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, end)
+        raise KeyboardInterrupt
+
+    def end(*_) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("stopped; what was saved stays", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)  # at once: the threads of the libraries would be waited for, and print
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        end()
 
 
 @contextlib.contextmanager
@@ -54,6 +88,11 @@ def chosen(names: str | Sequence[str], known: Mapping, what: str) -> list:
         if name not in known:
             raise ValueError(f"there is no {what} {name!r}; {near_names(name, known)}")
     return [known[name] for name in dict.fromkeys(names)]
+
+
+def printable(text: str) -> str:
+    """Returns a text with "�" for what would break a line or cannot be encoded, as in names of files."""
+    return _UNPRINTABLE.sub("�", text)
 
 
 def few(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import itertools
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,7 +13,7 @@ from etils import epath
 
 import shapjax.config
 from shapjax import paths
-from shapjax.errors import Stopped, UserError, near_names
+from shapjax.errors import Stopped, UserError, near_names, printable
 from shapjax.export import read
 from shapjax.training import checkpoint, machine
 
@@ -26,19 +27,17 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     # Orbax's threads print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr, flush=True)
+        print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         sys.exit(1)
     except Stopped as e:
         print(e, file=sys.stderr)
         sys.exit(Stopped.EXIT_STATUS)
-    except KeyboardInterrupt:
-        print("stopped; what was saved stays", file=sys.stderr)
-        sys.exit(130)
 
 
 def _unraisable(what) -> None:
@@ -54,10 +53,13 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         if "config" in flags.FLAGS:
             print(f"\nSettings, --config.KEY=VALUE, with their defaults:\n{shapjax.config.describe()}")
         sys.exit(0)
-    for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
-        path = following if argument == "--config" else argument.partition("--config=")[2]
-        if path and not pathlib.Path(path.partition(":")[0]).is_file():
-            raise UserError(f"--config {path}: no such config file; see configs/")
+    argv = list(argv)
+    for i, (before, argument) in enumerate(itertools.pairwise(argv), 1):
+        if before == "--config" or argument.startswith("--config="):
+            path = os.path.expanduser(argument.removeprefix("--config="))
+            if not os.path.isfile(path.partition(":")[0]):
+                raise UserError(f"--config {path}: no such config file; see configs/")
+            argv[i] = path if before == "--config" else f"--config={path}"
     known = shapjax.config.flatten(shapjax.config.default_config())
     for argument in argv[1:]:
         if argument.startswith("--config."):
