@@ -1,8 +1,8 @@
 """Evaluates a checkpoint: python eval.py --checkpoint runs/mnist5k (see --help)."""
 
-from shapjax.errors import ending_on_interrupt
+from shapjax.errors import end_on_interrupt
 
 if __name__ == "__main__":
-    with ending_on_interrupt():  # also during the imports, which take seconds
-        from shapjax.cli.eval import run
-        run()
+    end_on_interrupt()  # also during the imports, which take seconds
+    from shapjax.cli.eval import run
+    run()

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from shapjax.errors import ending_on_interrupt
+from shapjax.errors import end_on_interrupt
 
 COMMANDS = {
     "train": "train a model, or go on with a training run",
@@ -27,8 +27,8 @@ def main() -> None:
         sys.exit(2)
     else:
         del sys.argv[1]
-        with ending_on_interrupt():
-            importlib.import_module(f"shapjax.cli.{command}").run()
+        end_on_interrupt()
+        importlib.import_module(f"shapjax.cli.{command}").run()
 
 
 if __name__ == "__main__":

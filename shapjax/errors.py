@@ -31,30 +31,37 @@ class Stopped(Exception):
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 
 
-@contextlib.contextmanager
-def ending_on_interrupt() -> Iterator[None]:
-    """Makes Ctrl-C in the block end the process with one line and status 130; for the main thread of a command.
+def end_on_interrupt() -> None:
+    """Makes Ctrl-C end this process at once, with one line and status 130. For a command, before its imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _end)
 
-    The first one lets the block clean up, such as finish the checkpoint that is being written; the second one does not
-    wait for that.
-    """
+
+@contextlib.contextmanager
+def cleaning_up_on_interrupt() -> Iterator[None]:
+    """Makes Ctrl-C in the block clean up first, such as finish a checkpoint; a second one does not wait for that."""
     def interrupt(*_) -> None:
-        signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGINT, _end)
         raise KeyboardInterrupt
 
-    def end(*_) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("stopped; what was saved stays", file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(130)  # at once: the threads of the libraries would be waited for, and print
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+    end_on_interrupt()
+    if (before := signal.getsignal(signal.SIGINT)) is _end:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        end()
+        _end()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(*_) -> None:
+    """Ends the process without waiting for the threads of libraries, which would print."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("stopped; what was saved stays", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(130)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from etils import epath
 
 import shapjax.config
 from shapjax import paths
-from shapjax.errors import Stopped, UserError, near_names, printable
+from shapjax.errors import Stopped, UserError, cleaning_up_on_interrupt, near_names, printable
 from shapjax.export import read
 from shapjax.training import checkpoint, machine
 
@@ -29,7 +30,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:
-        app.run(main, flags_parser=lambda argv: _parse(argv, main))
+        with cleaning_up_on_interrupt():
+            app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
@@ -41,8 +43,13 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _unraisable(what) -> None:
-    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write."""
-    if "Event loop is closed" not in str(what.exc_value):
+    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write.
+
+    A Ctrl-C that comes where no exception can be raised is passed on.
+    """
+    if what.exc_type is KeyboardInterrupt:
+        signal.raise_signal(signal.SIGINT)
+    elif "Event loop is closed" not in str(what.exc_value):
         sys.__unraisablehook__(what)
 
 
