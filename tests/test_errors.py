@@ -8,6 +8,8 @@ import pytest
 
 from shapjax.errors import UserError
 
+# Undoes what a shell does to the tests if it runs them in the background.
+HEAR_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # A command that says when it begins, and takes its time to clean up.
 COMMAND = """
 import sys, time
@@ -42,7 +44,7 @@ def begin(code):
 
 @pytest.mark.parametrize(("interrupts", "cleaning", "out"), [(1, 0, ["cleaning", "cleaned"]), (2, 60, [])])
 def test_ctrl_c_is_one_line_and_status_130_and_a_second_one_does_not_wait(interrupts, cleaning, out):
-    process = begin(COMMAND.replace("WORK", "60").replace("CLEANING", str(cleaning)))
+    process = begin(HEAR_CTRL_C + COMMAND.replace("WORK", "60").replace("CLEANING", str(cleaning)))
     process.send_signal(signal.SIGINT)
     if interrupts == 2:
         assert process.stdout.readline() == "cleaning\n"
@@ -53,7 +55,7 @@ def test_ctrl_c_is_one_line_and_status_130_and_a_second_one_does_not_wait(interr
 
 
 def test_ctrl_c_ends_the_imports_of_a_command_at_once():
-    process = begin(IMPORTING)
+    process = begin(HEAR_CTRL_C + IMPORTING)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ("", "stopped; what was saved stays\n") and process.returncode == 130
 

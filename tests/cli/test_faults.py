@@ -21,6 +21,8 @@ from shapjax.cli import train
 train.run()
 """
 
+# Undoes what a shell does to the tests if it runs them in the background.
+HEAR_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # A script of the project, whose imports are about to begin.
 RUN_AND_SAY = """
 import runpy, sys
@@ -133,7 +135,7 @@ def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, c
                                                                 slow_steps, saved_state, assert_same_state, pause):
     workdir = tmp_path / "stopped"
     arguments = [*small, "--config.optim.steps=20", "--workdir", workdir]
-    (process,) = start(*arguments, "--config.run.eval_every=2", code=slow_steps)
+    (process,) = start(*arguments, "--config.run.eval_every=2", code=HEAR_CTRL_C + slow_steps)
     wait_for(lambda: complete_checkpoints(workdir) and being_written(workdir), process)
     for _ in range(2):
         process.popen.send_signal(signal.SIGINT)
@@ -151,9 +153,9 @@ def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, c
 @pytest.mark.parametrize("delay", [0, 4, 8])
 def test_ctrl_c_ends_evaluation_and_explanation_with_one_line(run, tmp_path, command_line, delay):
     script, *arguments = command_line
-    process = subprocess.Popen([sys.executable, "-c", RUN_AND_SAY, script, "--checkpoint", str(run), "--output",
-                                str(tmp_path), *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    arguments += ["--checkpoint", run, "--output", tmp_path]
+    process = subprocess.Popen([sys.executable, "-c", HEAR_CTRL_C + RUN_AND_SAY, script, *map(str, arguments)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
