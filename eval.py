@@ -1,6 +1,8 @@
 """Evaluates a checkpoint: python eval.py --checkpoint runs/mnist5k (see --help)."""
 
-from shapjax.cli.eval import run
+from shapjax.errors import end_on_interrupt
 
 if __name__ == "__main__":
+    end_on_interrupt()  # also during the imports, which take seconds
+    from shapjax.cli.eval import run
     run()

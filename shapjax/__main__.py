@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from shapjax.errors import end_on_interrupt
+
 COMMANDS = {
     "train": "train a model, or go on with a training run",
     "eval": "evaluate a trained model and compare explanation methods",
@@ -25,6 +27,7 @@ def main() -> None:
         sys.exit(2)
     else:
         del sys.argv[1]
+        end_on_interrupt()
         importlib.import_module(f"shapjax.cli.{command}").run()
 
 

@@ -1,10 +1,15 @@
-"""Exceptions that end a command early: a user's mistake, a request to stop."""
+"""What ends a command early: a user's mistake, a request to stop, Ctrl-C."""
 
 import contextlib
 import difflib
+import os
+import re
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FEW = 3  # names that a message lists
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -12,6 +17,9 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with status 1.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class Stopped(Exception):
@@ -21,6 +29,39 @@ class Stopped(Exception):
     """
 
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
+
+
+def end_on_interrupt() -> None:
+    """Makes Ctrl-C end this process at once, with one line and status 130. For a command, before its imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _end)
+
+
+@contextlib.contextmanager
+def cleaning_up_on_interrupt() -> Iterator[None]:
+    """Makes Ctrl-C in the block clean up first, such as finish a checkpoint; a second one does not wait for that."""
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, _end)
+        raise KeyboardInterrupt
+
+    end_on_interrupt()
+    if (before := signal.getsignal(signal.SIGINT)) is _end:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(*_) -> None:
+    """Ends the process without waiting for the threads of libraries, which would print."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("stopped; what was saved stays", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(130)
 
 
 @contextlib.contextmanager
@@ -54,6 +95,11 @@ def chosen(names: str | Sequence[str], known: Mapping, what: str) -> list:
         if name not in known:
             raise ValueError(f"there is no {what} {name!r}; {near_names(name, known)}")
     return [known[name] for name in dict.fromkeys(names)]
+
+
+def printable(text: str) -> str:
+    """Returns a text with "�" for what would break a line or cannot be encoded, as in names of files."""
+    return _UNPRINTABLE.sub("�", text)
 
 
 def few(names: Sequence[str]) -> str:

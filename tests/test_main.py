@@ -61,6 +61,7 @@ def test_help_lists_the_commands(monkeypatch, capsys):
 
 def test_a_command_gets_the_rest_of_the_line(monkeypatch):
     found = []
+    monkeypatch.setattr(shapjax_main, "end_on_interrupt", lambda: found.append("Ctrl-C"))
     monkeypatch.setattr("shapjax.cli.report.run", lambda: found.extend(sys.argv))
     call(monkeypatch, "report", "--runs", "runs/a")
-    assert found == ["shapjax", "--runs", "runs/a"]
+    assert found == ["Ctrl-C", "shapjax", "--runs", "runs/a"]

@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,7 +13,7 @@ from etils import epath
 
 import shapjax.config
 from shapjax import paths
-from shapjax.errors import Stopped, UserError, near_names
+from shapjax.errors import Stopped, UserError, cleaning_up_on_interrupt, near_names, printable
 from shapjax.export import read
 from shapjax.training import checkpoint, machine
 
@@ -25,24 +27,28 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     # Orbax's threads print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:
-        app.run(main, flags_parser=lambda argv: _parse(argv, main))
+        with cleaning_up_on_interrupt():
+            app.run(main, flags_parser=lambda argv: _parse(argv, main))
     except (UserError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr, flush=True)
+        print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         sys.exit(1)
     except Stopped as e:
         print(e, file=sys.stderr)
         sys.exit(Stopped.EXIT_STATUS)
-    except KeyboardInterrupt:
-        print("stopped; what was saved stays", file=sys.stderr)
-        sys.exit(130)
 
 
 def _unraisable(what) -> None:
-    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write."""
-    if "Event loop is closed" not in str(what.exc_value):
+    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write.
+
+    A Ctrl-C that comes where no exception can be raised is passed on.
+    """
+    if what.exc_type is KeyboardInterrupt:
+        signal.raise_signal(signal.SIGINT)
+    elif "Event loop is closed" not in str(what.exc_value):
         sys.__unraisablehook__(what)
 
 
@@ -53,6 +59,7 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         if "config" in flags.FLAGS:
             print(f"\nSettings, --config.KEY=VALUE, with their defaults:\n{shapjax.config.describe()}")
         sys.exit(0)
+    argv = list(argv)
     for i, argument in enumerate(argv[1:], start=1):
         if argument == "--config" and i + 1 < len(argv):
             argv[i + 1] = _config_file(argv[i + 1])
@@ -82,12 +89,12 @@ def _config_file(given: str) -> str:
     Raises:
       UserError: if there is no such file and no such recipe.
     """
-    name, colon, argument = given.partition(":")
+    name, colon, argument = os.path.expanduser(given).partition(":")
     package = pathlib.Path(shapjax.config.__file__).parent
     recipes = {path.stem: path for directory in (package.parent / "configs", package / "configs")  # checkout, wheel
                for path in sorted(directory.glob("[!_]*.py"))}
     if pathlib.Path(name).is_file():
-        return given
+        return f"{name}{colon}{argument}"
     if name in recipes:
         return f"{recipes[name]}{colon}{argument}"
     raise UserError(f"--config {given}: there is no such config file, and no recipe of that name; "

@@ -8,6 +8,7 @@ A dataset that is prepared already stays as it is.
 """
 
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     """Reads the flags, prepares, prints what was written."""
     if len(argv) != 2:
         raise UserError(f"expected the name of one dataset, such as cifar10, but got {' '.join(argv[1:]) or 'none'}")
-    name, data_dir = argv[1].removeprefix("tfds:"), _FLAGS.data_dir
+    name, data_dir = argv[1].removeprefix("tfds:"), os.path.expanduser(_FLAGS.data_dir)
     if re.split("[/:]", name)[0] not in tfds_source.known_names():
         raise tfds_source.not_prepared(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:

@@ -47,7 +47,8 @@ def main(_: Sequence[str]) -> None:
     """Reads the flags, trains, prints where things are."""
     begun, workdir = time.monotonic(), paths.as_path(_FLAGS.workdir)
     config = loop.resolve(settings.complete(_FLAGS.config, workdir))
-    machine.split_cpu(machine.cpu_devices(config))
+    rows = config.optim.batch_size // config.optim.accumulate // (_FLAGS.num_processes or 1)
+    machine.split_cpu(machine.cpu_devices(config), rows=rows)
     distributed.start(multihost=_FLAGS.multihost, coordinator=_FLAGS.coordinator, num_processes=_FLAGS.num_processes,
                       process_id=_FLAGS.process_id)
     keep_compiled()
@@ -58,7 +59,9 @@ def main(_: Sequence[str]) -> None:
         _say(str(report))
         return params
 
-    result = loop.train(config, workdir, load_pretrained=load_pretrained if config.pretrained else None, say=_say)
+    is_given = "optim.batch_size" in config_flags.get_override_values(_FLAGS["config"])
+    result = loop.train(config, workdir, load_pretrained=load_pretrained if config.pretrained else None,
+                        fit_batch=not is_given, say=_say)
     if _FLAGS.calibrate:
         calibration.after_training(workdir)
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""

@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from shapjax.data import boxes, folder, images
+from shapjax.data import boxes, folder, images, opening
 from shapjax.errors import UserError
 
 BACKGROUND_SHARE = 0.5, 1.0  # of a photograph's area that is seen
@@ -45,12 +45,14 @@ def find(cutouts: str, backgrounds: str) -> dict[str, Split]:
         if not os.path.isdir(path):
             raise UserError(f"there is no directory {path}; expected one of cut-outs, with a directory for each class, "
                             "and one of photographs")
-    classes, photographs = folder.classes_in(cutouts), folder.image_files(backgrounds, ".")
+    others = {}
+    classes, photographs = folder.classes_in(cutouts), folder.image_files(backgrounds, ".", others)
+    folder.say_left_out(backgrounds, others)
     for name, files in (classes | {backgrounds: photographs}).items():
         if len(files) < 2:
             raise UserError(f"{name} has {len(files)} images; expected at least two, one to train and one to test")
 
-    def files_of(listed: list[tuple[bytes, str]], test: bool) -> list[str]:
+    def files_of(listed: folder.Files, test: bool) -> list[str]:
         return [file for _, file in folder.part(listed, test=test)]
 
     return {split: Split({name: files_of(listed, split == "test") for name, listed in classes.items()},
@@ -129,9 +131,9 @@ def _pasted(cutout: str, background: str, rng: np.random.Generator, size: int) -
     try:
         photograph = images.decode(background, box_of, image_shape=(size, size, 3), upright=True)
     except Exception as error:  # on damaged files decoders raise nearly anything
-        raise images.unreadable(background, error) from error
+        raise opening.unreadable(background, error) from error
     try:
-        with Image.open(cutout) as file:
+        with opening.open_image(cutout) as file:
             return paste(file.convert("RGBA"), Image.fromarray(photograph), rng)
     except Exception as error:
-        raise images.unreadable(cutout, error) from error
+        raise opening.unreadable(cutout, error) from error

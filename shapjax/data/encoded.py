@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from shapjax.data import boxes, images
+from shapjax.data import boxes, images, opening
 from shapjax.errors import UserError
 
 CENTRAL_SHARE = 0.875  # of the shorter side is seen in evaluation, where images are resized: 224/256
@@ -117,7 +117,7 @@ class EncodedSource:
                         example.object_mask, box_of, shape=self.image_shape[:2],
                         background=self.records.mask_background)
             except Exception as error:  # on damaged files decoders raise nearly anything
-                raise images.unreadable(self.records.name(position), error) from error
+                raise opening.unreadable(self.records.name(position), error) from error
             batch["label"][i] = example.label
         return batch
 

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from shapjax.data.boxes import Box, central_box
+from shapjax.data.opening import UPRIGHT, open_image, orientation, require_size, unreadable, upright_size
 from shapjax.errors import UserError, few
 from shapjax.paths import as_path
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
-_ORIENTATION = 0x0112  # the EXIF tag
+_WHITE_IS_0, _BITS = 0x0106, 0x0102  # TIFF tags: photometric interpretation, bits per sample
 
 
 def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -45,7 +46,7 @@ def read_image(path: str | os.PathLike, *, image_shape: tuple[int, int, int]) ->
         raise UserError(f"the image file {path} is empty (0 bytes); give another file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses where Pillow warns
+            warnings.simplefilter("ignore")  # of Pillow: on metadata that nobody needs, and where `decode` refuses
             with path.open("rb") as file:
                 return decode(file, functools.partial(central_box, shape=image_shape[:2]), image_shape=image_shape,
                               upright=True)
@@ -76,7 +77,7 @@ def decode(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, image_sha
     Raises:
       Exception: of nearly any type, on damaged files; `unreadable` turns it into a UserError.
     """
-    with Image.open(file) as image:
+    with open_image(file) as image:
         return take_part(image, box_of, image_shape=image_shape, upright=upright, fast=fast)
 
 
@@ -84,15 +85,16 @@ def take_part(image: Image.Image, box_of: Callable[[int, int], Box], *, image_sh
               upright: bool, fast: bool = False) -> np.ndarray:
     """Resizes a part of an image of Pillow; arguments, result and errors as of `decode`."""
     height, width, channels = image_shape
-    _require_size(image)
+    require_size(image)
     stored_width, stored_height = upright_size(image) if upright else image.size
     left, top, right, bottom = box_of(stored_width, stored_height)
     needed = (1 if fast else 2) * max(width / (right - left), height / (bottom - top))
     if needed < 1:
         image.draft(None, tuple(math.ceil(side * needed) for side in image.size))
-    if upright and image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    turn = UPRIGHT.get(orientation(image)) if upright else None
     image = flatten(image)
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
     x, y = image.width / stored_width, image.height / stored_height  # less than 1 for a reduced JPEG
@@ -115,7 +117,7 @@ def decode_mask(file: str | BinaryIO, box_of: Callable[[int, int], Box], *, shap
     Returns:
       bool [H,W], True on the object.
     """
-    with Image.open(file) as image:
+    with open_image(file) as image:
         return np.asarray(image.resize(shape[::-1], Image.Resampling.NEAREST, box=box_of(*image.size))) != background
 
 
@@ -133,39 +135,13 @@ def check(file: str | BinaryIO, *, thorough: bool) -> tuple[int, int]:
     Raises:
       Exception: of nearly any type, if it cannot be read; `unreadable` turns it into a UserError.
     """
-    with Image.open(file) as image:
-        _require_size(image)
+    with open_image(file) as image:
         size = upright_size(image)
         if not thorough and image.format == "JPEG" and _has_end_marker(image.fp):
             return size
         image.draft(None, (1, 1))
         flatten(image).load()
         return size
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns (width, height) after EXIF orientation."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
-
-
-def unreadable(name: str, error: Exception) -> UserError:
-    """Returns a UserError in place of an error of decoding; name: of the image."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return UserError(f"the image {name} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
-                         "give a smaller copy")
-    if isinstance(error, UnidentifiedImageError):
-        return UserError(f"{name} is not an image in a format that Pillow reads; convert it to PNG or JPEG")
-    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    return UserError(f"cannot read the image {name}: {reason}; give another file")
-
-
-def _require_size(image: Image.Image) -> None:
-    """Raises DecompressionBombError for sizes at which Pillow only warns."""
-    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
 
 
 def _has_end_marker(file: BinaryIO) -> bool:
@@ -186,10 +162,17 @@ def flatten(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose white is not defined; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        values, tags = np.asarray(image).astype(np.int64), getattr(image, "tag_v2", {})
+        white = 4095 if tags.get(_BITS) == (12,) else 65535
+        if values.min() < 0 or values.max() > white:
             raise ValueError("its pixels go beyond 16 bits (0..65535); save it with 8 or 16 bits")
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        gray = (values * 255 + white // 2) // white
+        if tags.get(_WHITE_IS_0) == 0:  # Pillow turns 8 bits around, and leaves 16 as they are
+            gray = 255 - gray
+        gray[values == image.info.get("transparency")] = 255
+        return Image.fromarray(gray.astype(np.uint8))
+    if image.mode in ("LAB", "La"):  # which Pillow converts to nothing else
+        image = image.convert("RGB" if image.mode == "LAB" else "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from shapjax.data.boxes import central_box
-from shapjax.data.images import MODES, read_image, take_part, unreadable, upright_size
+from shapjax.data.images import MODES, read_image, take_part
+from shapjax.data.opening import open_image, unreadable, upright_size
 from shapjax.errors import UserError
 from shapjax.paths import as_path
 
@@ -72,7 +73,7 @@ def _one(item: Any, name: str, image_shape: tuple[int, int, int]) -> tuple[np.nd
     """Returns one image of the model's size, its name, and what was done to it."""
     if isinstance(item, str | os.PathLike):
         image = read_image(item, image_shape=image_shape)
-        with as_path(item).open("rb") as file, Image.open(file) as picture:
+        with as_path(item).open("rb") as file, open_image(file) as picture:
             return image, os.fspath(item), _change(picture, image_shape)
     if isinstance(item, Image.Image):
         return _prepared(item, name, image_shape), name, _change(item, image_shape)

@@ -36,7 +36,9 @@ def load(dataset: str, split: str, *, data_dir: str, class_names: tuple[str, ...
                           examples=lambda indices: [Example(unlabeled[i], -1) for i in indices],
                           stored_shape=(None, None, 3))
     else:
-        records = _matched(dataset, sources.open_split(dataset, split, data_dir), class_names)
+        records = sources.open_split(dataset, split, data_dir, class_names)
+        if kind == "tfds":
+            records = _matched(dataset, records, class_names)
     sizes = readable(records, corrupt="skip")
     larger = len(set(sizes.values())) > 1 or max(map(max, sizes.values())) > max(image_shape[:2])
     source = EncodedSource(records, np.array(list(sizes)), image_shape, crops_on_read=larger, labeled=not unlabeled)
@@ -48,8 +50,7 @@ def _matched(dataset: str, records: Records, class_names: tuple[str, ...]) -> Re
     places = {name: place for place, name in enumerate(class_names)}
     if unknown := [name for name in records.class_names if name not in places]:
         raise UserError(f"{dataset} has classes that the model has not: {few(unknown)}; "
-                        f"{near_names(unknown[0], places)}; rename or remove them, or put the images into one "
-                        "directory to do without labels")
+                        f"{near_names(unknown[0], places, otherwise=few(class_names))}")
     labels = [places[name] for name in records.class_names]
 
     def examples(indices: np.ndarray) -> list[Example]:
@@ -63,4 +64,7 @@ def _images_in(path: str) -> list[str]:
     """Returns the image files in a directory that has none for classes, sorted; [] if it has some."""
     if not os.path.isdir(path) or folder.directories(path):
         return []
-    return sorted(file for _, file in folder.image_files(path, "."))
+    others = {}
+    files = folder.image_files(path, ".", others)
+    folder.say_left_out(path, others)
+    return sorted(file for _, file in files)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -111,10 +112,8 @@ def decoded_if_small(source: EncodedSource, *, cache_gib: float) -> Source:
 
 def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> EncodedSource:
     """Returns the source of one split, "train" or "test", of the dataset "tfds:…" or "folder:…"."""
-    train, test = (open_split(dataset, name, data.data_dir) for name in (data.train_split, data.test_split))
-    if differing := sorted(set(train.class_names) ^ set(test.class_names)):
-        raise UserError(f"the splits of {dataset} have different classes (only in one: {', '.join(differing)}); "
-                        "give both the same directories")
+    train = open_split(dataset, data.train_split, data.data_dir)
+    test = open_split(dataset, data.test_split, data.data_dir, train.class_names)
     chosen, other = (train, test) if split == "train" else (test, train)
     if dataset.startswith("folder:"):
         sizes = readable(chosen, corrupt=data.corrupt)
@@ -132,11 +131,16 @@ def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> Encod
     return EncodedSource(chosen, kept, (*shape, channels), crops_on_read=larger, mean=mean, std=std)
 
 
-def open_split(dataset: str, split: str, data_dir: str) -> Records:
-    """Returns the records of a split of the dataset "tfds:…" or "folder:…"; data_dir: where TFDS's datasets lie."""
+def open_split(dataset: str, split: str, data_dir: str, class_names: Sequence[str] | None = None) -> Records:
+    """Returns the records of a split of the dataset "tfds:…" or "folder:…".
+
+    Args:
+      data_dir: where TFDS's datasets lie.
+      class_names: those of the training split, if this is the other one.
+    """
     kind, _, name = dataset.partition(":")
     if kind == "folder":
-        return folder.open_records(name, split)
+        return folder.open_records(name, split, class_names)
     from shapjax.data import tfds_source
     return tfds_source.open_records(name, split, data_dir)
 

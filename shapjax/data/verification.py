@@ -8,9 +8,9 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import tqdm
 
-from shapjax.data import images
+from shapjax.data import images, opening
 from shapjax.data.encoded import Records
-from shapjax.errors import UserError, few
+from shapjax.errors import UserError, few, printable
 
 CORRUPT = ("fail", "skip")  # on an image that cannot be read: end the run, or leave the image out
 _BLOCK = 64  # images that a thread takes at a time
@@ -38,13 +38,13 @@ def readable(records: Records, *, corrupt: str) -> dict[int, tuple[int, int]]:
     found = [result for results in in_threads(look, len(records), desc="looking at images") for result in results]
     bad = [i for i, result in enumerate(found) if isinstance(result, Exception)]
     if bad and (corrupt == "fail" or len(bad) == len(records)):
-        first = images.unreadable(records.name(bad[0]), found[bad[0]])
+        first = opening.unreadable(records.name(bad[0]), found[bad[0]])
         others = f" ({len(bad)} such images)" if len(bad) > 1 else ""
         raise UserError(f"{first}{others}, or leave such images out with --config.data.corrupt=skip"
                         if corrupt == "fail" else f"none of the {len(bad)} images can be read; {first}")
     if bad:
         names = few([records.name(i) for i in bad])
-        print(f"left out {len(bad)} of {len(records)} images, which cannot be read: {names}")
+        print(printable(f"left out {len(bad)} of {len(records)} images, which cannot be read: {names}"))
     return {i: result for i, result in enumerate(found) if not isinstance(result, Exception)}
 
 

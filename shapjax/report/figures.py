@@ -7,6 +7,8 @@ compared with, so that runs are never mistaken for values. Both pairs stay apart
 
 import io
 import math
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,8 +20,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from shapjax.report import fonts
 from shapjax.report.formatting import probability_text, signed
 from shapjax.report.heatmap import COLORS, MAX_LABELED_PATCHES, color_limit, number_colors, overlay, rgb, value_text
 
@@ -128,7 +132,11 @@ def figure_bytes(figure: Figure, *, format: str = "png", dpi: int = 160, transpa
     """Returns the file of a figure, "png" or "svg" (text stays text); the same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if format == "svg" else {"Software": None}
-    with matplotlib.rc_context(FONTS):
+    families = FONTS["font.sans-serif"]
+    if format != "svg":  # whose fonts the browser picks
+        families = fonts.with_glyphs(families, [text.get_text() for text in figure.findobj(Text)])
+    with matplotlib.rc_context(FONTS | {"font.sans-serif": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said by `with_glyphs`
         figure.savefig(buffer, format=format, dpi=dpi, transparent=transparent, metadata=metadata)
     return buffer.getvalue()
 
@@ -168,4 +176,8 @@ def _heading(axes: Axes, above: str, below: str, theme: Theme) -> None:
 
 
 def _shorten(name: str, length: int = 22) -> str:
-    return name if len(name) <= length else name[: length - 1].rstrip(" ,") + "…"
+    """Cuts a name to a width in letters; those of East Asian scripts are as wide as two."""
+    ends = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in name])
+    if not name or ends[-1] <= length:
+        return name
+    return name[: np.searchsorted(ends, length - 1, side="right")].rstrip(" ,") + "…"

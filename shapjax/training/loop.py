@@ -174,7 +174,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
-          load_pretrained: Callable[[nn.Module, Meta], chex.ArrayTree] | None = None,
+          load_pretrained: Callable[[nn.Module, Meta], chex.ArrayTree] | None = None, fit_batch: bool = False,
           say: Callable[[str], None] = lambda text: None) -> dict[str, float]:
     """Trains as the resolved config says; goes on where the newest checkpoint of workdir ends.
 
@@ -183,6 +183,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
       workdir: of the run.
       load_pretrained: (module, meta) -> parameters, nested as the module's, that the run starts with, where it has no
         checkpoint; the others are new. None: all are new.
+      fit_batch: `optim.batch_size` may be changed to one that the devices can share and the images fill.
       say: takes a line for people.
 
     Returns:
@@ -196,12 +197,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     shapjax.config.validate(config)  # before images are decoded
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
     begun = checkpoint.newest_meta(workdir)
-    if begun and config.model.dtype == models.AUTO:
-        config = config.copy_and_resolve_references()
-        config.model.dtype = begun.config.model.dtype  # a run goes on in the format it began with, on any machine
     held_out = begun.held_out if begun else calibration_split.draw(source, seed=config.seed)
+    images = len(source) - len(held_out)
+    config = machine.fit(config, begun and begun.config, images=images, fit_batch=fit_batch, say=say)
     run = setup(config, source, held_out=held_out, num_devices=jax.device_count())
-    config, steps, images = run.meta.config, run.meta.config.optim.steps, len(source) - len(held_out)
+    config, steps = run.meta.config, run.meta.config.optim.steps
     say(f"{images:,} images, {len(held_out)} held out, {len(source.class_names)} classes, {run.module.num_patches} "
         f"patches; {steps:,} steps of {config.optim.batch_size} images, {steps * config.optim.batch_size / images:.1f} "
         f"epochs; {jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "

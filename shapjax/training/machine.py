@@ -1,10 +1,11 @@
-"""Settings that suit the machine where a run leaves them open: devices of a CPU, recomputation, format of products.
+"""Settings that suit the machine where a run leaves them open: devices of a CPU, batches, recomputation, products.
 
 `python -m benchmarks` measures what these rules rest on (docs/benchmarks.md).
 """
 
 import os
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -16,14 +17,17 @@ WIDE = 256  # D of a ViT from which one device over all cores is faster than a d
 KEPT_SHARE = 0.25  # of the machine's memory, for what the forward pass of a step keeps for its backward pass
 
 
-def split_cpu(num_devices: int) -> None:
+def split_cpu(num_devices: int, *, rows: int = 0) -> None:
     """Splits the CPU into JAX devices. Must run before JAX's first computation. Changes nothing on other backends.
 
     Args:
       num_devices: 0 = one a core that this process may use.
+      rows: of a batch that the devices share: of the cores, as many are used as can share it alike; 0: all.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
+        cores = num_cores()
+        shared = max(n for n in range(1, cores + 1) if rows % n == 0)
+        jax.config.update("jax_num_cpu_devices", num_devices or shared)
 
 
 def num_cores() -> int:
@@ -40,6 +44,38 @@ def cpu_devices(config: ml_collections.ConfigDict) -> int:
     if config.run.cpu_devices:
         return config.run.cpu_devices
     return int(config.model.backbone != "vit" or config.model.width >= WIDE)
+
+
+def fit(config: ml_collections.ConfigDict, begun: ml_collections.ConfigDict | None, *, images: int, fit_batch: bool,
+        say: Callable[[str], None]) -> ml_collections.ConfigDict:
+    """Returns a copy of a config whose batches fit the devices and the images. Starts JAX.
+
+    Args:
+      config: resolved.
+      begun: that of a run that goes on: in the batches and the format that it began with, on any machine; or None.
+      images: to train on.
+      fit_batch: whether `optim.batch_size` may change: to the nearest that the devices can share and the images fill.
+      say: takes a line for people.
+
+    Raises:
+      UserError: if there are fewer images than devices, or parts of a batch.
+    """
+    config, devices = config.copy_and_resolve_references(), jax.device_count()
+    asked, unit = config.optim.batch_size, devices * config.optim.accumulate
+    if begun and config.model.dtype == models.AUTO:
+        config.model.dtype = begun.model.dtype
+    if fit_batch and begun:
+        config.optim.batch_size = begun.optim.batch_size
+    elif fit_batch:
+        if images < unit:
+            raise UserError(f"{images} training images, without those held out, are too few for {devices} devices and "
+                            f"{config.optim.accumulate} parts of a batch; add images, or use fewer, such as "
+                            "--config.run.cpu_devices=1 on a CPU")
+        config.optim.batch_size = min(max(1, round(asked / unit)), images // unit) * unit
+    if config.optim.batch_size != asked:
+        why = "as the run began" if begun else f"for {devices} device(s) and {images:,} images"
+        say(f"batches of {config.optim.batch_size} images instead of {asked}, {why}")
+    return config.lock()
 
 
 def complete(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]) -> ml_collections.ConfigDict:
@@ -89,4 +125,7 @@ def require_memory(config: ml_collections.ConfigDict, num_params: int) -> None:
 
 def _memory_bytes() -> int:
     """Returns the machine's memory; half of what small machines have where it cannot be asked."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * 2**30
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 4 * 2**30

@@ -1,9 +1,12 @@
 """Runs that are killed, stopped, or meet a full disk: they go on, and end equal to the bit to an undisturbed run."""
 
 import json
+import pathlib
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,6 +20,22 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
 from shapjax.cli import train
 train.run()
 """
+
+# Undoes what a shell does to the tests if it runs them in the background.
+HEAR_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+# A script of the project, whose imports are about to begin.
+RUN_AND_SAY = """
+import runpy, sys
+del sys.argv[0]
+from shapjax import errors
+end_on_interrupt = errors.end_on_interrupt
+def say():
+    end_on_interrupt()
+    print("begun", flush=True)
+errors.end_on_interrupt = say
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def steps_logged(workdir, split="train"):
@@ -108,6 +127,42 @@ def test_sigterm_saves_and_the_run_goes_on_bit_equal(run, tmp_path, command, sta
     assert 5 <= step < 20 and step != 10
     assert f"resuming {workdir} at step {step}" in command("train.py", *arguments)
     assert_same_state(run, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0, 0.02])
+def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small,
+                                                                slow_steps, saved_state, assert_same_state, pause):
+    workdir = tmp_path / "stopped"
+    arguments = [*small, "--config.optim.steps=20", "--workdir", workdir]
+    (process,) = start(*arguments, "--config.run.eval_every=2", code=HEAR_CTRL_C + slow_steps)
+    wait_for(lambda: complete_checkpoints(workdir) and being_written(workdir), process)
+    for _ in range(2):
+        process.popen.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    status, _, err = process.end(60)
+    assert status == 130 and err == ["stopped; what was saved stays"]
+    newest = complete_checkpoints(workdir)[-1]
+    assert newest < 20 and saved_state(workdir, newest)[1]["step"] == newest
+    assert "at step " in command("train.py", *arguments, "--config.run.eval_every=10")
+    assert_same_state(run, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command_line", [["eval.py", "--images", 4], ["explain.py", "--examples", 4]])
+@pytest.mark.parametrize("delay", [0, 4, 8])
+def test_ctrl_c_ends_evaluation_and_explanation_with_one_line(run, tmp_path, command_line, delay):
+    script, *arguments = command_line
+    arguments += ["--checkpoint", run, "--output", tmp_path]
+    process = subprocess.Popen([sys.executable, "-c", HEAR_CTRL_C + RUN_AND_SAY, script, *map(str, arguments)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.splitlines()[-1:] == ["stopped; what was saved stays"]
+    assert "Traceback" not in err and err.count("stopped") == 1
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal_with_room(run, tmp_path, command, start, small,

@@ -208,7 +208,8 @@ def test_images_of_different_size_are_named_unless_they_are_resized(tmp_path):
     ({"red": 2, "blue": 2}, {"train_split": "train[:0%]"}, "'train.:0%.' has no images; all of train are 2"),
     ({"train": 2, "test": 2}, {}, "test, train hold no directories"),
     ({"train/red": 2, "train/blue": 2, "test/red": 1, "test/green": 1}, {},
-     "different classes .only in one: blue, green"),
+     "test/green has images of none of the"),
+    ({"train/red": 2, "train/blue": 0, "test/red": 1, "test/blue": 1}, {}, "train/blue has no images"),
 ])
 def test_a_mistake_is_one_line_with_what_to_do(tmp_path, make, changes, message):
     for name, count in make.items():

@@ -49,9 +49,10 @@ def test_pictures_without_directories_have_no_labels_and_are_in_the_order_of_the
 
 
 def test_a_class_that_the_model_has_not_is_refused_by_name(tmp_path):
-    for name in ("cat", "dgo"):
-        picture(tmp_path / name / "a.png", 1)
-    with pytest.raises(UserError, match="classes that the model has not: dgo; did you mean dog?"):
+    picture(tmp_path / "cat" / "a.png", 1)
+    assert len(load(tmp_path)) == 1
+    picture(tmp_path / "dgo" / "a.png", 1)
+    with pytest.raises(UserError, match=r"dgo has images of none of the 4 classes \(did you mean dog\?\)"):
         load(tmp_path)
     with pytest.raises(UserError, match="--dataset=mnist6k: expected folder:PATH or tfds:NAME"):
         other_images.load("mnist6k", "test", data_dir="", **MODEL)

@@ -32,6 +32,58 @@ def test_the_cpu_is_split_into_a_device_a_core_unless_told_otherwise(monkeypatch
     assert updates == [("jax_num_cpu_devices", 3), ("jax_num_cpu_devices", 5)]
 
 
+@pytest.mark.parametrize(("cores", "devices"), [(1, 1), (2, 2), (5, 4), (7, 6), (9, 8), (10, 8), (14, 12), (20, 16),
+                                                (32, 24), (64, 48)])
+def test_a_batch_of_48_is_shared_by_as_many_devices_as_can(cores, devices, monkeypatch):
+    updates = []
+    monkeypatch.setattr(jax.config, "update", lambda *x: updates.append(x))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    machine.split_cpu(0, rows=48)
+    machine.split_cpu(3, rows=48)
+    assert updates == [("jax_num_cpu_devices", devices), ("jax_num_cpu_devices", 3)]
+
+
+def fitted(asked, devices, images, monkeypatch, *, begun=None, fit_batch=True, accumulate=1):
+    """Returns the batch size, and what is said."""
+    said = []
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    config = settings(optim__batch_size=asked, optim__accumulate=accumulate)
+    begun = begun and settings(optim__batch_size=begun)
+    config = machine.fit(config, begun, images=images, fit_batch=fit_batch, say=said.append)
+    assert len(said) == (config.optim.batch_size != asked)
+    return config.optim.batch_size, "".join(said)
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [
+    (1, 48), (2, 48), (5, 50), (7, 49), (9, 45), (10, 50), (14, 42), (20, 40), (32, 64), (64, 64)])
+def test_a_default_batch_becomes_the_nearest_that_the_devices_share(devices, batch_size, monkeypatch):
+    assert fitted(48, devices, 4000, monkeypatch)[0] == batch_size
+
+
+def test_a_default_batch_is_of_the_images_that_are_there_and_a_given_one_stays(monkeypatch):
+    assert fitted(48, 2, 21, monkeypatch) == (20, "batches of 20 images instead of 48, for 2 device(s) and 21 images")
+    assert fitted(48, 2, 21, monkeypatch, accumulate=4)[0] == 16
+    assert fitted(48, 5, 21, monkeypatch, fit_batch=False)[0] == 48
+    with pytest.raises(UserError, match="3 training images, .* too few for 4 devices .*--config.run.cpu_devices=1"):
+        fitted(48, 4, 3, monkeypatch)
+
+
+def test_a_run_goes_on_in_the_batches_it_began_with(monkeypatch):
+    assert fitted(48, 2, 4000, monkeypatch, begun=50) == (50, "batches of 50 images instead of 48, as the run began")
+    assert fitted(48, 2, 4000, monkeypatch, begun=50, fit_batch=False)[0] == 48  # and `train` says that it differs
+
+
+@pytest.mark.parametrize("wrong", [AttributeError, ValueError])
+def test_a_system_that_does_not_tell_its_memory_is_taken_for_a_small_one(wrong, monkeypatch):
+    def sysconf(name):
+        raise wrong(name)
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert machine._memory_bytes() == 4 * 2**30
+
+
 @pytest.mark.parametrize(("changes", "devices"), [
     ({}, 0), ({"model__variant": "S/16"}, 1), ({"model__backbone": "resnet"}, 1), ({"run__cpu_devices": 2}, 2),
     ({"model__variant": "S/16", "run__cpu_devices": 2}, 2)])
