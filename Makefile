@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 REPORT ?= report
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint shipped clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k
@@ -20,6 +20,15 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --durations=10
+
+shipped: $(VENV)/installed
+	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/shipped
+	$(BIN)/python train.py --config configs/mnist5k.py --config.shapley.weight=0 --workdir $(RUNS)/shipped_baseline
+	for name in shipped shipped_baseline; do \
+	  $(BIN)/python eval.py --checkpoint $(RUNS)/$$name --methods none; \
+	  $(BIN)/python -m shapjax export --checkpoint $(RUNS)/$$name --format safetensors \
+	    --output shapjax/shipped/mnist5k$${name#shipped}; \
+	done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from shapjax.games.any_prior import MAX_PAIRS
 from shapjax.games.classifier import row_keys
 from shapjax.models import inference
 from shapjax.report.explanation import Explanation
+from shapjax.report.formatting import decimal, percent
 from shapjax.training.checkpoint import Meta
 
 
@@ -41,14 +42,16 @@ class SelfExplainingModel:
       classifier: what `shapjax.attribution` and `shapjax.metrics` take; its images are floats in [0, 1].
       step: of the checkpoint.
       calibration: of the errors of its values; None if it has none.
+      measured: {"dataset", "accuracy", "r2"} as eval.py found them; None if it has not run.
       directory: of the training run, or of the exported model.
     """
 
     def __init__(self, module: nn.Module, params: chex.ArrayTree, meta: Meta, *, step: int,
-                 directory: str | os.PathLike, calibration: Calibration | None = None):
+                 directory: str | os.PathLike, calibration: Calibration | None = None,
+                 measured: dict[str, Any] | None = None):
         self.params, self.step, self.directory = jax.device_put(params), step, paths.as_path(directory)
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
-        self.mean, self.meta = meta.mean, meta
+        self.mean, self.meta, self.measured = meta.mean, meta, measured
         self.classifier = inference.classifier_of(module, self.params, meta.mean, meta.std)
         self._set_calibration(calibration)
         self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
@@ -66,13 +69,18 @@ class SelfExplainingModel:
         return model
 
     def __repr__(self) -> str:
-        """Says what the model is: where from, its backbone, patches, classes."""
+        """Says what the model is: where from, its backbone, patches, classes, and how good it is."""
         (h, w, c), (gh, gw), k = self.image_shape, self.grid, len(self.class_names)
         names = ", ".join(self.class_names[:3]) + (", …" if k > 3 else "")
         count = sum(x.size for x in jax.tree.leaves(self.params))
         errors = "calibrated" if self.calibration else "not calibrated"
+        quality = "not evaluated"
+        if self.measured:
+            r2 = self.measured["r2"]
+            quality = (f"{self.measured['dataset']}: accuracy {percent(self.measured['accuracy'])}"
+                       + (f", R² {decimal(r2)}" if r2 is not None else ""))
         return (f"shapjax model of {self.directory}, step {self.step}: {self.config.model.backbone}, {count:,} "
-                f"parameters; images {h}x{w}x{c}, {gh}x{gw} patches, {k} classes ({names}); {errors}")
+                f"parameters; images {h}x{w}x{c}, {gh}x{gw} patches, {k} classes ({names}); {quality}; {errors}")
 
     def explain(self, images: Any, *, pairs: int = 0, tolerance: float | None = None, max_pairs: int | None = None,
                 seed: int = 0, batch_size: int = 256) -> Explanation:
@@ -205,14 +213,18 @@ class SelfExplainingModel:
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:
     """Loads a trained model from a directory.
 
+        model = shapjax.load("mnist5k")  # a small one that comes with the package
+
     Args:
-      directory: the --workdir of a training run, or an exported model; local or in a bucket.
+      directory: the --workdir of a training run, or an exported model; local or in a bucket. Or the name of a model
+        that comes with the package.
       step: of the checkpoint; None = the newest.
 
     Raises:
       UserError: if there is no usable model.
     """
+    directory = read.located(directory)
     params, meta, step = read.read_model(directory, step=step)
-    found = calibration.read(directory, step=step, params=params)
-    return SelfExplainingModel(read.build(meta), params, meta, step=step, directory=directory,
-                               calibration=found)
+    return SelfExplainingModel(
+        read.build(meta), params, meta, step=step, directory=directory, measured=read.read_measured(directory, step=step),
+        calibration=calibration.read(directory, step=step, params=params))

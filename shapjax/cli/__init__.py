@@ -1,6 +1,5 @@
 """The commands: flags, config, calls into the library, printed results. Each module has a `run()`."""
 
-import itertools
 import os
 import pathlib
 import sys
@@ -54,10 +53,11 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
         if "config" in flags.FLAGS:
             print(f"\nSettings, --config.KEY=VALUE, with their defaults:\n{shapjax.config.describe()}")
         sys.exit(0)
-    for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
-        path = following if argument == "--config" else argument.partition("--config=")[2]
-        if path and not pathlib.Path(path.partition(":")[0]).is_file():
-            raise UserError(f"--config {path}: no such config file; see configs/")
+    for i, argument in enumerate(argv[1:], start=1):
+        if argument == "--config" and i + 1 < len(argv):
+            argv[i + 1] = _config_file(argv[i + 1])
+        elif argument.startswith("--config="):
+            argv[i] = f"--config={_config_file(argument.removeprefix('--config='))}"
     known = shapjax.config.flatten(shapjax.config.default_config())
     for argument in argv[1:]:
         if argument.startswith("--config."):
@@ -71,6 +71,27 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
         message = str(e.args[0] if e.args else e)  # str() of a KeyError would quote it
         raise UserError(message.split("\n")[0] + " (see --help)") from e
+
+
+def _config_file(given: str) -> str:
+    """Returns the path of a config file with its argument, such as "configs/imagenet.py:b16".
+
+    Args:
+      given: that, or the name of a recipe of shapjax's in place of the path: "imagenet:b16".
+
+    Raises:
+      UserError: if there is no such file and no such recipe.
+    """
+    name, colon, argument = given.partition(":")
+    package = pathlib.Path(shapjax.config.__file__).parent
+    recipes = {path.stem: path for directory in (package.parent / "configs", package / "configs")  # checkout, wheel
+               for path in sorted(directory.glob("[!_]*.py"))}
+    if pathlib.Path(name).is_file():
+        return given
+    if name in recipes:
+        return f"{recipes[name]}{colon}{argument}"
+    raise UserError(f"--config {given}: there is no such config file, and no recipe of that name; "
+                    f"{near_names(name, recipes)}")
 
 
 def require_writable(path: epath.Path) -> None:
@@ -87,6 +108,7 @@ def settle_devices(directory: str) -> None:
     A damaged model is left to `load`, which says what is wrong with it, or reads an older step.
     """
     try:
+        directory = read.located(directory)
         meta = read.read_meta(directory) if read.is_exported(directory) else checkpoint.newest_meta(directory)
     except UserError:
         meta = None

@@ -4,9 +4,11 @@ attribution methods.
   python eval.py --checkpoint runs/mnist5k
   python eval.py --checkpoint runs/mnist5k --methods phi,kernel_shap,gradcam --metrics deletion,aopc --images 200
   python eval.py --checkpoint runs/mnist5k --methods none            # the model's own metrics only
+  python eval.py --checkpoint runs/mnist5k --maps captum_ig.npz      # maps of other programs beside the methods
 
 Writes to OUTPUT (the directory of --checkpoint if not given):
-  eval.json, eval.npz      metrics of the model (keys in docs/metrics.md); images, its values and ground truth
+  eval.json, eval.npz      metrics of the model (keys in docs/metrics.md); images, targets, its values and
+                           ground truth
   methods.json, .csv, .npz methods x metrics with intervals; maps of a few images
   methods/*.npz            ground truth, and the metrics of each method, image by image; an interrupted evaluation goes
                            on from these
@@ -25,7 +27,7 @@ import shapjax
 from shapjax import paths
 from shapjax.attribution import registry as methods_registry
 from shapjax.cli import calibration, dataset, require_writable, run_command, settle_devices
-from shapjax.data.images import read_masks
+from shapjax.data.images import read_maps, read_masks
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
 from shapjax.evaluation import comparison, files, ground_truth, quality, refinement_quality, table
@@ -33,7 +35,7 @@ from shapjax.evaluation.over_images import default_batch_size
 from shapjax.games import removal
 from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page
-from shapjax.report.formatting import decimal, duration
+from shapjax.report.formatting import decimal, duration, passes
 
 DEFAULT_IMAGES = 64
 # By the names of --removal: functions of the dataset's mean color that return the removal.
@@ -65,6 +67,9 @@ def run() -> None:
     flags.DEFINE_string("object_masks", None, "Segmentation of the objects in the images, for localization: an .npy of "
                         "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabeled. "
                         "If not given, the dataset's own masks, if it has any.")
+    flags.DEFINE_list("maps", [], "Maps that other programs have made of the \"images\" and \"targets\" of eval.npz, to "
+                      "be scored as further methods, by the names of their files: .npz with float [n,gh,gw] as \"maps\", "
+                      "or .npy.")
     flags.DEFINE_enum("removal", "drop", list(REMOVALS), "How methods and metrics hide patches: drop, as the model "
                       "does in its coalitions; the others paint over them.")
     flags.DEFINE_integer("coalitions", 2048, "Coalitions an image for methods that sample them; even.", lower_bound=2)
@@ -99,6 +104,11 @@ def main(_: Sequence[str]) -> None:
     object_masks = chosen.get("object_mask")
     if f.object_masks is not None:
         object_masks = read_masks(f.object_masks, shape=chosen["image"].shape[:3])
+    if f.maps and methods == "none":
+        raise UserError("--maps are scored beside methods: give --methods too, such as phi")
+    maps = {paths.as_path(path).stem: read_maps(path, shape=(count, *model.grid)) for path in f.maps}
+    if len(maps) < len(f.maps) or methods_registry.METHODS.keys() & maps:
+        raise UserError(f"--maps={','.join(f.maps)}: expected files of different names, and not of a method's name")
     with as_user_error("--methods: "):
         if methods != "none":
             methods_registry.select(methods, model.classifier.replace(error_law=True))  # it gets one below
@@ -107,13 +117,18 @@ def main(_: Sequence[str]) -> None:
 
     model = calibration.calibrated(model, source, batch_size=f.batch_size)
     origin = {"checkpoint": str(model.directory), "step": model.step, "dataset": model.config.dataset, "split": "test"}
-    reference = _evaluate(model, source, chosen["image"], kind, origin, output)
+    reference, targets = _evaluate(model, source, chosen["image"], kind, origin, output)
+    for name, (_, explained) in maps.items():
+        if explained is not None and not np.array_equal(explained, targets):
+            raise UserError(f"the maps {name!r} explain other classes than those chosen here; make them for the "
+                            f"\"targets\" of {output / 'eval.npz'}")
     if methods != "none":
         painting = REMOVALS[f.removal](model.mean)
         with as_user_error():
             summary, maps = comparison.compare(
                 model, chosen["image"], chosen["label"], methods=methods, metrics=metrics, target=f.target,
-                object_masks=object_masks, ground_truth=reference if reference and painting is None else kind,
+                object_masks=object_masks, maps={name: values for name, (values, _) in maps.items()},
+                ground_truth=reference if reference and painting is None else kind,
                 removal=painting, coalitions=f.coalitions, batch_size=f.batch_size, seed=f.seed,
                 explorer_images=f.explorer_images, directory=output / "methods", fresh=f.fresh)
         files.write_comparison(output, origin | summary | {"removal": f.removal}, maps)
@@ -124,8 +139,8 @@ def main(_: Sequence[str]) -> None:
 
 
 def _evaluate(model: shapjax.SelfExplainingModel, source: Source, images: np.ndarray, kind: str,
-              origin: dict[str, Any], output: epath.Path) -> ground_truth.GroundTruth | None:
-    """Writes eval.json and eval.npz, prints the metrics of the model, and returns the ground truth of the images."""
+              origin: dict[str, Any], output: epath.Path) -> tuple[ground_truth.GroundTruth | None, np.ndarray]:
+    """Writes eval.json and eval.npz and prints the metrics; returns the images' ground truth and targets int [n]."""
     f, begun, pixels = flags.FLAGS, time.monotonic(), comparison.to_pixels(images)
     options = {"batch_size": f.batch_size or default_batch_size(), "seed": f.seed}
     cache = files.Cache(output / "methods", model.classifier, pixels, fresh=f.fresh)
@@ -137,10 +152,11 @@ def _evaluate(model: shapjax.SelfExplainingModel, source: Source, images: np.nda
         "config": model.config.to_dict(), "seconds": round(time.monotonic() - begun, 2)}
     if model.calibration:
         arrays["half_width"] = model.explain(images, batch_size=options["batch_size"]).half_width()
+    arrays["targets"] = arrays["labels"] if f.target == "label" else arrays["logits"].argmax(axis=1).astype(np.int32)
     paths.write_arrays(output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
     paths.write_json(output / "eval.json", values)
     print(model_lines(values))
-    return reference
+    return reference, arrays["targets"]
 
 
 def _refinement(model: shapjax.SelfExplainingModel, pixels: np.ndarray, reference: ground_truth.GroundTruth, *,
@@ -166,7 +182,7 @@ def comparison_lines(summary: dict[str, Any]) -> str:
             value = method["values"][metric["key"]]
             sign = "" if not value else "*" if value["best"] else "=" if value["not_worse"] else " "
             cells.append(decimal(value["mean"], digits=metric["digits"]) + sign if value else "–")
-        rows.append([method["title"], *cells, f"{method['cost']['passes']:,.0f}", duration(method["cost"]["seconds"])])
+        rows.append([method["title"], *cells, passes(method["cost"]["passes"]), duration(method["cost"]["seconds"])])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                        for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]

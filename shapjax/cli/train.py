@@ -1,6 +1,7 @@
 """Trains a self-explaining model, evaluates it on the way and keeps checkpoints.
 
   python train.py --config configs/mnist5k.py --workdir runs/mnist5k [--config.shapley.weight=8 ...]
+  shapjax train --config mnist5k --workdir runs/mnist5k      # a recipe of shapjax's by its name, from anywhere
 
 Run again with the same workdir, it goes on from the newest checkpoint. SIGTERM makes it save and exit with status 75.
 
@@ -28,7 +29,8 @@ _FLAGS = flags.FLAGS
 
 def run() -> None:
     """Runs `python train.py` and `shapjax train`."""
-    config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py.")
+    config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py, or the name of a "
+                                    "recipe, such as mnist5k.")
     flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics; resumed if it has any. Of "
                         "several hosts, one that all can reach.")
     flags.DEFINE_bool("multihost", False, "One of several processes, which find each other: TPU pod, SLURM, Open MPI.")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shapjax.data.boxes import Box, central_box
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
 from shapjax.paths import as_path
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
@@ -209,17 +209,47 @@ def read_masks(path: str | os.PathLike, *, shape: tuple[int, int, int]) -> np.nd
     Raises:
       UserError: if the file is missing, holds no such array, or one of another type or size.
     """
-    path = as_path(path)
-    wanted = f"expected bools or integers [{', '.join(map(str, shape))}]"
+    return _read_arrays(path, "masks", kinds="biu", wanted="bools or integers", shape=shape)["masks"][: shape[0]]
+
+
+def read_maps(path: str | os.PathLike, *, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads maps of images that another program has made.
+
+    Args:
+      path: an .npy with an array [n, gh, gw] of floats, or an .npz that holds one as "maps" and may hold the classes
+        that they explain, int [n], as "targets".
+      shape: (n, gh, gw) to expect; of more maps, the first n are taken.
+
+    Returns:
+      finite floats [n, gh, gw], and the classes int [n] or None.
+
+    Raises:
+      UserError: if the file is missing, holds no such array, or one of another type or size, or values that are not
+        finite.
+    """
+    arrays = _read_arrays(path, "maps", kinds="f", wanted="floats", shape=shape)
+    maps, targets = arrays["maps"][: shape[0]], arrays.get("targets")
+    if bad := [str(i) for i in np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))]:
+        raise UserError(f"the maps of {path} are not finite for images {few(bad)}; make these again")
+    return maps, targets if targets is None else targets[: shape[0]]
+
+
+def _read_arrays(path: str | os.PathLike, name: str, *, kinds: str, wanted: str, shape: tuple[int, ...]
+                 ) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz, or an .npy's by this name, of which that of this name has the kind and the shape.
+
+    It may have more rows. Raises UserError otherwise.
+    """
+    path, wanted = as_path(path), f"expected {wanted} [{', '.join(map(str, shape))}]"
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-            masks = stored if isinstance(stored, np.ndarray) else stored["masks"]
+            arrays = {name: stored} if isinstance(stored, np.ndarray) else dict(stored)
+        array = arrays[name]
     except FileNotFoundError:
-        raise UserError(f"there is no file of object masks {path}; check the path") from None
+        raise UserError(f"there is no file of {name} {path}; check the path") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path} is neither an .npy of object masks nor an .npz with an array \"masks\"; {wanted}"
-                        ) from None
-    if masks.ndim != 3 or len(masks) < shape[0] or masks.shape[1:] != tuple(shape[1:]) or masks.dtype.kind not in "biu":
-        raise UserError(f"the object masks of {path} are {masks.dtype} {list(masks.shape)}; {wanted}")
-    return masks[: shape[0]]
+        raise UserError(f"{path} is neither an .npy of {name} nor an .npz with an array \"{name}\"; {wanted}") from None
+    if array.ndim != 3 or len(array) < shape[0] or array.shape[1:] != tuple(shape[1:]) or array.dtype.kind not in kinds:
+        raise UserError(f"the {name} of {path} are {array.dtype} {list(array.shape)}; {wanted}")
+    return arrays

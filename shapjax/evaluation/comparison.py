@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -27,6 +27,7 @@ from shapjax.metrics.registry import Metric
 
 BLOCK = 16  # images on the devices at a time: a step of the progress bar
 TARGETS = ("predicted", "label")
+GIVEN = "given"  # the family of maps that another program has made
 
 
 class Result(NamedTuple):
@@ -43,7 +44,7 @@ class Result(NamedTuple):
 
 def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str | Sequence[str] = "all",
             metrics: str | Sequence[str] = "all", target: str = "predicted", object_masks: np.ndarray | None = None,
-            ground_truth: str | GroundTruth = "auto", removal: Removal | None = None, coalitions: int = 2048,
+            maps: Mapping[str, np.ndarray] | None = None, ground_truth: str | GroundTruth = "auto", removal: Removal | None = None, coalitions: int = 2048,
             batch_size: int | None = None, seed: int = 0, explorer_images: int = 8,
             directory: str | os.PathLike | None = None, fresh: bool = False, progress: bool = True) -> Result:
     """Explains images with several methods and scores each with several metrics, over images with intervals.
@@ -59,6 +60,8 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
       metrics: names of `metrics.registry.METRICS`, or "all" that can be measured.
       target: the class that is explained and scored, "predicted" or "label".
       object_masks: bool or int [n, H, W], positive on the object, negative where unlabeled; for localization.
+      maps: by names that are no method's, float [n, gh, gw] or [n, N]: of the targets, from any other program, scored as
+        further methods.
       ground_truth: "exact", "kernel_shap" (until precise), "none", "auto" (see `ground_truth.resolve`), or the values.
       removal: paints hidden patches, in place of the model's own way to hide them.
       coalitions: that sampling methods take for an image; even.
@@ -101,6 +104,10 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
                        exact_seconds=ground_truth.seconds if kind == "exact" else None, **options)
     settings = {"removal": repr(removal), "coalitions": coalitions, "seed": seed}
     measured = _measure(work, methods, metrics, cache, settings, progress)
+    for name, values in (maps or {}).items():
+        measured[name] = work.score(_given(name, values, len(labels), game.grid))
+    explored = [method.key for method in methods]
+    methods = [*methods, *(Method(name, name, GIVEN, "", None) for name in maps or ())]
 
     names = getattr(model, "class_names", None) or range(logits.shape[1])
     summary = origin() | {
@@ -117,9 +124,21 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     errors = {} if game.error_law is None or not e else {"half_width": _half_widths(game, pixels[:e], work.classes)}
     return Result(summary, errors | {
         "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
-        "classes": work.classes, "methods": np.array([method.key for method in methods]),
-        **{name: np.stack([measured[method.key][f"explorer/{name}"] for method in methods])
+        "classes": work.classes, "methods": np.array(explored),
+        **{name: np.stack([measured[key][f"explorer/{name}"] for key in explored])
            for name in ("attributions", "deleted", "order")}})
+
+
+def _given(name: str, values: np.ndarray, count: int, grid: tuple[int, int]) -> np.ndarray:
+    """Returns given maps as finite floats [n, N]; raises ValueError if they are nothing of this, or of a method's name."""
+    values, n = np.asarray(values), math.prod(grid)
+    if name in methods_registry.METHODS:
+        raise ValueError(f"maps are named {name!r} like a method; name them otherwise")
+    if values.shape not in ((count, *grid), (count, n)) or not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"the maps {name!r} are {values.dtype} {list(values.shape)}, expected floats "
+                         f"[{count}, {grid[0]}, {grid[1]}]")
+    checks.require_finite(values.reshape(count, n), name)
+    return values.reshape(count, n).astype(np.float32)
 
 
 def _half_widths(model: Classifier, images: np.ndarray, classes: np.ndarray) -> np.ndarray:

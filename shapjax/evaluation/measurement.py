@@ -125,16 +125,8 @@ class Measurement:
                 method, image, class_, lambda rows: done(rows * self.passes(method) / self._rows))
         for values in (attributions, explored):
             checks.require_finite(values, method.key)
-        found = self._score(self.model, s.images, s.targets, s.labels, s.predicted, attributions, self._tie_keys,
-                            self._values)
-        if s.ground_truth is not None:
-            found |= scoring.agreement_scores(attributions, s.targets, s.ground_truth)
-        if s.object_masks is not None:
-            found |= scoring.localization_scores(attributions, s.object_masks, self._tie_keys, self.model.grid)
-            found["correct"] = s.predicted == s.labels
         order, deleted = self._remove(self.model, s.images[image], class_, explored, self._tie_keys[image])
-        return found | {
-            "attributions": np.asarray(attributions, np.float32),
+        return self.score(attributions) | {
             "explorer/attributions": np.asarray(explored, np.float32).reshape(*shape, n),
             "explorer/deleted": deleted.reshape(*shape, n + 1),
             "explorer/order": order.reshape(*shape, n),
@@ -142,6 +134,25 @@ class Measurement:
             "cost/seconds": np.float64(seconds),
             "cost/peak_bytes": np.float64(peak),
         }
+
+    def score(self, attributions: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores attributions of the targets, from wherever they are.
+
+        Args:
+          attributions: finite floats [n, N].
+
+        Returns:
+          arrays: "attributions", "metric/KEY", "curve/NAME" and "correct", as `measure` returns them.
+        """
+        s = self.subjects
+        found = self._score(self.model, s.images, s.targets, s.labels, s.predicted, attributions, self._tie_keys,
+                            self._values)
+        if s.ground_truth is not None:
+            found |= scoring.agreement_scores(attributions, s.targets, s.ground_truth)
+        if s.object_masks is not None:
+            found |= scoring.localization_scores(attributions, s.object_masks, self._tie_keys, self.model.grid)
+            found["correct"] = s.predicted == s.labels
+        return found | {"attributions": np.asarray(attributions, np.float32)}
 
     def _explain(self, method: Method, image: np.ndarray, class_: np.ndarray, done: Callable[[int], Any]
                  ) -> tuple[np.ndarray, np.ndarray, float, float]:

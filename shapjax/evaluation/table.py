@@ -25,7 +25,7 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
     better, has an upper end of at least 0.
 
     Args:
-      results: by method, from `Measurement.measure`.
+      results: by method, from `Measurement.measure` or `score`; without costs, these are None.
       methods, metrics: rows and columns.
       coalitions: that sampling methods took for an image.
       seed: of the resampling of images, the same for all intervals and differences.
@@ -42,8 +42,8 @@ def summarize(results: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence
         rows.append({
             "key": method.key, "title": method.title, "family": method.family, "citation": method.citation,
             "options": f"{coalitions:,} coalitions".replace(",", "\u00a0") if method.sampled else "",
-            "cost": {"passes": float(result["cost/passes"]), "seconds": float(result["cost/seconds"]),
-                     "peak_bytes": None if np.isnan(result["cost/peak_bytes"]) else int(result["cost/peak_bytes"])},
+            "cost": {name: None if np.isnan(cost := result.get(f"cost/{name}", np.nan)) else kind(cost)
+                     for name, kind in (("passes", float), ("seconds", float), ("peak_bytes", int))},
             "values": {key: column[i] for key, column in columns.items()},
             "curves": {name: np.mean(result[f"curve/{name}"], axis=0, dtype=np.float64).tolist() for name in CURVES},
         })

@@ -7,7 +7,7 @@
     calibration.json    the law of the errors of its values, of a calibrated model
     README.md           how to load them
 
-`shapjax.export.write` writes an export. The programs or the parameters may be missing.
+`shapjax.export.write` writes an export. The programs or the parameters may be missing. Small ones come with the package.
 """
 
 import contextlib
@@ -36,6 +36,53 @@ WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 PROGRAM, PAIR = "explain.stablehlo", "pair.stablehlo"
 FORMAT_KEY = "shapjax_export"  # of config.json: the mark of such a directory
 FORMAT = 2  # its value; a reader refuses what it does not know
+SHIPPED = epath.resource_path("shapjax") / "shipped"  # the models that come with the package
+EVALUATION = "eval.json"  # what eval.py has measured, beside the model
+MEASURED = ("dataset", "accuracy", "r2")  # of it, what an export keeps in its config.json
+
+
+def located(model: str | os.PathLike) -> epath.Path:
+    """Returns the directory of a model.
+
+    Args:
+      model: a directory, or the name of a model that comes with the package; a directory of that name goes first.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    path = as_path(model)
+    if path.exists():
+        return path
+    names = sorted(directory.name for directory in SHIPPED.iterdir() if (directory / CONFIG).exists())
+    if os.fspath(model) in names:
+        return SHIPPED / model
+    raise UserError(f"{model} does not exist; give the --workdir of a training run, an exported model, or a model that "
+                    f"comes with shapjax: {', '.join(names)}")
+
+
+def is_shipped(directory: epath.Path) -> bool:
+    """Returns whether a directory is that of a model that comes with the package."""
+    return directory.parent == SHIPPED
+
+
+def read_measured(directory: str | os.PathLike, *, step: int) -> dict[str, Any] | None:
+    """Returns what was measured of a model, by the names in `MEASURED`; None if it was not.
+
+    Accuracy and R² are shares of 1; R² is None where there was no ground truth.
+    """
+    directory = as_path(directory)
+    for name in (EVALUATION, CONFIG):
+        try:
+            found = json.loads((directory / name).read_text("utf-8"))
+            if name == CONFIG:
+                found = found["measured"]
+            elif found["step"] == step:
+                error = found["shapley_error"] or {}
+                found = {"accuracy": found["accuracy_top1"], "r2": error.get("r2"), "dataset": found["dataset"]}
+            return {key: found[key] for key in MEASURED}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, of another step, or of something else
+            continue
+    return None
 
 
 def is_exported(directory: str | os.PathLike) -> bool:

@@ -54,7 +54,7 @@ def write(model: Any, directory: str | os.PathLike, *, programs: Mapping[str, by
     contents[README] = usage(model, contents).encode()
     contents[CONFIG] = json.dumps({
         FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step, "files": checksums,
-        **model.meta.to_dict()}, indent=2).encode() + b"\n"
+        "measured": model.measured, **model.meta.to_dict()}, indent=2).encode() + b"\n"
     # The last one in, config.json, takes its place first. It is the mark of an export: if the process dies in between,
     # `read` finds that the checksums are wrong, and the next export may replace all of it.
     with contextlib.ExitStack() as replacements:

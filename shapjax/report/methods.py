@@ -103,7 +103,7 @@ def explorer(comparison: Comparison) -> dict | None:
         key, family = summary["methods"][place]["key"], summary["methods"][place]["family"]
         return SHAPLEY_VALUED.index(key) if key in SHAPLEY_VALUED else len(SHAPLEY_VALUED) + (family == "baseline")
 
-    places = sorted(range(len(summary["methods"])), key=rank)
+    places = sorted(range(len(arrays["methods"])), key=rank)  # given maps, of the targets alone, come after these
     methods = [summary["methods"][place] for place in places]
     keys = [method["key"] for method in methods]
     shown = [key for key in keys if key in SHOWN_FIRST]

@@ -1,4 +1,5 @@
-"""Small trained models that come with the package, as exports without a program.
+"""Small trained models that come with the package, as exports without a program; `make shipped` makes them.
 
-    mnist5k_baseline   the baseline model of the demo: configs/mnist5k.py with --config.shapley.weight=0
+    mnist5k            configs/mnist5k.py
+    mnist5k_baseline   its baseline model: with --config.shapley.weight=0
 """

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 METHODS = ("phi", "phi_8", "exact", "kernel_shap", "random")
+ROWS = (*METHODS, "other_tool")
 COMPARE = ("--images", 6, "--methods", ",".join(METHODS), "--coalitions", 64, "--explorer_images", 2)
 
 
@@ -19,7 +20,9 @@ def evaluated(run, tmp_path_factory, command):
     masks = np.zeros((6, 28, 28), np.int8)
     masks[:, 7:21, 7:21], masks[:, 0] = 1, -1
     np.savez(workdir / "masks.npz", masks=masks)
-    return workdir, command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz")
+    np.save(workdir / "other_tool.npy", np.random.default_rng(0).normal(size=(6, 2, 2)))
+    return workdir, command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz",
+                            "--maps", workdir / "other_tool.npy")
 
 
 def comparison(workdir):
@@ -72,7 +75,7 @@ def test_a_run_without_held_out_images_is_calibrated_on_the_second_half_of_the_t
 
 def test_the_table_has_every_method_and_metric_with_intervals_around_their_means(evaluated):
     summary, methods = comparison(evaluated[0])
-    assert tuple(methods) == METHODS and summary["images"] == 6
+    assert tuple(methods) == ROWS and summary["images"] == 6
     assert {"deletion", "road", "map", "miou_correct", "shapley_pearson"} <= {m["key"] for m in summary["metrics"]}
     for method in methods.values():
         for key, value in method["values"].items():
@@ -101,7 +104,7 @@ def test_the_csv_holds_the_table_and_the_page_the_explorer(evaluated):
     _, methods = comparison(workdir)
     with (workdir / "methods.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert tuple(rows) == METHODS
+    assert tuple(rows) == ROWS
     assert float(rows["phi"]["deletion_low"]) == methods["phi"]["values"]["deletion"]["low"]
     page = (workdir / "report" / "index.html").read_text()
     assert "Explorer" in page and str(workdir / "report" / "index.html") in out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shapjax.data.images import read_image, read_masks
+from shapjax.data.images import read_image, read_maps, read_masks
 from shapjax.errors import UserError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -245,8 +245,8 @@ def test_object_masks_are_the_first_n_of_an_array(tmp_path):
     (np.zeros((2, 2, 3), bool), r"are bool \[2, 2, 3\]; expected bools or integers \[3, 2, 3\]"),
     (np.zeros((3, 3, 3), bool), r"are bool \[3, 3, 3\]"),
     (np.zeros((3, 2, 3)), r"are float64 \[3, 2, 3\]"),
-    (None, "there is no file of object masks"),
-    ("no array", r"is neither an .npy of object masks nor an .npz with an array \"masks\""),
+    (None, "there is no file of masks"),
+    ("no array", r"is neither an .npy of masks nor an .npz with an array \"masks\""),
 ])
 def test_other_object_masks_are_refused(tmp_path, array, message):
     if isinstance(array, np.ndarray):
@@ -255,3 +255,20 @@ def test_other_object_masks_are_refused(tmp_path, array, message):
         (tmp_path / "masks.npy").write_text(array)
     with pytest.raises(UserError, match=message):
         read_masks(tmp_path / "masks.npy", shape=(3, 2, 3))
+
+
+def test_maps_of_other_programs_come_with_the_classes_that_they_explain_if_the_file_has_them(tmp_path):
+    maps, path = np.random.default_rng(0).normal(size=(4, 2, 3)), tmp_path / "maps.npz"
+    np.savez(path, maps=maps, targets=[3, 1, 2, 0])
+    found, targets = read_maps(path, shape=(3, 2, 3))
+    np.testing.assert_array_equal(found, maps[:3])
+    np.testing.assert_array_equal(targets, [3, 1, 2])
+    np.save(tmp_path / "maps.npy", maps)
+    assert read_maps(tmp_path / "maps.npy", shape=(4, 2, 3))[1] is None
+    maps[1, 0, 0] = np.nan
+    np.savez(path, maps=maps)
+    with pytest.raises(UserError, match="not finite for images 1; make"):
+        read_maps(path, shape=(3, 2, 3))
+    np.savez(path, maps=np.zeros((4, 2, 3), int))
+    with pytest.raises(UserError, match=r"are int64 \[4, 2, 3\]; expected floats \[3, 2, 3\]"):
+        read_maps(path, shape=(3, 2, 3))

@@ -1,5 +1,6 @@
 """The comparison as one call from Python: results, files, going on after an interruption, mistakes."""
 
+import csv
 import json
 
 import numpy as np
@@ -130,6 +131,39 @@ def test_another_way_to_hide_patches_makes_another_game_with_ground_truth_of_its
     np.testing.assert_allclose(work.subjects.ground_truth.sum(axis=1), game.values[:, -1] - np.asarray(
         game.model.logits(np.full_like(game.images, 0.9))), atol=1e-4)
     assert summary["removal"] == "Constant(color=0.9)" and (tmp_path / "ground_truth_constant.npz").exists()
+
+
+def test_given_maps_are_further_rows_without_a_cost_that_the_explorer_does_not_have(game, compare, monkeypatch, tmp_path):
+    scored = []
+
+    def score(work, attributions):
+        scored.append(attributions)
+        return {"metric/deletion": np.arange(len(attributions)), "attributions": attributions} | {
+            f"curve/{name}": np.zeros((len(attributions), 5)) for name in table.CURVES}
+
+    monkeypatch.setattr(Measurement, "score", score)
+    maps = np.random.default_rng(0).normal(size=(len(game.labels), 2, 2))
+    result = compare(metrics=["deletion"], maps={"captum": maps})
+    np.testing.assert_allclose(scored, maps.reshape(1, -1, 4), rtol=1e-6)
+    *_, row = result.summary["methods"]
+    assert (row["key"], row["family"], row["cost"]) == (
+        "captum", "given", {"passes": None, "seconds": None, "peak_bytes": None})
+    assert row["values"]["deletion"]["mean"] == pytest.approx(np.arange(len(game.labels)).mean())
+    assert result.arrays["methods"].tolist() == list(KEYS) and len(result.arrays["attributions"]) == len(KEYS)
+    files.write_comparison(tmp_path, result.summary, result.arrays)
+    with (tmp_path / "methods.csv").open() as file:
+        assert list(csv.DictReader(file))[-1]["seconds"] == ""
+
+
+@pytest.mark.parametrize(("name", "maps", "message"), [
+    ("phi", np.zeros((11, 2, 2)), "named 'phi' like a method"),
+    ("other", np.zeros((11, 3, 2)), r"are float64 \[11, 3, 2\], expected floats \[11, 2, 2\]"),
+    ("other", np.zeros((11, 2, 2), int), "are int64"),
+    ("other", np.full((11, 2, 2), np.nan), "of other are not finite"),
+])
+def test_given_maps_that_do_not_fit_are_refused(compare, name, maps, message):
+    with pytest.raises(ValueError, match=message):
+        compare(metrics=["deletion"], maps={name: maps})
 
 
 def test_a_model_from_load_brings_its_class_names(game, measuring):

@@ -21,6 +21,13 @@ def test_every_metric_is_measured_for_every_image(measured, subjects):
         np.testing.assert_array_equal(found["correct"], subjects.predicted == subjects.labels)
 
 
+def test_attributions_from_elsewhere_are_scored_as_those_of_a_method(work, measured, case):
+    found, expected = work.score(case["attributions"]), measured["linear"]
+    assert found.keys() == {key for key in expected if not key.startswith(("cost/", "explorer/"))}
+    for key, array in found.items():
+        np.testing.assert_allclose(array, expected[key], atol=1e-5, err_msg=key)
+
+
 def test_methods_explain_the_target_with_keys_that_are_theirs_alone(game, subjects, measured):
     phi = np.take_along_axis(np.asarray(game.model.phi(game.images)), subjects.targets[:, None, None], axis=2)[..., 0]
     np.testing.assert_allclose(measured["phi"]["attributions"], phi, atol=1e-5)
