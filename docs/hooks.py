@@ -4,7 +4,7 @@ import ast
 import pathlib
 import re
 
-import notebook
+import quickstart
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
@@ -15,8 +15,8 @@ LINK = re.compile(r"\]\(\.\./([\w./]+)\)")  # from docs/ to a file or directory 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the notebook with its pictures, and a page for each file that a page links to outside of docs/."""
-    text, pictures = notebook.markdown(notebook.read())
-    files.append(File.generated(config, "quickstart.md", content=text))
+    text, pictures = quickstart.markdown(quickstart.read())
+    files.append(File.generated(config, "quickstart.md", content=f"---\nhide: [navigation]\n---\n\n{text}"))
     for name, content in pictures.items():
         files.append(File.generated(config, name, content=content))
     top = [file for file in files.documentation_pages() if "/" not in file.src_uri]

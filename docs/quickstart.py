@@ -1,6 +1,6 @@
 """Runs the notebook in this process, and turns it into a page. No Jupyter is needed.
 
-    python docs/notebook.py          # runs docs/quickstart.ipynb and stores what its cells show
+    python docs/quickstart.py        # runs docs/quickstart.ipynb and stores what its cells show
 """
 
 import ast
