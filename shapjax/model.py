@@ -226,5 +226,6 @@ def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplai
     directory = read.located(directory)
     params, meta, step = read.read_model(directory, step=step)
     return SelfExplainingModel(
-        read.build(meta), params, meta, step=step, directory=directory, measured=read.read_measured(directory, step=step),
-        calibration=calibration.read(directory, step=step, params=params))
+        read.build(meta), params, meta, step=step, directory=directory,
+        calibration=calibration.read(directory, step=step, params=params),
+        measured=read.read_measured(directory, step=step))

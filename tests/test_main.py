@@ -3,10 +3,13 @@
 import importlib
 import pathlib
 import sys
+import tomllib
 
 import pytest
 
 from shapjax import __main__ as shapjax_main
+from shapjax import cli
+from shapjax.errors import UserError
 
 
 def test_every_command_is_a_module_with_run():
@@ -18,6 +21,25 @@ def test_every_command_is_a_module_with_run():
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["shapjax", *arguments])
     shapjax_main.main()
+
+
+@pytest.mark.parametrize(("given", "file", "argument"), [
+    ("mnist5k", "mnist5k.py", ""), ("imagenet:b16", "imagenet.py", "b16"), ("configs/mnist5k.py", "mnist5k.py", "")])
+def test_a_recipe_goes_by_its_name_or_its_path(given, file, argument):
+    path, _, found = cli._config_file(given).partition(":")
+    assert pathlib.Path(path).samefile(pathlib.Path("configs", file)) and found == argument
+
+
+def test_an_unknown_recipe_is_refused_with_the_near_ones():
+    with pytest.raises(UserError, match="no recipe of that name; did you mean mnist5k"):
+        cli._config_file("mnist5")
+
+
+def test_every_package_is_in_the_wheel():
+    root = pathlib.Path(__file__).parents[1]
+    packages = {".".join(path.parent.relative_to(root).parts) for path in (root / "shapjax").rglob("__init__.py")}
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert set(listed) == packages | {"shapjax.configs"}
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     if examples:
         source = dataset.load_test_source(model)
         subjects += _test_images(source, min(examples, len(source)) if f.examples is None else examples,
-                                 model.config.dataset)
+                                 dataset.name_and_split(model)[0])
     subjects = distinct(subjects)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 
@@ -193,8 +193,9 @@ def _test_images(source: Source, count: int, name: str) -> list[Subject]:
     if count > len(source):
         raise UserError(f"--examples={count}: the test split of {name} has {len(source)} images")
     batch = source.read(np.arange(count))
-    return [Subject(image, f"test_{i:04}.png", title=f"{name}, test image {i}", label=source.class_names[label])
-            for i, (image, label) in enumerate(zip(batch["image"], batch["label"], strict=True))]
+    labels = [source.class_names[label] if source.labeled else None for label in batch["label"]]
+    return [Subject(image, f"test_{i:04}.png", title=f"{name}, test image {i}", label=label)
+            for i, (image, label) in enumerate(zip(batch["image"], labels, strict=True))]
 
 
 def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str]) -> None:

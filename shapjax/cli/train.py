@@ -29,8 +29,8 @@ _FLAGS = flags.FLAGS
 
 def run() -> None:
     """Runs `python train.py` and `shapjax train`."""
-    config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py, or the name of a "
-                                    "recipe, such as mnist5k.")
+    config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py, or the name "
+                                    "of a recipe, such as mnist5k.")
     flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics; resumed if it has any. Of "
                         "several hosts, one that all can reach.")
     flags.DEFINE_bool("multihost", False, "One of several processes, which find each other: TPU pod, SLURM, Open MPI.")

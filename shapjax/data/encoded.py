@@ -58,6 +58,7 @@ class EncodedSource:
       crops_on_read: stored images are larger, or differ in size; `read` cuts random-resized crops out of them, and
         without crops the central 87.5 %. Smaller ones are seen whole.
       mean, std: per channel, of the training pixels in [0, 1] units.
+      labeled: the classes of the images are known; else their labels are -1.
       has_object_masks: batches include object masks.
     """
 
@@ -67,6 +68,7 @@ class EncodedSource:
     crops_on_read: bool
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    labeled: bool = True
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -104,7 +106,7 @@ class EncodedSource:
         for i, (position, example) in enumerate(zip(positions, self.records.examples(positions), strict=True)):
             if crops is not None:
                 box_of = functools.partial(boxes.crop_box, crop=crops[i])
-            if not 0 <= example.label < len(self.class_names):
+            if self.labeled and not 0 <= example.label < len(self.class_names):
                 raise UserError(f"{self.records.name(position)} has the label {example.label}, which is no class; "
                                 "choose a split that has labels")
             try:

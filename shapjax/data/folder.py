@@ -21,9 +21,9 @@ def open_records(path: str, split: str) -> Records:
     Classes are the directories, in the order of their names. Their images are the files, at any depth, whose suffix is
     one that Pillow reads; hidden files and directories are left out. Images are in the order of a hash of CLASS/FILE,
     which is fixed and mixes the classes, so that a slice of a split is a sample of it. Where there are no directories
-    for splits, "test" is the first 20 % of each class in that order (rounded, at least one image of two), and "train"
-    the rest. The mask of the object in PATH/X.jpg is PATH/masks/X.png: 0 on the background. A split has masks for all
-    of its images or for none.
+    for splits, "test" is the first 20 % of each class in that order (rounded, at least one image of two), "train" the
+    rest, and "all" both. The mask of the object in PATH/X.jpg is PATH/masks/X.png: 0 on the background. A split has
+    masks for all of its images or for none.
 
     Args:
       path: the directory; a leading ~ is the home directory.
@@ -42,7 +42,7 @@ def open_records(path: str, split: str) -> Records:
                         "slice such as train[:90%]")
     name, start, stop = parsed.groups()
     directories = _split_directories(path, name)
-    splits = directories or ["train", "test"]
+    splits = directories or ["train", "test", "all"]
     aliases = [name, "val", "validation"] if name == "test" else [name]
     found = [alias for alias in aliases if alias in splits]
     if not found:
@@ -51,7 +51,9 @@ def open_records(path: str, split: str) -> Records:
     if directories:
         classes = classes_in(os.path.join(path, found[0]))
     else:
-        classes = {class_name: part(files, test=name == "test") for class_name, files in classes_in(path).items()}
+        classes = classes_in(path)
+        if name != "all":
+            classes = {class_name: part(files, test=name == "test") for class_name, files in classes.items()}
     listed = sorted((key, file, label) for label, files in enumerate(classes.values()) for key, file in files)
     chosen = listed[_bound(start, len(listed)) : _bound(stop, len(listed))]
     if not chosen:
@@ -78,9 +80,9 @@ def _masks(path: str, files: list[str]) -> list[str] | None:
 
 def _split_directories(path: str, name: str) -> list[str]:
     """Returns the directories of splits, which have classes inside; none where the directories are the classes."""
-    visible = _directories(path)
-    if any(_directories(os.path.join(path, d)) for d in visible if d in (*_SPLIT_NAMES, name)):
-        return [d for d in visible if _directories(os.path.join(path, d))]
+    visible = directories(path)
+    if any(directories(os.path.join(path, d)) for d in visible if d in (*_SPLIT_NAMES, name)):
+        return [d for d in visible if directories(os.path.join(path, d))]
     if visible and set(visible) <= set(_SPLIT_NAMES):
         raise UserError(f"folder:{path}: {', '.join(visible)} hold no directories; put the images into one for each "
                         f"class, such as {os.path.join(path, visible[0], 'cat')}")
@@ -89,7 +91,7 @@ def _split_directories(path: str, name: str) -> list[str]:
 
 def classes_in(directory: str) -> dict[str, list[tuple[bytes, str]]]:
     """Returns {class name: (hash, path) of each of its images}; classes sorted by name, images by hash."""
-    names = _directories(directory)
+    names = directories(directory)
     if len(names) < 2:
         raise UserError(f"{directory} should hold a directory of images for each class, at least two; found "
                         f"{names[0] if names else 'none'}")
@@ -120,7 +122,7 @@ def part(files: list[tuple[bytes, str]], *, test: bool) -> list[tuple[bytes, str
     return files[:count] if test else files[count:]
 
 
-def _directories(path: str) -> list[str]:
+def directories(path: str) -> list[str]:
     """Returns the names of the directories of splits or classes, sorted."""
     return [name for name in _visible(path) if name != MASKS or not _has_masks(path)]
 

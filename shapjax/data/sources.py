@@ -24,10 +24,11 @@ class ArraySource:
 
     Attributes:
       images: uint8 [n,H,W,C].
-      labels: int32 [n], positions in class_names; others raise UserError, which names the first.
+      labels: int32 [n], positions in class_names; others raise UserError, which names the first. All -1 if not labeled.
       class_names: the K classes; label k is class_names[k].
       mean, std: per channel, of the training pixels in [0, 1] units.
       object_masks: bool [n,H,W], or None.
+      labeled: the classes of the images are known.
     """
 
     crops_on_read = False
@@ -38,8 +39,11 @@ class ArraySource:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     object_masks: np.ndarray | None = None
+    labeled: bool = True
 
     def __post_init__(self):
+        if not self.labeled:
+            return
         num_classes = len(self.class_names)
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
         if wrong.size:
@@ -95,15 +99,19 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     if kind not in ("tfds", "folder") or not name:
         raise UserError(f"unknown dataset {dataset!r}; {_hint(dataset)}")
     source = _encoded(dataset, data, split)
-    bytes_an_image = math.prod(source.image_shape) + source.has_object_masks * math.prod(source.image_shape[:2])
-    fits = len(source) * bytes_an_image <= data.cache_gib * 2**30
     crops = split == "train" and source.crops_on_read and config.augment.crop_area < 1
-    return in_memory(source) if fits and not crops else source
+    return source if crops else decoded_if_small(source, cache_gib=data.cache_gib)
+
+
+def decoded_if_small(source: EncodedSource, *, cache_gib: float) -> Source:
+    """Returns the source in memory if it fits into so much of it, else as it is."""
+    bytes_an_image = math.prod(source.image_shape) + source.has_object_masks * math.prod(source.image_shape[:2])
+    return in_memory(source) if len(source) * bytes_an_image <= cache_gib * 2**30 else source
 
 
 def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> EncodedSource:
     """Returns the source of one split, "train" or "test", of the dataset "tfds:…" or "folder:…"."""
-    train, test = (_open_split(dataset, name, data.data_dir) for name in (data.train_split, data.test_split))
+    train, test = (open_split(dataset, name, data.data_dir) for name in (data.train_split, data.test_split))
     if differing := sorted(set(train.class_names) ^ set(test.class_names)):
         raise UserError(f"the splits of {dataset} have different classes (only in one: {', '.join(differing)}); "
                         "give both the same directories")
@@ -124,7 +132,7 @@ def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> Encod
     return EncodedSource(chosen, kept, (*shape, channels), crops_on_read=larger, mean=mean, std=std)
 
 
-def _open_split(dataset: str, split: str, data_dir: str) -> Records:
+def open_split(dataset: str, split: str, data_dir: str) -> Records:
     """Returns the records of a split of the dataset "tfds:…" or "folder:…"; data_dir: where TFDS's datasets lie."""
     kind, _, name = dataset.partition(":")
     if kind == "folder":
@@ -173,7 +181,7 @@ def in_memory(source: EncodedSource) -> ArraySource:
     for array in arrays.values():
         array.setflags(write=False)
     return ArraySource(arrays["image"], arrays["label"], source.class_names, source.mean, source.std,
-                       arrays.get("object_mask"))
+                       arrays.get("object_mask"), source.labeled)
 
 
 def _mnist5k(data: ml_collections.ConfigDict, split: str) -> Source:
@@ -194,7 +202,7 @@ def _mean_and_std(dataset: str, split: str, data_dir: str, corrupt: str, image_s
     known = normalization.KNOWN.get(name.partition("/")[0].partition(":")[0]) if kind == "tfds" else None
     if known and len(known[0]) == image_shape[2]:
         return known
-    records = _open_split(dataset, split, data_dir)
+    records = open_split(dataset, split, data_dir)
     return normalization.measure(EncodedSource(records, np.arange(len(records)), image_shape, crops_on_read=True),
                                  corrupt=corrupt)
 

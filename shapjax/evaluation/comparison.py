@@ -42,11 +42,12 @@ class Result(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str | Sequence[str] = "all",
+def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, methods: str | Sequence[str] = "all",
             metrics: str | Sequence[str] = "all", target: str = "predicted", object_masks: np.ndarray | None = None,
-            maps: Mapping[str, np.ndarray] | None = None, ground_truth: str | GroundTruth = "auto", removal: Removal | None = None, coalitions: int = 2048,
-            batch_size: int | None = None, seed: int = 0, explorer_images: int = 8,
-            directory: str | os.PathLike | None = None, fresh: bool = False, progress: bool = True) -> Result:
+            maps: Mapping[str, np.ndarray] | None = None, ground_truth: str | GroundTruth = "auto",
+            removal: Removal | None = None, coalitions: int = 2048, batch_size: int | None = None, seed: int = 0,
+            explorer_images: int = 8, directory: str | os.PathLike | None = None, fresh: bool = False,
+            progress: bool = True) -> Result:
     """Explains images with several methods and scores each with several metrics, over images with intervals.
 
         model = shapjax.load("runs/mnist5k")
@@ -55,13 +56,13 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     Args:
       model: from `shapjax.load`, or any `games.Classifier`.
       images: uint8 [n, H, W, C], which the model gets as floats in [0, 1], or floats as the model takes them.
-      labels: int [n], true classes.
+      labels: int [n], true classes; None leaves out the metrics that need them.
       methods: names of `attribution.METHODS`, or "all" that the model can run.
       metrics: names of `metrics.registry.METRICS`, or "all" that can be measured.
       target: the class that is explained and scored, "predicted" or "label".
       object_masks: bool or int [n, H, W], positive on the object, negative where unlabeled; for localization.
-      maps: by names that are no method's, float [n, gh, gw] or [n, N]: of the targets, from any other program, scored as
-        further methods.
+      maps: by names that are no method's, float [n, gh, gw] or [n, N]: of the targets, from any other program, scored
+        as further methods.
       ground_truth: "exact", "kernel_shap" (until precise), "none", "auto" (see `ground_truth.resolve`), or the values.
       removal: paints hidden patches, in place of the model's own way to hide them.
       coalitions: that sampling methods take for an image; even.
@@ -79,7 +80,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     game = getattr(model, "classifier", model)
     if not isinstance(game, Classifier):
         raise ValueError(f"the model is {model!r}, expected a loaded one: pass shapjax.load(path)")
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
     _require_arguments(images, labels, object_masks, target, batch_size, coalitions, seed, explorer_images)
@@ -87,7 +88,8 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     if removal is not None:
         game = classifier.painted(game, removal)
     methods = methods_registry.select(methods, game)
-    metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
+    metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None,
+                                      labels=labels is not None)
 
     pixels, options = to_pixels(images), {"batch_size": batch_size, "seed": seed}
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
@@ -95,7 +97,9 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
         name = "ground_truth" if removal is None else f"ground_truth_{type(removal).__name__.lower()}"
         ground_truth = remembered(cache, name, game, pixels, kind=kind, progress=progress, **options)
     logits = OverImages(Classifier.logits, block=batch_size)(game, pixels)
-    predicted, labels = logits.argmax(axis=1).astype(np.int32), labels.astype(np.int32)
+    predicted = logits.argmax(axis=1).astype(np.int32)
+    known = np.full_like(predicted, -1) if labels is None else labels.astype(np.int32)
+    labels = predicted if labels is None else known  # what needs labels is left out
     subjects = Subjects(
         images=pixels, labels=labels, predicted=predicted, targets=predicted if target == "predicted" else labels,
         probabilities=np.asarray(jax.nn.softmax(logits)), object_masks=object_masks,
@@ -115,7 +119,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
         "removal": "own" if removal is None else repr(removal), "ground_truth": ground_truth and kind,
         "seed": seed, "players": game.num_players, "grid": list(game.grid),
         "class_names": [str(name) for name in names], "confidence": table.CONFIDENCE,
-        "metrics": [metric._asdict() for metric in metrics],
+        "metrics": [metric._asdict() | {"needs": list(metric.needs)} for metric in metrics],
         "methods": table.summarize(measured, methods, metrics, coalitions=coalitions, seed=seed),
     }
     if kind == "exact":
@@ -123,14 +127,14 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     e = len(work.classes)
     errors = {} if game.error_law is None or not e else {"half_width": _half_widths(game, pixels[:e], work.classes)}
     return Result(summary, errors | {
-        "images": images[:e], "labels": labels[:e], "probabilities": subjects.probabilities[:e],
+        "images": images[:e], "labels": known[:e], "probabilities": subjects.probabilities[:e],
         "classes": work.classes, "methods": np.array(explored),
         **{name: np.stack([measured[key][f"explorer/{name}"] for key in explored])
            for name in ("attributions", "deleted", "order")}})
 
 
 def _given(name: str, values: np.ndarray, count: int, grid: tuple[int, int]) -> np.ndarray:
-    """Returns given maps as finite floats [n, N]; raises ValueError if they are nothing of this, or of a method's name."""
+    """Returns given maps as finite floats [n, N]; raises ValueError if they are none, or have a method's name."""
     values, n = np.asarray(values), math.prod(grid)
     if name in methods_registry.METHODS:
         raise ValueError(f"maps are named {name!r} like a method; name them otherwise")
@@ -155,16 +159,19 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
 
 
-def _require_arguments(images: np.ndarray, labels: np.ndarray, object_masks: np.ndarray | None, target: str,
+def _require_arguments(images: np.ndarray, labels: np.ndarray | None, object_masks: np.ndarray | None, target: str,
                        batch_size: int, coalitions: int, seed: int, explorer_images: int) -> None:
     """Raises ValueError unless the arguments of `compare` fit together."""
     checks.require_arguments(images, batch_size=batch_size, coalitions=(coalitions,))
-    checks.require_shape("labels", labels, images.shape[:1], "images")
+    if labels is not None:
+        checks.require_shape("labels", labels, images.shape[:1], "images")
     if object_masks is not None:
         checks.require_shape("object masks", object_masks, images.shape[:3], "images, height, width")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images are {images.dtype}, expected uint8 or floats")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels is None and target == "label":
+        raise ValueError("target is 'label', and there are no labels: expected 'predicted'")
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels.dtype}, expected integers")
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")

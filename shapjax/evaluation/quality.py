@@ -28,7 +28,7 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
 
     Args:
       model: takes images as floats in [0, 1].
-      source: the images; accuracy is over all of them.
+      source: the images; accuracy is over all of them, and None where they are not labeled.
       images: number of images to explain, the first ones.
       ground_truth: of these images; None leaves out the metrics that need it.
       batch_size: images a forward pass on a device.
@@ -37,7 +37,9 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
 
     Returns:
       JSON-able metrics (keys in docs/metrics.md), and arrays of the explained images: images uint8 [n, H, W, C], labels
-      int32 [n], logits float32 [n, K], shapley float32 [n, gh, gw, K], and ground_truth of that shape if there is any.
+      int32 [n], logits float32 [n, K], shapley float32 [n, gh, gw, K], and ground_truth of that shape if there is any;
+      of all images, if labeled, correct bool [N] and cross_entropies float64 [N], and correct_under_removal
+      float32 [m, 10] of `random_removal`.
 
     Raises:
       ValueError: if the split has fewer images, or the ground truth belongs to others.
@@ -45,21 +47,26 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
     if not 1 <= images <= len(source):
         raise ValueError(f"{images} images were asked for; the split has {len(source)}: give 1 to {len(source)}")
     logits, labels = predictions(model, source, batch_size=batch_size, progress=progress)
-    chosen = source.read(np.arange(images))
+    chosen, arrays = source.read(np.arange(images)), {}
+    if source.labeled:
+        arrays = {"correct": accuracy.top_k_correct(logits, labels, k=1),
+                  "cross_entropies": accuracy.cross_entropy(logits, labels),
+                  "correct_under_removal": random_removal(model, source, batch_size=batch_size, seed=seed)}
     phi, totals, empty = OverImages(_explain, block=batch_size)(model, to_pixels(chosen["image"]))
     values = {
         "images": len(labels),
-        "accuracy_top1": accuracy.top_k_accuracy(logits, labels, k=1),
-        "accuracy_top5": accuracy.top_k_accuracy(logits, labels, k=5),
-        "cross_entropy": accuracy.cross_entropy(logits, labels),
-        "accuracy_under_removal": accuracy_under_removal(model, source, batch_size=batch_size, seed=seed),
+        "accuracy_top1": float(arrays["correct"].mean()) if arrays else None,
+        "accuracy_top5": float(accuracy.top_k_correct(logits, labels, k=5).mean()) if arrays else None,
+        "cross_entropy": float(arrays["cross_entropies"].mean()) if arrays else None,
+        "accuracy_under_removal": np.mean(arrays["correct_under_removal"], axis=0, dtype=np.float64).tolist()
+                                  if arrays else None,
         "efficiency_gap": shapley_agreement.efficiency_gap(totals, empty, phi),
         "players": model.num_players,
         "classes": logits.shape[1],
         "parameters": sum(x.size for x in jax.tree.leaves(model.params)),
         "shapley_error": ground_truth and shapley_error(phi, ground_truth),
     }
-    arrays = {"images": chosen["image"], "labels": chosen["label"], "logits": logits[:images],
+    arrays |= {"images": chosen["image"], "labels": chosen["label"], "logits": logits[:images],
               "shapley": phi.reshape(images, *model.grid, -1)}
     if ground_truth is not None:
         arrays["ground_truth"] = ground_truth.values.reshape(images, *model.grid, -1)
@@ -86,16 +93,18 @@ def predictions(model: Classifier, source: Source, *, batch_size: int, progress:
     return np.concatenate(logits), np.concatenate(labels)
 
 
-def accuracy_under_removal(model: Classifier, source: Source, *, batch_size: int, seed: int = 0) -> list[float]:
-    """Computes accuracy without a random 0, 10 … 90 % of the patches, of the first `REMOVAL_IMAGES` images.
+def random_removal(model: Classifier, source: Source, *, batch_size: int, seed: int = 0) -> np.ndarray:
+    """Tests whether the first `REMOVAL_IMAGES` images are classified right without a random 0, 10 … 90 % of patches.
 
     Arguments as of `evaluate`.
+
+    Returns:
+      float32 [m, 10] of 0 and 1.
     """
     chosen = source.read(np.arange(min(len(source), REMOVAL_IMAGES)))
     keys = image_keys("random_removal", len(chosen["label"]), seed=seed)
     over = OverImages(functools.partial(perturbation.random_removal, batch_size=batch_size), block=batch_size)
-    correct = over(model, to_pixels(chosen["image"]), chosen["label"], keys)
-    return np.mean(correct, axis=0, dtype=np.float64).tolist()
+    return over(model, to_pixels(chosen["image"]), chosen["label"], keys)
 
 
 def shapley_error(phi: np.ndarray, ground_truth: GroundTruth) -> dict[str, Any]:

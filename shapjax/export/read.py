@@ -7,7 +7,8 @@
     calibration.json    the law of the errors of its values, of a calibrated model
     README.md           how to load them
 
-`shapjax.export.write` writes an export. The programs or the parameters may be missing. Small ones come with the package.
+`shapjax.export.write` writes an export. The programs or the parameters may be missing. Small models come with the
+package.
 """
 
 import contextlib
@@ -80,7 +81,7 @@ def read_measured(directory: str | os.PathLike, *, step: int) -> dict[str, Any] 
                 error = found["shapley_error"] or {}
                 found = {"accuracy": found["accuracy_top1"], "r2": error.get("r2"), "dataset": found["dataset"]}
             return {key: found[key] for key in MEASURED}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, of another step, or of something else
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another step
             continue
     return None
 

@@ -1,6 +1,6 @@
 """Metrics of models and attributions: pure functions of arrays and of any `games.Classifier`."""
 
-from shapjax.metrics.accuracy import cross_entropy, top_k_accuracy
+from shapjax.metrics.accuracy import cross_entropy, top_k_correct
 from shapjax.metrics.faithfulness import faithfulness_correlation, infidelity, sample_masks, sensitivity_n
 from shapjax.metrics.localization import (
     mean_iou,
@@ -35,5 +35,5 @@ __all__ = [
     "insertion", "lodds", "mean_iou", "monotonicity", "negative_perturbation", "negative_perturbation_pixels", "order",
     "paired_difference", "pixel_accuracy", "pointing_game", "positive_perturbation", "positive_perturbation_pixels",
     "r2_ceiling", "random_removal", "road", "sample_masks", "segmentation_average_precision", "segmentation_counts",
-    "sensitivity_n", "shapley_error", "top_k_accuracy",
+    "sensitivity_n", "shapley_error", "top_k_correct",
 ]

@@ -1,10 +1,10 @@
-"""Classification metrics."""
+"""Classification metrics, image by image."""
 
 import numpy as np
 
 
-def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Computes the share of examples whose label is among the k largest logits (all K classes where k is larger).
+def top_k_correct(logits: np.ndarray, labels: np.ndarray, *, k: int) -> np.ndarray:
+    """Tests whether the label is among the k largest logits (all K classes where k is larger): bool [B].
 
     Args:
       logits: float [B, K].
@@ -12,12 +12,11 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
       k: at least 1.
     """
     own_B1 = np.take_along_axis(logits, labels[:, None], axis=1)
-    better_B = np.sum(logits > own_B1, axis=1)
-    return float(np.mean(better_B < k))
+    return np.sum(logits > own_B1, axis=1) < k
 
 
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Averages -log softmax(logits)[label], in nats.
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Computes -log softmax(logits)[label], in nats: float64 [B].
 
     Args:
       logits: float [B, K].
@@ -26,4 +25,4 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     from scipy import special  # loads slowly, and most users of the package do without it
 
     log_p_BK = special.log_softmax(np.asarray(logits, np.float64), axis=1)
-    return float(-np.mean(np.take_along_axis(log_p_BK, labels[:, None], axis=1)))
+    return -np.take_along_axis(log_p_BK, labels[:, None], axis=1)[:, 0]

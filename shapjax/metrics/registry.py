@@ -15,7 +15,7 @@ class Metric(NamedTuple):
       better: "higher", "lower", or None for a metric that does not rank methods.
       hint: one sentence.
       digits: behind the point.
-      needs: "ground_truth" (Shapley values to compare with), "object_masks", or None.
+      needs: of "ground_truth" (Shapley values to compare with), "object_masks", "labels".
     """
 
     key: str
@@ -23,7 +23,7 @@ class Metric(NamedTuple):
     better: str | None
     hint: str
     digits: int = 3
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 METRICS: dict[str, Metric] = {metric.key: metric for metric in (
@@ -36,8 +36,10 @@ METRICS: dict[str, Metric] = {metric.key: metric for metric in (
            "the class predicted on the whole image", 1),
     Metric("negative", "Negative perturbation", "higher", "accuracy area, least important patches removed first, "
            "against the class predicted on the whole image", 1),
-    Metric("positive_label", "Positive, label", "lower", "positive perturbation against the label", 1),
-    Metric("negative_label", "Negative, label", "higher", "negative perturbation against the label", 1),
+    Metric("positive_label", "Positive, label", "lower", "positive perturbation against the label", 1,
+           ("labels",)),
+    Metric("negative_label", "Negative, label", "higher", "negative perturbation against the label", 1,
+           ("labels",)),
     Metric("positive_pixels", "Positive, pixels", "lower", "positive perturbation, single pixels blacked out", 1),
     Metric("negative_pixels", "Negative, pixels", "higher", "negative perturbation, single pixels blacked out", 1),
     Metric("sensitivity_n", "Sensitivity-n", "higher", "rank correlation of summed attributions with the target's "
@@ -53,41 +55,48 @@ METRICS: dict[str, Metric] = {metric.key: metric for metric in (
     Metric("road", "ROAD", "lower", "accuracy, most important 10 … 90 % imputed from their surroundings"),
     Metric("sparseness", "Sparseness", None, "Gini index of the sizes of the attributions: 0 all equal, 1 one patch"),
     Metric("shapley_pearson", "Shapley correlation", "higher", "linear correlation with the Shapley values of the "
-           "target class", needs="ground_truth"),
+           "target class", needs=("ground_truth",)),
     Metric("shapley_spearman", "Shapley ranks", "higher", "rank correlation with the Shapley values of the target "
-           "class", needs="ground_truth"),
+           "class", needs=("ground_truth",)),
     Metric("pixel_accuracy", "Pixel accuracy", "higher", "share of pixels correctly above or below the map's mean",
-           needs="object_masks"),
+           needs=("object_masks",)),
     Metric("miou", "mIoU", "higher", "mean of background's and foreground's intersection over union",
-           needs="object_masks"),
-    Metric("map", "mAP", "higher", "mean average precision of the map as a segmentation", needs="object_masks"),
+           needs=("object_masks",)),
+    Metric("map", "mAP", "higher", "mean average precision of the map as a segmentation", needs=("object_masks",)),
     Metric("pointing", "Pointing game", "higher", "share of images whose most important patch touches the object",
-           needs="object_masks"),
+           needs=("object_masks",)),
     Metric("pixel_accuracy_correct", "Pixel accuracy, correct", "higher",
-           "pixel accuracy of correctly classified images", needs="object_masks"),
-    Metric("miou_correct", "mIoU, correct", "higher", "mIoU of correctly classified images", needs="object_masks"),
-    Metric("map_correct", "mAP, correct", "higher", "mAP of correctly classified images", needs="object_masks"),
+           "pixel accuracy of correctly classified images", needs=("object_masks", "labels")),
+    Metric("miou_correct", "mIoU, correct", "higher", "mIoU of correctly classified images",
+           needs=("object_masks", "labels")),
+    Metric("map_correct", "mAP, correct", "higher", "mAP of correctly classified images",
+           needs=("object_masks", "labels")),
 )}
 
 
-def select(names: str | Sequence[str], *, ground_truth: bool, object_masks: bool) -> list[Metric]:
+_NEEDS = {"ground_truth": "Shapley values as ground truth", "object_masks": "object masks",
+          "labels": "labels of the images"}
+
+
+def select(names: str | Sequence[str], *, ground_truth: bool, object_masks: bool, labels: bool = True) -> list[Metric]:
     """Returns the metrics of these names, in this order, each once; "all" is every metric whose data are given.
 
     Args:
       names: of `METRICS`.
       ground_truth: there are Shapley values to compare with.
       object_masks: there are masks of the objects.
+      labels: the true classes are known.
 
     Raises:
       ValueError: if there is no name, or on a name that does not exist (with the near ones), or a metric whose data are
         not given.
     """
-    missing = {"ground_truth": None if ground_truth else "Shapley values as ground truth",
-               "object_masks": None if object_masks else "object masks"}
+    given = {"ground_truth": ground_truth, "object_masks": object_masks, "labels": labels}
     if names == "all":
-        return [metric for metric in METRICS.values() if not missing.get(metric.needs)]
+        return [metric for metric in METRICS.values() if all(given[need] for need in metric.needs)]
     metrics = chosen(names, METRICS, "metric")
     for metric in metrics:
-        if missing.get(metric.needs):
-            raise ValueError(f"metric {metric.key!r} needs {missing[metric.needs]}")
+        for need in metric.needs:
+            if not given[need]:
+                raise ValueError(f"metric {metric.key!r} needs {_NEEDS[need]}")
     return metrics

@@ -32,15 +32,16 @@ def picture(run: Run, index: int, r2: float | None) -> dict:
         kind = GROUND_TRUTHS[run.evaluation["shapley_error"]["ground_truth"]]
         maps[kind] = arrays["ground_truth"][index, ..., predicted]
     limit = max(color_limit(values) for values in maps.values())
-    label, prediction = str(names[arrays["labels"][index]]), str(names[predicted])
+    place, prediction = int(arrays["labels"][index]), str(names[predicted])
+    label = str(names[place]) if place >= 0 else None
     return {
         "label": label,
         "prediction": prediction,
-        "correct": int(arrays["labels"][index]) == predicted,
+        "correct": place in (-1, predicted),
         "probability": float(softmax(logits.astype(np.float64))[predicted]),
         "r2": r2,
         "limit": limit,
-        "input": _drawing(image, f"Image {index + 1}, labeled {label}"),
+        "input": _drawing(image, f"Image {index + 1}, {'not labeled' if label is None else f'labeled {label}'}"),
         "maps": [{"title": f"{kind.capitalize()} values"}
                  | _value_map(image, values, limit, f"class {prediction}, {kind}") for kind, values in maps.items()],
     }

@@ -119,7 +119,7 @@ def explorer(comparison: Comparison) -> dict | None:
                 for m in methods],
             "images": [
                 {
-                    "label": names[label],
+                    "label": names[label] if label >= 0 else None,
                     "darkGround": has_dark_ground(image),
                     "classes": [
                         {"name": names[index], "probability": float(probabilities[index]),

@@ -84,6 +84,7 @@ def render(runs: Sequence[Run]) -> str:
         model=model.evaluation,
         other=other.evaluation if other else None,
         is_baseline=is_baseline,
+        labeled=model.evaluation["accuracy_top1"] is not None,
         labels=labels,
         hero=gallery.hero(model),
         pictures=[gallery.picture(model, index, value) for index, value in enumerate(r2[:GALLERY_IMAGES])],

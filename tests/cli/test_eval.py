@@ -6,6 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from shapjax.data import mnist5k
 
 METHODS = ("phi", "phi_8", "exact", "kernel_shap", "random")
 ROWS = (*METHODS, "other_tool")
@@ -174,3 +177,22 @@ def test_a_mistake_is_one_line_before_the_work_begins(run, tmp_path, fails_with_
     output = tmp_path / "output"
     assert expected in fails_with_one_line("eval.py", "--checkpoint", run, "--output", output, *images, *arguments)
     assert not output.exists() or not list(output.iterdir())
+
+
+@pytest.mark.slow
+def test_two_models_are_compared_on_the_same_images_and_other_images_need_no_labels(run, tmp_path, command):
+    images, _ = mnist5k.load("test")
+    for i, image in enumerate(images[:12]):
+        (tmp_path / "digits").mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).resize((40, 30)).save(tmp_path / "digits" / f"{i:02}.png")
+    out = command("eval.py", "--checkpoint", f"{run},mnist5k", "--dataset", f"folder:{tmp_path / 'digits'}", "--images",
+                  8, "--methods", "phi,random", "--metrics", "deletion", "--output", tmp_path / "out")
+    assert "accuracy          unknown: the images have no labels" in out
+    found = json.loads((tmp_path / "out" / "models.json").read_text())
+    assert (found["one"], found["other"]) == (run.name, "mnist5k")
+    keys = [row["key"] for row in found["metrics"]]
+    assert keys == ["r2", "r2_shares", "phi/deletion", "random/deletion"]
+    assert found["metrics"][0]["difference"]["high"] < 0
+    assert "Deletion by phi" in out and " worse" in out and (tmp_path / "out" / "report" / "index.html").exists()
+    arrays = np.load(tmp_path / "out" / "mnist5k" / "eval.npz", allow_pickle=False)
+    assert arrays["labels"].tolist() == [-1] * 8 and arrays["targets"].tolist() == arrays["logits"].argmax(1).tolist()

@@ -188,7 +188,7 @@ def test_a_mistake_in_training_is_one_line(arguments, expected, tmp_path, fails_
 
 def test_a_missing_config_file_is_one_line(tmp_path, fails_with_one_line):
     error = fails_with_one_line("train.py", "--config", "configs/none.py", "--workdir", tmp_path)
-    assert "no such config file" in error
+    assert "there is no such config file" in error
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, fails_with_one_line, small):

@@ -123,6 +123,17 @@ def test_bytes_are_pixels_in_zero_to_one_and_the_target_may_be_the_label(game, m
     assert [metric["key"] for metric in summary["metrics"]] == ["aopc", "deletion"]
 
 
+def test_without_labels_the_metrics_that_need_them_are_left_out(game, compare, measuring):
+    summary, arrays = compare(labels=None)
+    left = {metric["key"] for metric in summary["metrics"]}
+    assert set(METRICS) - left == {"positive_label", "negative_label", "pixel_accuracy_correct", "miou_correct",
+                                   "map_correct"}
+    assert arrays["labels"].tolist() == [-1, -1]
+    np.testing.assert_array_equal(measuring[0][0].subjects.targets, game.values[:, -1].argmax(axis=1))
+    with pytest.raises(ValueError, match="target is 'label', and there are no labels"):
+        compare(labels=None, target="label")
+
+
 def test_another_way_to_hide_patches_makes_another_game_with_ground_truth_of_its_own(game, measuring, tmp_path):
     summary, _ = comparison.compare(game.model, game.images, game.labels, removal=removal.Constant(0.9),
                                     directory=tmp_path, **OPTIONS)
@@ -133,7 +144,7 @@ def test_another_way_to_hide_patches_makes_another_game_with_ground_truth_of_its
     assert summary["removal"] == "Constant(color=0.9)" and (tmp_path / "ground_truth_constant.npz").exists()
 
 
-def test_given_maps_are_further_rows_without_a_cost_that_the_explorer_does_not_have(game, compare, monkeypatch, tmp_path):
+def test_given_maps_are_further_rows_without_a_cost_and_not_in_the_explorer(game, compare, monkeypatch, tmp_path):
     scored = []
 
     def score(work, attributions):

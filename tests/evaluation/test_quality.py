@@ -45,6 +45,17 @@ def test_accuracy_and_cross_entropy_are_of_all_images_against_their_labels(game,
     assert (values["players"], values["classes"], values["parameters"]) == (N, 3, 16 * 8 + 8 * 3 + 3)
 
 
+def test_without_labels_all_but_accuracy_is_measured(game, source, reference, evaluated):
+    unlabeled = dataclasses.replace(source, labels=np.full_like(source.labels, -1), labeled=False)
+    values, arrays = quality.evaluate(game.model, unlabeled, images=5, ground_truth=reference, batch_size=2,
+                                      progress=False)
+    unknown = {"accuracy_top1", "accuracy_top5", "cross_entropy", "accuracy_under_removal"}
+    assert {name for name, value in values.items() if value is None} == unknown
+    assert {name: value for name, value in values.items() if name not in unknown} == {
+        name: value for name, value in evaluated[0].items() if name not in unknown}
+    assert arrays["labels"].tolist() == [-1] * 5
+
+
 def test_accuracy_under_removal_starts_at_accuracy_and_ends_without_any_patch(game, source, evaluated):
     removed = evaluated[0]["accuracy_under_removal"]
     assert len(removed) == 10 and removed[0] == removed[1] == pytest.approx(evaluated[0]["accuracy_top1"])

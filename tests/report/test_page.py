@@ -240,6 +240,14 @@ def test_estimates_are_not_called_exact_and_the_ceiling_of_their_r2_is_stated(re
     assert "eiling" not in Tags(report).words
 
 
+def test_images_without_labels_are_not_called_right_or_wrong(tmp_path, no_curves, make_run):
+    run = make_run(tmp_path / "run", accuracy_top1=None, accuracy_top5=None, cross_entropy=None)
+    with np.load(run / "eval.npz") as arrays:
+        np.savez(run / "eval.npz", **dict(arrays) | {"labels": np.full(len(arrays["labels"]), -1)})
+    words = Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words
+    assert "no label" in words and "wrong" not in words and "Top-1" not in words and "Efficiency gap" in words
+
+
 def test_metrics_that_are_undefined_are_called_so(tmp_path, no_curves, make_run):
     run = make_run(tmp_path / "run", errors={"r2": None, "r2_shares": None, "pearson": None, "spearman": None})
     assert "undefined" in Tags(page.write_report(tmp_path / "report", [run]).read_text("utf-8")).words

@@ -106,7 +106,8 @@ if (explorerCard) {
   const drawMaps = () => {
     const uri = findAll(".thumbs img")[state.image].src;
     find("img", input).src = uri;
-    find(".label", input).textContent = `label ${data.images[state.image].label}`;
+    const { label } = data.images[state.image];
+    find(".label", input).textContent = label === null ? "no label" : `label ${label}`;
     const scales = limits();
     for (const { method, index, figure, picture, tints } of maps) {
       const image = find("image", picture);
