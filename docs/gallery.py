@@ -38,13 +38,15 @@ def main() -> None:
             images[index], e.shapley[index], e.probabilities[index], e.class_names, top=classes,
             half_width=e.half_width()[index], label=int(labels[index])))
 
-    draw("clear", np.argmax(np.where(right & (p[:, -1] > 0.99), shares, 0)))
-    draw("lookalikes", np.argmax(np.where(right & (labels == 4) & (e.logits.argsort(axis=1)[:, -2] == 9), p[:, -2], 0)), 2)
-    patches = images.reshape(-1, model.grid[0], 28 // model.grid[0], model.grid[1], 28 // model.grid[1])
-    empty = patches.max(axis=(2, 4)) == 0
-    draw("empty", np.where(empty & certain & (right & (p[:, -1] > 0.99))[:, None, None], values, 0).max(axis=(1, 2)).argmax())
+    sure = right & (p[:, -1] > 0.99)
+    runner_up = e.logits.argsort(axis=1)[:, -2]
+    (gh, gw), (h, w) = model.grid, images.shape[1:3]
+    empty = images.reshape(-1, gh, h // gh, gw, w // gw).max(axis=(2, 4)) == 0
+    draw("clear", np.where(sure, shares, 0).argmax())
+    draw("lookalikes", np.where(right & (labels == 4) & (runner_up == 9), p[:, -2], 0).argmax(), 2)
+    draw("empty", np.where(empty & certain & sure[:, None, None], values, 0).max(axis=(1, 2)).argmax())
     draw("unsure", p[:, -1].argmin(), 2)
-    draw("misread", np.argmax(np.where(right, 0, p[:, -1])), 2)
+    draw("misread", np.where(right, 0, p[:, -1]).argmax(), 2)
 
     index = shares.argmin()
     beside_exact("pairs", model, images[index], f"{labels[index]}",
@@ -62,19 +64,20 @@ def beside_exact(name: str, model: SelfExplainingModel, image: np.ndarray, label
                  ) -> None:
     """Draws explanations of one image beside the exact Shapley values, for the predicted class, on one scale."""
     exact = np.asarray(attribution.exact_all(model.classifier, image[None].astype(np.float32) / 255))
+    exact = exact.reshape(1, *model.grid, -1)
     first = next(iter(found.values()))
-    k = int(first.logits[0].argmax())
+    k, p = int(first.logits[0].argmax()), float(first.probabilities[0].max())
     panels = [(e.shapley[0, ..., k], e.half_width()[0, ..., k]) for e in found.values()]
-    panels.append((exact[0, :, k].reshape(model.grid), np.zeros(model.grid)))
+    panels.append((exact[0, ..., k], np.zeros(model.grid)))
     for title, e in found.items():
         low, high = e.interval()
-        inside = (low[0] <= exact.reshape(e.shapley.shape)[0]) & (exact.reshape(e.shapley.shape)[0] <= high[0])
-        r2 = metrics.shapley_error(e.shapley.reshape(exact.shape), exact)["r2"]
-        print(f"{name}: {label}, read as {k}, {first.probabilities[0, k]:.3f}; {title}: R² {r2:.2f}, {inside.mean():.0%} "
-              f"of the exact values inside, {e.sign_is_certain()[0, ..., k].mean():.0%} of the signs certain")
+        r2 = metrics.shapley_error(*(x.reshape(1, model.num_players, -1) for x in (e.shapley, exact)))["r2"]
+        print(f"{name}: {label}, read as {k}, {p:.3f}; {title}: R² {r2:.2f}, "
+              f"{np.mean((low <= exact) & (exact <= high)):.0%} of the exact values inside, "
+              f"{e.sign_is_certain()[0, ..., k].mean():.0%} of the signs certain")
     values, halves = (np.stack(arrays, axis=-1) for arrays in zip(*panels, strict=True))
     write(name, figures.explanation_figure(
-        image, values, np.full(len(panels), first.probabilities[0, k]), [f"{k}, {title}" for title in (*found, "exact")],
+        image, values, np.full(len(panels), p), [f"{k}, {title}" for title in (*found, "exact")],
         top=len(panels), half_width=halves, label=label))
 
 

@@ -1,4 +1,4 @@
-"""Adds pages to the site that no Markdown file has: the notebook, and those files of the repository that pages link to."""
+"""Adds pages that no Markdown file has: the notebook, and those files of the repository that pages link to."""
 
 import ast
 import pathlib
@@ -35,6 +35,6 @@ def _source(path: pathlib.Path) -> str:
     """Returns a page with the text of a file, or with the modules of a directory and what each says of itself."""
     title = f"# {path.relative_to(ROOT)}\n\n"
     if path.is_file():
-        return f"{title}````python\n{path.read_text('utf-8')}````\n"
-    docs = {module.name: ast.get_docstring(ast.parse(module.read_text("utf-8"))) for module in sorted(path.glob("*.py"))}
-    return title + "\n".join(f"- `{name}`: {doc.splitlines()[0]}" for name, doc in docs.items())
+        return f"{title}````{path.suffix[1:]}\n{path.read_text('utf-8')}````\n"
+    modules = {module.name: ast.parse(module.read_text("utf-8")) for module in sorted(path.glob("*.py"))}
+    return title + "\n".join(f"- `{name}`: {ast.get_docstring(tree).splitlines()[0]}" for name, tree in modules.items())

@@ -1,4 +1,4 @@
-"""What the reference shows beyond the source as it stands: signatures that a decorator makes, links between docstrings."""
+"""Adds to the reference what the source alone does not say: signatures by a decorator, links between docstrings."""
 
 import re
 
