@@ -1,12 +1,13 @@
 # make demo    trains on real digits, evaluates, explains, writes report/index.html; sets up its own environment
 # make test    the test suite, in the same environment with the test extras; make test-slow: the tests that take minutes
+# make docs    the documentation, site/index.html; every warning is an error
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 REPORT ?= report
 
-.PHONY: demo test test-slow lint shipped clean
+.PHONY: demo test test-slow lint docs shipped clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config configs/mnist5k.py --workdir $(RUNS)/mnist5k
@@ -33,8 +34,11 @@ shipped: $(VENV)/installed
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) $(RUNS) $(REPORT)
+	rm -rf $(VENV) $(RUNS) $(REPORT) site
 
 $(VENV)/installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

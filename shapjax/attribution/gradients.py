@@ -111,7 +111,10 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
     2·steps - 1 and Captum's default.
 
     Args:
-      model, images, targets, key: as in `gradient`.
+      model: any classifier.
+      images: float [B, H, W, C].
+      targets: int [B].
+      key: ignored.
       batch_size: rows (images times steps) a forward and backward pass; bounds the memory.
       baseline: x', one number or one a channel, in the units of the images.
       steps: points of the quadrature.
@@ -145,7 +148,9 @@ def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: 
     patch. (A mean of absolute values would add up the noise.)
 
     Args:
-      model, images, targets: as in `gradient`.
+      model: any classifier.
+      images: float [B, H, W, C].
+      targets: int [B].
       key: one typed key, or [B].
       batch_size: rows (images times samples) a forward and backward pass; bounds the memory.
       samples: noisy copies of an image.

@@ -54,7 +54,12 @@ def agreement(phi: np.ndarray, ground_truth: np.ndarray) -> dict[str, np.ndarray
 
 
 def shapley_error(phi: np.ndarray, ground_truth: np.ndarray) -> dict[str, float | list[float | None] | None]:
-    """Averages the measures of `agreement` over images, and adds r2_per_image (B numbers); None where undefined."""
+    """Averages the measures of `agreement` over images, and adds r2_per_image (B numbers); None where undefined.
+
+    Args:
+      phi: float [B, N, K].
+      ground_truth: of that shape.
+    """
     per_image = agreement(phi, ground_truth)
     return {name: _mean(values) for name, values in per_image.items()} | {
         "r2_per_image": [None if np.isnan(r2) else float(r2) for r2 in per_image["r2"]]}

@@ -88,7 +88,8 @@ def paired_difference(a: np.ndarray, b: np.ndarray, **options: Any) -> Interval:
     """Computes the mean of a - b over the images where both are defined, resampled as pairs; see `bootstrap_mean`.
 
     Args:
-      a, b: float [B, ...], of the same images.
+      a: float [B, ...].
+      b: of that shape, of the same images.
       options: see `bootstrap`.
 
     Raises:
