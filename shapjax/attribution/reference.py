@@ -27,7 +27,8 @@ def random(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
     Raises:
       ValueError: if an argument does not fit.
     """
-    return jax.vmap(lambda key: jax.random.uniform(key, (model.num_players,), jnp.float32))(row_keys(key, images.shape[0]))
+    keys = row_keys(key, images.shape[0])
+    return jax.vmap(lambda key: jax.random.uniform(key, (model.num_players,), jnp.float32))(keys)
 
 
 @deterministic.method

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -77,11 +78,12 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     game = getattr(model, "classifier", model)
     if not isinstance(game, Classifier):
         raise ValueError(f"the model is {model!r}, expected a loaded one: pass shapjax.load(path)")
-    images = np.asarray(contract.as_images(images, game.grid))
+    images = np.asarray(images)
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
+    pixels = to_pixels(np.asarray(contract.as_images(images, game.grid)))
     _require_arguments(images, object_masks, target, batch_size, coalitions, seed, explorer_images)
-    pixels, options = to_pixels(images), {"batch_size": batch_size, "seed": seed}
+    options = {"batch_size": batch_size, "seed": seed}
     names = getattr(model, "class_names", ())
     num_classes = contract.num_classes(game, pixels[:1])
     labels = contract.as_targets(labels, num_classes, what="labels", num_images=len(images), class_names=names)
@@ -91,7 +93,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray, *, methods: str 
     methods = methods_registry.select(methods, game)
     metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None)
 
-    if game is model:  # one that we have not made
+    if isinstance(model, Classifier):  # wrapped by others
         game.check(pixels)
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
     if isinstance(ground_truth, str):
@@ -148,7 +150,7 @@ def _require_arguments(images: np.ndarray, object_masks: np.ndarray | None, targ
     checks.require_arguments(len(images), batch_size=batch_size, coalitions=(coalitions,))
     if object_masks is not None:
         checks.require_shape("object masks", object_masks, images.shape[:3], "images, height, width")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}, expected uint8 or floats")
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")

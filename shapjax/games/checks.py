@@ -43,8 +43,8 @@ def require_arguments(num_images: int, *, key: chex.PRNGKey | None = None, batch
     """
     require_positive(**{"the number of images": num_images}, batch_size=batch_size)
     if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape in ((), (num_images,))):
-        raise ValueError(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or [{num_images}] of "
-                         "them")
+        raise ValueError(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or [{num_images}] "
+                         "of them")
     for number in coalitions:
         if number < 2 or number % 2:
             raise ValueError(f"{number} coalitions were asked for, expected an even number: they form pairs")

@@ -82,7 +82,7 @@ class Classifier:
         """Returns v(S) and v(S^c), float32 [B, K] each, of one coalition an image, mask bool [B, N]."""
         images = contract.as_images(images, self.grid)
         if self.pair_fn:
-            return tuple(contract.as_logits(v, len(images)) for v in self.pair_fn(self.params, images, mask))
+            return tuple(contract.as_logits(v, images.shape[0]) for v in self.pair_fn(self.params, images, mask))
         both = self.coalition_logits(jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
         return tuple(jnp.split(both, 2))
 
@@ -93,12 +93,12 @@ class Classifier:
     def attention(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
         """Returns logits [B, K] and attention maps [L, B, H, T, T]. Raises ValueError if the model has none."""
         logits, maps = self._optional("attention_fn", "attention maps", images, delta)
-        return contract.as_logits(logits, len(images)), maps
+        return contract.as_logits(logits, jnp.shape(images)[0]), maps
 
     def features(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
         """Returns logits [B, K] and features [B, h, w, D]. Raises ValueError if the model has no spatial features."""
         logits, features = self._optional("features_fn", "spatial features", images, delta)
-        return contract.as_logits(logits, len(images)), features
+        return contract.as_logits(logits, jnp.shape(images)[0]), features
 
     def relevance(self, images: chex.Array, targets: chex.Array) -> chex.Array:
         """Returns the relevance of the attention maps [L, B, H, T, T].
@@ -121,7 +121,7 @@ class Classifier:
 
     def _logits(self, fn: Callable, images: chex.Array, *mask: chex.Array) -> chex.Array:
         images = contract.as_images(images, self.grid)
-        return contract.as_logits(fn(self.params, images, *mask), len(images))
+        return contract.as_logits(fn(self.params, images, *mask), images.shape[0])
 
     def _optional(self, field: str, what: str, images: chex.Array, *others: chex.Array | None) -> Any:
         function = getattr(self, field)
@@ -136,8 +136,6 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
 
         model = games.wrap(module.apply, variables, grid=(7, 7), removal=games.Constant(0.0))  # Flax linen
         model = games.wrap(f, grid=(7, 7), removal=games.Blur(sigma=8.0))                      # a plain function
-
-    docs/attribution.md has more of them.
 
     Args:
       fn: (params, images) -> logits [B, K], K of at least 2; or (images) -> logits where params is None. It is a pure
@@ -222,7 +220,8 @@ def target_class(targets: chex.Array, output: str = "logit") -> Reader:
 
     def read(logits: chex.Array, image: chex.Array) -> chex.Array:
         classes = jnp.asarray(contract.as_targets(targets, logits.shape[-1]))
-        return jnp.take_along_axis(fn(logits), classes[image][:, None], axis=1)[:, 0]
+        index = classes.at[image].get(mode="fill", fill_value=contract.NO_CLASS)  # for images without a target
+        return jnp.take_along_axis(fn(logits), index[:, None], axis=1)[:, 0]
 
     return read
 

@@ -46,7 +46,7 @@ def as_images(images: Any, grid: tuple[int, int] | None = None) -> chex.Array:
     if grid and h <= 4 < min(w, c) and not h == 1 == grid[0]:
         raise UserError(f"the images have shape {images.shape}, which is channels first, expected [B, H, W, C]: give "
                         f"images.transpose(0, 2, 3, 1), and turn them back in the model's function; {WRAPPING}")
-    return images.astype(np.float32) if is_float else images
+    return jnp.asarray(images.astype(np.float32) if is_float else images)
 
 
 def require_floats(images: chex.Array) -> None:
@@ -107,10 +107,10 @@ def _numbers_of_names(names: np.ndarray, what: str, class_names: Sequence[str], 
         raise UserError(f"the {what} are names, and the model has {found}: give class numbers, or games.wrap(…, "
                         f"class_names=…)")
     number = {name: i for i, name in enumerate(class_names)}
-    for name in names.ravel():
+    for name in map(str, names.ravel()):
         if name not in number:
-            raise UserError(f"there is no class {name!r}; {near_names(str(name), number)}")
-    return np.array([number[name] for name in names.ravel()], np.int32).reshape(names.shape)
+            raise UserError(f"there is no class {name!r}; {near_names(name, number)}")
+    return np.array([number[str(name)] for name in names.ravel()], np.int32).reshape(names.shape)
 
 
 def as_logits(out: Any, num_images: int) -> chex.Array:
@@ -191,9 +191,10 @@ def require_values(model: Any, images: Any) -> None:
     images = as_images(images, model.grid)[:CHECKED_IMAGES]
     checks.require_arguments(len(images))
     if len(images) == 1:
-        images = np.concatenate([images, (images[:, ::-1, ::-1] / 2).astype(images.dtype)])
+        images = jnp.concatenate([images, (images[:, ::-1, ::-1] / 2).astype(images.dtype)])
     num_classes(model, images)
-    first, again, alike = (np.asarray(model.logits(x)) for x in (images, images, np.repeat(images[:1], len(images), 0)))
+    copies = jnp.repeat(images[:1], len(images), axis=0)
+    first, again, alike = (np.asarray(model.logits(x)) for x in (images, images, copies))
     require_finite_logits(first)
     tolerance = CHANGE * np.abs(first).max()
     if (change := np.abs(again - first).max()) > tolerance:

@@ -46,7 +46,7 @@ class _Painter:
     """A removal that paints what `_fill(images, hidden)` returns, of the shape of the images or one that fits."""
 
     def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
-        images = jnp.asarray(contract.as_images(images))
+        images = contract.as_images(images)
         contract.require_floats(images)
         return jnp.where(hidden, self._fill(images, hidden), images)
 
