@@ -232,7 +232,8 @@ def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Arra
     """
     p = jnp.exp(target_log_probability(curves, targets).deleted)
     revealed = p[:, -2::-1]  # without the first N-1 of the order (the least important alone) … without none
-    return jnp.all(jnp.diff(revealed, axis=1) >= 0, axis=1).astype(jnp.float32)
+    rises = jnp.all(jnp.diff(revealed, axis=1) >= 0, axis=1).astype(jnp.float32)
+    return jnp.where(jnp.isnan(revealed).any(axis=1), jnp.nan, rises)
 
 
 @of_images("batch_size", "imputation")

@@ -10,7 +10,7 @@ from shapjax.errors import UserError
 from shapjax.games.error_law import ErrorLaw
 
 B, K, N, L, H = 4, 3, 4, 2, 2
-KEY, ORDER = jax.random.key(3), np.tile(np.arange(N), (B, 1))
+KEY, ORDER = jax.random.key(3), np.tile(np.arange(N, dtype=np.int32), (B, 1))
 PIXELS = np.random.default_rng(0).integers(0, 200, size=(B, 6, 8, 3))  # every kind of number holds them exactly
 IMAGES, TARGETS = PIXELS.astype(np.float32), np.array([2, 0, 1, 1], np.int32)
 NAMES = ("cat", "dog", "eel")
