@@ -52,7 +52,8 @@ class SelfExplainingModel:
         self.params, self.step, self.directory = jax.device_put(params), step, paths.as_path(directory)
         self.config, self.class_names, self.image_shape = meta.config, meta.class_names, meta.image_shape
         self.mean, self.meta, self.measured = meta.mean, meta, measured
-        self.classifier = inference.classifier_of(module, self.params, meta.mean, meta.std)
+        self.classifier = inference.classifier_of(
+            module, self.params, meta.mean, meta.std).replace(class_names=tuple(meta.class_names))
         self._set_calibration(calibration)
         self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
         self._pair_values = jax.jit(

@@ -79,8 +79,9 @@ def relevance(model: Classifier, images: chex.Array, targets: chex.Array) -> che
 def _readout(model: Classifier, num_tokens: int) -> chex.Array:
     """Returns the weight of each token's row: [T]."""
     if model.attention_readout == "class_token":
-        return jax.nn.one_hot(0, num_tokens)
-    return jnp.where(jnp.arange(num_tokens) >= num_tokens - model.num_players, 1 / model.num_players, 0.0)
+        return jax.nn.one_hot(0, num_tokens, dtype=jnp.float32)
+    is_patch = jnp.arange(num_tokens) >= num_tokens - model.num_players
+    return is_patch.astype(jnp.float32) / model.num_players
 
 
 def _through_layers(model: Classifier, maps_LBTT: chex.Array, combine: Callable) -> chex.Array:

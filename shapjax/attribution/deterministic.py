@@ -4,10 +4,9 @@ import functools
 from collections.abc import Callable
 
 import chex
-import jax
 
-from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier
+from shapjax.games.contract import of_images
 from shapjax.games.passes import in_passes
 
 
@@ -24,9 +23,8 @@ def method(explain: Callable[[Classifier, chex.Array, chex.Array], chex.Array]) 
     """
     def explain_all(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                     batch_size: int = 256) -> chex.Array:
-        require_arguments(images, targets, batch_size=batch_size)
         return in_passes(functools.partial(explain, model), images, targets, batch_size=batch_size)
 
     functools.update_wrapper(explain_all, explain, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     del explain_all.__wrapped__  # the signature is that of explain_all
-    return jax.jit(explain_all, static_argnames="batch_size")
+    return of_images("batch_size")(explain_all)

@@ -4,7 +4,6 @@ Gradients and baselines are in the units of the images that the model's function
 that function, the units before it.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -14,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from shapjax.attribution import deterministic
-from shapjax.games.checks import require_arguments, require_positive
+from shapjax.games.checks import require_positive
 from shapjax.games.classifier import Classifier, row_keys
+from shapjax.games.contract import of_images, require_floats
 from shapjax.games.passes import in_passes
 
 
@@ -100,7 +100,7 @@ def input_x_gradient(model: Classifier, images: chex.Array, targets: chex.Array)
     return patch_sums(images * _pixel_gradient(model, images, targets), model.grid)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "baseline", "steps"))
+@of_images("batch_size", "baseline", "steps")
 def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                          batch_size: int = 256, baseline: float | tuple[float, ...] = 0.0, steps: int = 50
                          ) -> chex.Array:
@@ -125,7 +125,7 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
     Raises:
       ValueError: if steps is below 1, or the baseline has neither one number nor one a channel.
     """
-    require_arguments(images, targets, batch_size=batch_size)
+    require_floats(images)
     require_positive(steps=steps)
     if np.shape(baseline) not in ((), (1,), images.shape[-1:]):
         raise ValueError(f"a baseline of {np.size(baseline)} numbers for {images.shape[-1]} channels: give 1 or 1 each")
@@ -139,7 +139,7 @@ def integrated_gradients(model: Classifier, images: chex.Array, targets: chex.Ar
     return patch_sums((images - start) * total, model.grid)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "samples", "noise"))
+@of_images("batch_size", "samples", "noise")
 def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                batch_size: int = 256, samples: int = 25, noise: float = 0.15) -> chex.Array:
     """Averages gradients over noisy copies of the image (Smilkov et al. 2017).
@@ -162,7 +162,7 @@ def smoothgrad(model: Classifier, images: chex.Array, targets: chex.Array, key: 
     Raises:
       ValueError: if samples is below 1 or noise negative.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size)
+    require_floats(images)
     require_positive(samples=samples)
     if noise < 0:
         raise ValueError(f"noise is {noise}, expected at least 0")
@@ -203,8 +203,7 @@ def gradcam(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.
 
 
 def _pixel_gradient(model: Classifier, images: chex.Array, targets: chex.Array) -> chex.Array:
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images are {images.dtype}, which have no gradient: make them float")
+    require_floats(images)
     return jax.grad(lambda x: target_sum(model.logits(x), targets))(images)
 
 

@@ -6,11 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, pair_values, row_keys, target_class, values
+from shapjax.games.contract import of_images
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "coalitions", "output"))
+@of_images("batch_size", "coalitions", "output")
 def rise(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
          coalitions: int = 2048, output: str = "probability") -> chex.Array:
     """Averages the output over random coalitions that a patch is in (RISE, Petsiuk et al. 2018, equation 6).
@@ -34,8 +34,7 @@ def rise(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
     Raises:
       ValueError: if an argument does not fit.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
-    draw = functools.partial(jax.random.bernoulli, shape=(coalitions // 2, model.num_players))
+    draw = functools.partial(jax.random.bernoulli, p=jnp.float32(0.5), shape=(coalitions // 2, model.num_players))
     masks_BMN = jax.vmap(draw)(row_keys(key, images.shape[0]))
     v_BM, complement_BM = pair_values(model, images, masks_BMN, read=target_class(targets, output),
                                       batch_size=batch_size)
@@ -43,7 +42,7 @@ def rise(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
     return seen_BMN.sum(axis=1) / (coalitions / 2)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "coalitions", "kernel_width", "alpha", "output"))
+@of_images("batch_size", "coalitions", "kernel_width", "alpha", "output")
 def lime(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
          coalitions: int = 1000, kernel_width: float = 0.25, alpha: float = 1.0, output: str = "probability"
          ) -> chex.Array:
@@ -72,8 +71,7 @@ def lime(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
     Raises:
       ValueError: if an argument does not fit.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
-    draw = functools.partial(jax.random.bernoulli, shape=(coalitions // 2, model.num_players))
+    draw = functools.partial(jax.random.bernoulli, p=jnp.float32(0.5), shape=(coalitions // 2, model.num_players))
     masks_BMN = jax.vmap(draw)(row_keys(key, images.shape[0])).at[:, 0].set(True)
     v_BM, complement_BM = pair_values(model, images, masks_BMN, read=target_class(targets, output),
                                       batch_size=batch_size)
@@ -99,11 +97,11 @@ def local_coefficients(masks: chex.Array, values: chex.Array, *, kernel_width: f
     x_MN = masks.astype(jnp.float32)
     with jax.default_matmul_precision("highest"):  # accelerators would multiply in fewer bits
         x_MN, y_M = x_MN - share_M @ x_MN, values - share_M @ values  # takes the intercept out
-        gram_NN = x_MN.T @ (weight_M[:, None] * x_MN) + alpha * jnp.eye(n)
+        gram_NN = x_MN.T @ (weight_M[:, None] * x_MN) + alpha * jnp.eye(n, dtype=jnp.float32)
         return jax.scipy.linalg.solve(gram_NN, x_MN.T @ (weight_M * y_M), assume_a="pos")
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+@of_images("batch_size", "output")
 def leave_one_out(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                   batch_size: int = 256, output: str = "logit") -> chex.Array:
     """Computes what the target class loses when a patch is hidden: v(all) - v(all without n) (Zeiler & Fergus 2014).
@@ -122,21 +120,19 @@ def leave_one_out(model: Classifier, images: chex.Array, targets: chex.Array, ke
     Raises:
       ValueError: if an argument does not fit.
     """
-    require_arguments(images, targets, batch_size=batch_size)
     # Row 0 is the whole image, row 1+n lacks patch n.
     masks = ~jnp.eye(model.num_players + 1, model.num_players, k=-1, dtype=bool)
     v_BM = values(model, images, masks, read=target_class(targets, output), batch_size=batch_size)
     return v_BM[:, :1] - v_BM[:, 1:]
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+@of_images("batch_size", "output")
 def include_one(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
                 batch_size: int = 256, output: str = "logit") -> chex.Array:
     """Computes what the target class gains when a patch is shown alone: v({n}) - v(∅).
 
     Arguments, cost, result and errors as those of `leave_one_out`.
     """
-    require_arguments(images, targets, batch_size=batch_size)
     # Row 0 is the empty coalition, row 1+n has patch n alone.
     masks = jnp.eye(model.num_players + 1, model.num_players, k=-1, dtype=bool)
     v_BM = values(model, images, masks, read=target_class(targets, output), batch_size=batch_size)

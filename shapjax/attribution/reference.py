@@ -1,17 +1,15 @@
 """References of every comparison: random attributions, and phi, the model's own."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
 
 from shapjax.attribution import deterministic
-from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import Classifier, row_keys
+from shapjax.games.contract import of_images
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def random(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256
            ) -> chex.Array:
     """Draws independent uniform numbers: the floor of every metric.
@@ -29,8 +27,8 @@ def random(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
     Raises:
       ValueError: if an argument does not fit.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size)
-    return jax.vmap(lambda key: jax.random.uniform(key, (model.num_players,)))(row_keys(key, images.shape[0]))
+    keys = row_keys(key, images.shape[0])
+    return jax.vmap(lambda key: jax.random.uniform(key, (model.num_players,), jnp.float32))(keys)
 
 
 @deterministic.method

@@ -4,7 +4,6 @@
 explain every class; they give the ground truth of a game.
 """
 
-import functools
 from collections.abc import Callable
 
 import chex
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.games import error_law, estimators, shapley
-from shapjax.games.checks import require_arguments
 from shapjax.games.classifier import (
     Classifier,
     Reader,
@@ -22,13 +20,14 @@ from shapjax.games.classifier import (
     sampled_differences,
     target_class,
 )
+from shapjax.games.contract import of_images
 from shapjax.games.estimators import Estimate
 from shapjax.games.passes import in_passes
 
 MIN_PERMUTATIONS = 16  # in a round; the spread of fewer is a poor estimate of the standard error
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+@of_images("batch_size", "output")
 def exact_all(model: Classifier, images: chex.Array, *, batch_size: int = 256, output: str = "logit") -> chex.Array:
     """Computes exact Shapley values for every class from 2^(N-1) coalition pairs an image, summed on the device.
 
@@ -44,22 +43,20 @@ def exact_all(model: Classifier, images: chex.Array, *, batch_size: int = 256, o
     Raises:
       ValueError: if N is above `shapley.MAX_EXACT_PLAYERS`, or an argument does not fit.
     """
-    require_arguments(images, batch_size=batch_size)
     return _enumerate(model, images, all_classes(output), batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output"))
+@of_images("batch_size", "output")
 def exact(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey | None = None, *,
           batch_size: int = 256, output: str = "logit") -> chex.Array:
     """Computes exact Shapley values of the target class: float32 [B, N].
 
     Arguments and errors as in `exact_all`, and targets int [B]; key is ignored.
     """
-    require_arguments(images, targets, batch_size=batch_size)
     return _enumerate(model, images, target_class(targets, output), batch_size)[..., 0]
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))
+@of_images("batch_size", "output", "max_coalitions", "round_coalitions")
 def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
                     output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
                     round_coalitions: int = 1024) -> Estimate:
@@ -83,13 +80,12 @@ def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
     Raises:
       ValueError: if an argument does not fit, or N < 2.
     """
-    require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
     pairs = min(round_coalitions, max_coalitions) // 2
     rounds = max_coalitions // (2 * pairs)
     return _estimate(_kernel_shap, model, images, None, key, batch_size, output, tolerance, rounds, pairs)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
+@of_images("batch_size", "output", "coalitions")
 def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                 batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
     """Estimates Shapley values of the target class by paired KernelSHAP from a fixed number of coalitions.
@@ -109,12 +105,11 @@ def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key:
     Raises:
       ValueError: if an argument does not fit, or N < 2.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
     pairs = coalitions // 2
     return _estimate(_kernel_shap, model, images, targets, key, batch_size, output, 0.0, 1, pairs).values[..., 0]
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "pairs"))
+@of_images("batch_size", "pairs")
 def refined_phi(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                 batch_size: int = 256, pairs: int = 32) -> chex.Array:
     """Refines phi for the target class by coalition pairs (`games.error_law.refine`), in logits.
@@ -133,7 +128,6 @@ def refined_phi(model: Classifier, images: chex.Array, targets: chex.Array, key:
     Raises:
       ValueError: if the model does not explain itself or is not calibrated, or an argument does not fit.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size)
     if model.error_law is None:
         raise ValueError("this model is not calibrated: its phi cannot be refined")
 
@@ -148,7 +142,7 @@ def refined_phi(model: Classifier, images: chex.Array, targets: chex.Array, key:
     return jax.lax.map(one_image, (images, targets, row_keys(key, len(images)), phi_BNK))
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output", "max_coalitions", "round_coalitions"))
+@of_images("batch_size", "output", "max_coalitions", "round_coalitions")
 def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *, batch_size: int = 256,
                     output: str = "logit", tolerance: float = 0.05, max_coalitions: int = 32768,
                     round_coalitions: int = 1024) -> Estimate:
@@ -158,21 +152,19 @@ def permutation_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
     reverse take 2(N-1) coalitions. A round has as many of them as round_coalitions pays for, but at least
     `MIN_PERMUTATIONS`; there is at least one round. Arguments, result and errors as in `kernel_shap_all`.
     """
-    require_arguments(images, key=key, batch_size=batch_size, coalitions=(max_coalitions, round_coalitions))
     size = max(MIN_PERMUTATIONS, permutation_pairs(model.num_players, min(round_coalitions, max_coalitions)))
     rounds = max(1, permutation_pairs(model.num_players, max_coalitions) // size)
     pairs = size * (model.num_players - 1)
     return _estimate(_permutation, model, images, None, key, batch_size, output, tolerance, rounds, pairs)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "output", "coalitions"))
+@of_images("batch_size", "output", "coalitions")
 def permutation(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.PRNGKey, *,
                 batch_size: int = 256, coalitions: int = 2048, output: str = "logit") -> chex.Array:
     """Estimates Shapley values of the target class by antithetic permutation sampling: float32 [B, N].
 
     Arguments and errors as in `kernel_shap`; there are `permutation_pairs` permutations.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size, coalitions=(coalitions,))
     pairs = permutation_pairs(model.num_players, coalitions) * (model.num_players - 1)
     return _estimate(_permutation, model, images, targets, key, batch_size, output, 0.0, 1, pairs).values[..., 0]
 
@@ -207,7 +199,7 @@ def _enumerate(model: Classifier, images: chex.Array, read: Reader, batch_size: 
             new_total = total + term
             return (new_total, (new_total - total) - term), None
 
-        zero = jnp.zeros(jax.eval_shape(terms, jnp.int32(0)).shape)
+        zero = jnp.zeros_like(jax.eval_shape(terms, jnp.int32(0)))
         return jax.lax.scan(add, (zero, zero), jnp.arange(-(-num_pairs // pairs)) * pairs)[0][0]
 
     return in_passes(some_images, jnp.arange(len(images)), batch_size=batch_size // pairs)  # several, if they fit
@@ -225,7 +217,8 @@ def _kernel_shap(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array,
         weights = (jnp.arange(max_rounds * pairs) < num_rounds * pairs).astype(jnp.float32)
         return estimators.kernel_shap_solve(*drawn, totals_K, weights)
 
-    return draw, estimate, (jnp.zeros((max_rounds * pairs, n), bool), jnp.zeros((max_rounds * pairs, len(totals_K))))
+    nothing = (jnp.zeros((max_rounds * pairs, n), bool), jnp.zeros((max_rounds * pairs, len(totals_K)), jnp.float32))
+    return draw, estimate, nothing
 
 
 def _permutation(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array, n: int, max_rounds: int, pairs: int
@@ -238,7 +231,7 @@ def _permutation(key: chex.PRNGKey, differences: Callable, totals_K: chex.Array,
         steps = differences(estimators.permutation_prefixes(ranks).reshape(-1, n)).reshape(size, n - 1, -1)
         return moments.add(estimators.antithetic_contributions(ranks, steps, totals_K))
 
-    zero = jnp.zeros((n, len(totals_K)))
+    zero = jnp.zeros((n, len(totals_K)), jnp.float32)
     nothing = estimators.Moments(jnp.float32(0), zero, zero)
     return draw, lambda moments, _: (moments.mean, moments.standard_errors), nothing
 

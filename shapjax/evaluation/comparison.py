@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -19,7 +20,7 @@ from shapjax.evaluation.ground_truth import GroundTruth, remembered, resolve
 from shapjax.evaluation.measurement import Measurement, Subjects
 from shapjax.evaluation.over_images import OverImages, default_batch_size
 from shapjax.evaluation.sample_efficiency import budget_to_reach
-from shapjax.games import checks, classifier, error_law
+from shapjax.games import checks, classifier, contract, error_law
 from shapjax.games.classifier import Classifier
 from shapjax.games.removal import Removal
 from shapjax.metrics import registry as metrics_registry
@@ -56,7 +57,8 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     Args:
       model: from `shapjax.load`, or any `games.Classifier`.
       images: uint8 [n, H, W, C], which the model gets as floats in [0, 1], or floats as the model takes them.
-      labels: int [n], true classes; None leaves out the metrics that need them.
+      labels: int [n], true classes, or their names, where the model has names; None leaves out the metrics that need
+        them.
       methods: names of `attribution.METHODS`, or "all" that the model can run.
       metrics: names of `metrics.registry.METRICS`, or "all" that can be measured.
       target: the class that is explained and scored, "predicted" or "label".
@@ -75,15 +77,24 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
       progress: show progress bars, and each method's means as it ends.
 
     Raises:
-      ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that lacks something.
+      ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that lacks something;
+        if a model of others does not keep to its contract (`games.Classifier.check`).
     """
     game = getattr(model, "classifier", model)
     if not isinstance(game, Classifier):
         raise ValueError(f"the model is {model!r}, expected a loaded one: pass shapjax.load(path)")
-    images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
+    images = np.asarray(images)
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
-    _require_arguments(images, labels, object_masks, target, batch_size, coalitions, seed, explorer_images)
+    pixels = to_pixels(np.asarray(contract.as_images(images, game.grid)))
+    _require_arguments(images, object_masks, target, batch_size, coalitions, seed, explorer_images)
+    options = {"batch_size": batch_size, "seed": seed}
+    names = getattr(model, "class_names", ())
+    num_classes = contract.num_classes(game, pixels[:1])
+    if labels is not None:
+        labels = contract.as_targets(labels, num_classes, what="labels", num_images=len(images), class_names=names)
+    elif target == "label":
+        raise ValueError("target is 'label', and there are no labels: expected 'predicted'")
     kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
     if removal is not None:
         game = classifier.painted(game, removal)
@@ -91,15 +102,17 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None,
                                       labels=labels is not None)
 
-    pixels, options = to_pixels(images), {"batch_size": batch_size, "seed": seed}
+    if isinstance(model, Classifier):  # wrapped by others
+        game.check(pixels)
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
     if isinstance(ground_truth, str):
         name = "ground_truth" if removal is None else f"ground_truth_{type(removal).__name__.lower()}"
         ground_truth = remembered(cache, name, game, pixels, kind=kind, progress=progress, **options)
     logits = OverImages(Classifier.logits, block=batch_size)(game, pixels)
+    contract.require_finite_logits(logits)
     predicted = logits.argmax(axis=1).astype(np.int32)
-    known = np.full_like(predicted, -1) if labels is None else labels.astype(np.int32)
-    labels = predicted if labels is None else known  # what needs labels is left out
+    known = np.full_like(predicted, -1) if labels is None else labels
+    labels = predicted if labels is None else labels  # what needs labels is left out
     subjects = Subjects(
         images=pixels, labels=labels, predicted=predicted, targets=predicted if target == "predicted" else labels,
         probabilities=np.asarray(jax.nn.softmax(logits)), object_masks=object_masks,
@@ -115,12 +128,11 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     explored = [method.key for method in methods]
     methods = [*methods, *(Method(name, name, GIVEN, "", None) for name in maps or ())]
 
-    names = getattr(model, "class_names", None) or range(logits.shape[1])
     summary = origin() | {
         "images": len(labels), "target": target,
         "removal": "own" if removal is None else repr(removal), "ground_truth": ground_truth and kind,
         "seed": seed, "players": game.num_players, "grid": list(game.grid),
-        "class_names": [str(name) for name in names], "confidence": table.CONFIDENCE,
+        "class_names": [str(name) for name in names or range(num_classes)], "confidence": table.CONFIDENCE,
         "metrics": [metric._asdict() | {"needs": list(metric.needs)} for metric in metrics],
         "methods": table.summarize(measured, methods, metrics, coalitions=coalitions, seed=seed),
     }
@@ -161,20 +173,14 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
 
 
-def _require_arguments(images: np.ndarray, labels: np.ndarray | None, object_masks: np.ndarray | None, target: str,
-                       batch_size: int, coalitions: int, seed: int, explorer_images: int) -> None:
+def _require_arguments(images: np.ndarray, object_masks: np.ndarray | None, target: str, batch_size: int,
+                       coalitions: int, seed: int, explorer_images: int) -> None:
     """Raises ValueError unless the arguments of `compare` fit together."""
-    checks.require_arguments(images, batch_size=batch_size, coalitions=(coalitions,))
-    if labels is not None:
-        checks.require_shape("labels", labels, images.shape[:1], "images")
+    checks.require_arguments(len(images), batch_size=batch_size, coalitions=(coalitions,))
     if object_masks is not None:
         checks.require_shape("object masks", object_masks, images.shape[:3], "images, height, width")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}, expected uint8 or floats")
-    if labels is None and target == "label":
-        raise ValueError("target is 'label', and there are no labels: expected 'predicted'")
-    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are {labels.dtype}, expected integers")
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     for name, number in (("seed", seed), ("explorer_images", explorer_images)):

@@ -86,8 +86,8 @@ def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: c
         "metric/sparseness": sparseness.gini(attributions),
         "curve/insertion": p.inserted,
         "curve/deletion": p.deleted,
-        "curve/positive": perturbation.correct(removed.deleted, predicted).astype(jnp.float32),
-        "curve/negative": perturbation.correct(removed.inserted, predicted).astype(jnp.float32),
+        "curve/positive": perturbation.correct(removed.deleted, predicted),
+        "curve/negative": perturbation.correct(removed.inserted, predicted),
     }
 
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.games import classifier, shapley
-from shapjax.games.checks import require_arguments, require_finite, require_shape
+from shapjax.games import classifier, contract, shapley
+from shapjax.games.checks import require_finite, require_shape
 from shapjax.games.classifier import Classifier, row_keys
 from shapjax.games.error_law import Refined
 from shapjax.games.refinement import posterior
@@ -51,11 +51,11 @@ def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
     Raises:
       ValueError: if an argument does not fit, the prior is not finite, or N < 2.
     """
-    require_arguments(images, targets, key=key, batch_size=batch_size)
+    images, targets = contract.prepared(model, images, targets, key=key, batch_size=batch_size)
     if not isinstance(pairs, int | np.integer) or not 2 <= pairs <= MAX_PAIRS:
         raise ValueError(f"pairs is {pairs}, expected a whole number from 2 to {MAX_PAIRS:,}")
     shape = (len(images), model.num_players)
-    prior = jnp.zeros(shape) if prior is None else jnp.asarray(prior, jnp.float32)
+    prior = jnp.zeros(shape, jnp.float32) if prior is None else jnp.asarray(prior, jnp.float32)
     require_shape("prior", prior, shape, "images, patches")
     require_finite(prior, "the prior")
     return _refine(model, images, targets, key, prior, pairs, batch_size, output)
@@ -94,7 +94,7 @@ def refine_game(prior: chex.Array, masks: chex.Array, differences: chex.Array, t
       Refined; values float32 [N].
     """
     m, n = masks.shape
-    x_MN = jnp.where(masks, 1.0, -1.0)
+    x_MN = jnp.where(masks, jnp.float32(1), -1)
     residual_M = differences - x_MN.sum(axis=1) * total / n
     scale = jnp.maximum(jnp.sqrt(jnp.mean(residual_M**2)), jnp.finfo(jnp.float32).tiny ** 0.5)
     prior_N = total / n + _amplitude(x_MN, prior, residual_M) * (prior - prior.mean())

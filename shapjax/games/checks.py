@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from shapjax.errors import UserError
+
 
 def require_shape(what: str, array: chex.Array, expected: tuple[int | None, ...], axes: str) -> None:
     """Raises ValueError unless an array has a shape; None stands for any length.
@@ -29,26 +31,20 @@ def require_positive(**counts: int) -> None:
             raise ValueError(f"{name} is {count}, expected at least 1")
 
 
-def require_arguments(images: chex.Array, targets: chex.Array | None = None, *, key: chex.PRNGKey | None = None,
-                      batch_size: int = 1, coalitions: tuple[int, ...] = ()) -> None:
-    """Raises ValueError unless the arguments of an attribution method fit together.
+def require_arguments(num_images: int, *, key: chex.PRNGKey | None = None, batch_size: int = 1,
+                      coalitions: tuple[int, ...] = ()) -> None:
+    """Raises ValueError unless the arguments of an attribution method, besides images and targets, fit together.
 
     Args:
-      images: [B, H, W, C], B of at least 1.
-      targets: int [B]; None for methods that explain all classes.
+      num_images: B, at least 1.
       key: one typed key or [B] of them; None for deterministic methods.
       batch_size: at least 1.
       coalitions: numbers of sampled coalitions, each even.
     """
-    require_shape("images", images, (None,) * 4, "images, height, width, channels")
-    b = images.shape[0]
-    require_positive(**{"the number of images": b}, batch_size=batch_size)
-    if targets is not None:
-        require_shape("targets", targets, (b,), "images")
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
-            raise ValueError(f"the targets are {targets.dtype}, expected class numbers, int [{b}]")
-    if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape in ((), (b,))):
-        raise ValueError(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or [{b}] of them")
+    require_positive(**{"the number of images": num_images}, batch_size=batch_size)
+    if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape in ((), (num_images,))):
+        raise ValueError(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or [{num_images}] "
+                         "of them")
     for number in coalitions:
         if number < 2 or number % 2:
             raise ValueError(f"{number} coalitions were asked for, expected an even number: they form pairs")
@@ -69,11 +65,13 @@ def require_finite(attributions: chex.Array, name: str) -> None:
                          f"(rows {first}): leave these images out, or explain them with another method")
 
 
-def require_targets(targets: np.ndarray, num_classes: int) -> None:
-    """Raises ValueError unless targets int [B] are classes, 0 … num_classes - 1.
+def require_targets(targets: np.ndarray, num_classes: int, *, what: str = "targets") -> None:
+    """Raises UserError unless targets int [B] are classes, 0 … num_classes - 1.
 
     Call it outside of jit. Inside, where no value can raise, a target out of range gives NaN.
     """
-    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= num_classes))
+    number = np.asarray(targets).astype(np.int64)
+    bad = np.flatnonzero((number < 0) | (number >= num_classes))
     if bad.size:
-        raise ValueError(f"target {targets[bad[0]]} of row {bad[0]} is no class: expected 0 to {num_classes - 1}")
+        raise UserError(f"{what.removesuffix('s')} {targets[bad[0]]} of row {bad[0]} is no class: expected 0 to "
+                        f"{num_classes - 1}")

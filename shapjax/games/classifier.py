@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from shapjax.games import contract
 from shapjax.games.error_law import ErrorLaw
 from shapjax.games.passes import in_passes
 from shapjax.games.removal import Removal, hidden_pixels
@@ -25,8 +26,9 @@ READOUTS = ("patches", "class_token")
 class Classifier:
     """An image classifier whose players are the patches of a grid.
 
-    Every function takes the parameters first. Images are float [B, H, W, C], in the units that the model takes.
-    A coalition is bool [B, N], True = visible, patches in reading order.
+    Every function takes the parameters first. Images are float32 [B, H, W, C], in the units that the model takes; the
+    methods make them that, and pass integers on as they are. A coalition is bool [B, N], True = visible, patches in
+    reading order. The methods raise `UserError` if a function does not return what is said here.
 
     Attributes:
       params: any pytree.
@@ -46,6 +48,7 @@ class Classifier:
       features_fn: (params, images, delta) -> logits [B, K] and the last spatial features [B, h, w, D]; delta as above.
       relevance_fn: (params, images, target int [B]) -> relevance of the attention maps [L, B, H, T, T] by layer-wise
         relevance propagation (Chefer et al. 2021, "beyond attention visualization").
+      class_names: K names that targets may be given by; () without.
     """
 
     params: Any
@@ -60,6 +63,7 @@ class Classifier:
     attention_readout: str = flax.struct.field(pytree_node=False, default="patches")
     features_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     relevance_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+    class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
     def num_players(self) -> int:
@@ -67,57 +71,75 @@ class Classifier:
         return self.grid[0] * self.grid[1]
 
     def logits(self, images: chex.Array) -> chex.Array:
-        """Returns the logits [B, K] of whole images; differentiable."""
-        return self.logits_fn(self.params, images)
+        """Returns the logits float32 [B, K] of whole images; differentiable."""
+        return self._logits(self.logits_fn, images)
 
     def coalition_logits(self, images: chex.Array, mask: chex.Array) -> chex.Array:
-        """Returns v(S) [B, K] of one coalition an image, mask bool [B, N]."""
-        return self.coalition_fn(self.params, images, mask)
+        """Returns v(S) float32 [B, K] of one coalition an image, mask bool [B, N]."""
+        return self._logits(self.coalition_fn, images, mask)
 
     def pair_logits(self, images: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """Returns v(S) and v(S^c), [B, K] each, of one coalition an image, mask bool [B, N]."""
+        """Returns v(S) and v(S^c), float32 [B, K] each, of one coalition an image, mask bool [B, N]."""
+        images = contract.as_images(images, self.grid)
         if self.pair_fn:
-            return self.pair_fn(self.params, images, mask)
+            return tuple(contract.as_logits(v, images.shape[0]) for v in self.pair_fn(self.params, images, mask))
         both = self.coalition_logits(jnp.concatenate([images, images]), jnp.concatenate([mask, ~mask]))
         return tuple(jnp.split(both, 2))
 
     def phi(self, images: chex.Array) -> chex.Array:
-        """Returns phi [B, N, K]. Raises ValueError if the model does not explain itself."""
-        return self._optional("phi_fn", "phi (it is not a self-explaining model)")(self.params, images)
+        """Returns phi float32 [B, N, K]. Raises ValueError if the model does not explain itself."""
+        return self._optional("phi_fn", "phi (it is not a self-explaining model)", images).astype(jnp.float32)
 
     def attention(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
         """Returns logits [B, K] and attention maps [L, B, H, T, T]. Raises ValueError if the model has none."""
-        return self._optional("attention_fn", "attention maps")(self.params, images, delta)
+        logits, maps = self._optional("attention_fn", "attention maps", images, delta)
+        return contract.as_logits(logits, jnp.shape(images)[0]), maps
 
     def features(self, images: chex.Array, delta: chex.Array | None = None) -> tuple[chex.Array, chex.Array]:
         """Returns logits [B, K] and features [B, h, w, D]. Raises ValueError if the model has no spatial features."""
-        return self._optional("features_fn", "spatial features")(self.params, images, delta)
+        logits, features = self._optional("features_fn", "spatial features", images, delta)
+        return contract.as_logits(logits, jnp.shape(images)[0]), features
 
     def relevance(self, images: chex.Array, targets: chex.Array) -> chex.Array:
         """Returns the relevance of the attention maps [L, B, H, T, T].
 
         Raises ValueError if the model cannot propagate relevance.
         """
-        return self._optional("relevance_fn", "relevance propagation")(self.params, images, targets)
+        return self._optional("relevance_fn", "relevance propagation", images, targets)
 
-    def _optional(self, field: str, what: str) -> Callable:
+    def check(self, images: chex.Array) -> None:
+        """Runs the model three times on a few of the images, to find what shapes cannot tell. Not to be traced.
+
+        Args:
+          images: [B, H, W, C], B of at least 1.
+
+        Raises:
+          UserError: if logits are not finite, two evaluations differ (dropout), or an image's logits depend on the
+            other images (batch normalization in training mode); or on all that methods refuse.
+        """
+        contract.require_values(self, images)
+
+    def _logits(self, fn: Callable, images: chex.Array, *mask: chex.Array) -> chex.Array:
+        images = contract.as_images(images, self.grid)
+        return contract.as_logits(fn(self.params, images, *mask), images.shape[0])
+
+    def _optional(self, field: str, what: str, images: chex.Array, *others: chex.Array | None) -> Any:
         function = getattr(self, field)
         if function is None:
             raise ValueError(f"this model has no {what}: choose another method, or give {field} where it is wrapped")
-        return function
+        return function(self.params, contract.as_images(images, self.grid), *others)
 
 
 def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Removal | None = None,
          **optional: Any) -> Classifier:
     """Makes a `Classifier` from any function of images.
 
-        wrap(module.apply, variables, grid=(7, 7), removal=games.Constant(0.0))                            # Flax linen
-        graph, state = nnx.split(model); wrap(lambda s, x: nnx.merge(graph, s)(x), state, grid=…, removal=…)      # NNX
-        wrap(lambda p, x: model(pixel_values=x, params=p).logits, model.params, grid=…, removal=…)  # Hugging Face style
-        wrap(f, grid=(7, 7), removal=games.Blur(sigma=8.0))                                          # a plain function
+        model = games.wrap(module.apply, variables, grid=(7, 7), removal=games.Constant(0.0))  # Flax linen
+        model = games.wrap(f, grid=(7, 7), removal=games.Blur(sigma=8.0))                      # a plain function
 
     Args:
-      fn: (params, images) -> logits [B, K]; or (images) -> logits where params is None.
+      fn: (params, images) -> logits [B, K], K of at least 2; or (images) -> logits where params is None. It is a pure
+        function in evaluation mode: an image's logits depend on that image alone (`Classifier.check`).
       params: any pytree of arrays.
       grid: (gh, gw), patches down and across.
       removal: what is painted over hidden patches (`games.removal`); None for a model with a coalition_fn of its own.
@@ -138,6 +160,7 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
         return fn(images) if params is None else fn(params, images)
 
     grid = (int(grid[0]), int(grid[1]))
+    optional["class_names"] = tuple(optional.get("class_names", ()))
     if removal:
         optional["coalition_fn"] = _painting(logits_fn, grid, removal)
     return Classifier(params=params, grid=grid, logits_fn=logits_fn, **optional)
@@ -189,12 +212,18 @@ def all_classes(output: str = "logit") -> Reader:
 
 
 def target_class(targets: chex.Array, output: str = "logit") -> Reader:
-    """Makes a reader of an output (a key of `OUTPUTS`) of each image's target class, targets int [B]: [rows].
+    """Makes a reader of an output (a key of `OUTPUTS`) of each image's target class: [rows].
 
-    A target beyond the last class is read as NaN.
+    Targets are int [B] or one-hot [B, K]. One that is no class raises UserError; inside of jit it is read as NaN.
     """
-    fn, targets = _output(output), jnp.asarray(targets)
-    return lambda logits, image: jnp.take_along_axis(fn(logits), targets[image][:, None], axis=1)[:, 0]
+    fn = _output(output)
+
+    def read(logits: chex.Array, image: chex.Array) -> chex.Array:
+        classes = jnp.asarray(contract.as_targets(targets, logits.shape[-1]))
+        index = classes.at[image].get(mode="fill", fill_value=contract.NO_CLASS)  # for images without a target
+        return jnp.take_along_axis(fn(logits), index[:, None], axis=1)[:, 0]
+
+    return read
 
 
 def _output(name: str) -> Callable:

@@ -76,7 +76,7 @@ class Refined(NamedTuple):
 def without_pairs(law: ErrorLaw, prior: chex.Array) -> Refined:
     """Returns a prior, float [N, K], with its errors."""
     n, k = prior.shape
-    return refine(law, prior, jnp.zeros((0, n), bool), jnp.zeros((0, k)), prior.sum(axis=0))
+    return refine(law, prior, jnp.zeros((0, n), bool), jnp.zeros((0, k), jnp.float32), prior.sum(axis=0))
 
 
 def refine(law: ErrorLaw, prior: chex.Array, masks: chex.Array, differences: chex.Array, totals: chex.Array,

@@ -66,8 +66,8 @@ def kernel_shap_solve(masks: chex.Array, differences: chex.Array, totals: chex.A
     from scipy import special  # loads slowly, and most users of the package do without it
 
     m, n = masks.shape
-    weight_M1 = jnp.ones((m, 1)) if weights is None else weights[:, None]
-    x_MN = jnp.where(masks, 1.0, -1.0)
+    weight_M1 = jnp.ones((m, 1), jnp.float32) if weights is None else weights[:, None]
+    x_MN = jnp.where(masks, jnp.float32(1), -1)
     share_K = totals / n
     y_MK = differences - x_MN.sum(axis=1, keepdims=True) * share_K
     x_MN = x_MN - x_MN.mean(axis=1, keepdims=True)  # deviations have sum zero, so only this part of x meets them
@@ -76,7 +76,7 @@ def kernel_shap_solve(masks: chex.Array, differences: chex.Array, totals: chex.A
         scale = jnp.trace(moments_NN) / n
         # The moments are 0 along the ones, and in further directions if the sample leaves them open: values are equal
         # there. The second solution takes out the bias of the ridge.
-        factor = jax.scipy.linalg.cho_factor(moments_NN + scale * (1e-4 * jnp.eye(n) + 1 / n))
+        factor = jax.scipy.linalg.cho_factor(moments_NN + scale * (1e-4 * jnp.eye(n, dtype=jnp.float32) + 1 / n))
         psi_NK = jax.scipy.linalg.cho_solve(factor, right_NK)
         psi_NK += jax.scipy.linalg.cho_solve(factor, right_NK - moments_NN @ psi_NK)
         psi_NK -= psi_NK.mean(axis=0)
@@ -115,7 +115,7 @@ def pair_codes(masks: chex.Array) -> chex.Array:
 
 def sample_ranks(key: chex.PRNGKey, *, num_players: int, num_permutations: int) -> chex.Array:
     """Draws uniform permutations, as the rank (place of arrival, from 0) of each player: int32 [R, N]."""
-    ranks = jnp.broadcast_to(jnp.arange(num_players), (num_permutations, num_players))
+    ranks = jnp.broadcast_to(jnp.arange(num_players, dtype=jnp.int32), (num_permutations, num_players))
     return jax.random.permutation(key, ranks, axis=1, independent=True)
 
 
@@ -189,6 +189,7 @@ def until_precise(draw: Callable, estimate: Callable, state: Any, *, shape: tupl
     def unfinished(carry):
         return (carry[0] < max_rounds) & (carry[-1] > tolerance)
 
-    start = (jnp.int32(0), state, jnp.zeros(shape), jnp.zeros(shape), jnp.float32(jnp.inf))
+    zero = jnp.zeros(shape, jnp.float32)
+    start = (jnp.int32(0), state, zero, zero, jnp.float32(jnp.inf))
     rounds, _, values, errors, ratio = jax.lax.while_loop(unfinished, body, start)
     return values, errors, ratio, rounds

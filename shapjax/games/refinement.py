@@ -61,13 +61,13 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
     """
     m, n = masks.shape
     prior = prior + (totals - prior.sum(axis=0)) / n
-    share_N = jnp.ones(n) if shares is None else jnp.asarray(shares)
-    weight_M1 = jnp.ones((m, 1)) if weights is None else jnp.asarray(weights)[:, None]
+    share_N = jnp.ones(n, jnp.float32) if shares is None else jnp.asarray(shares)
+    weight_M1 = jnp.ones((m, 1), jnp.float32) if weights is None else jnp.asarray(weights)[:, None]
     if not m:
         variance_NK = jnp.broadcast_to((share_N - share_N**2 / share_N.sum())[:, None], prior.shape)
         return Posterior(prior, variance_NK, misfit=jnp.zeros_like(totals), distinct=jnp.int32(0))
-    noise_M = jnp.ones(m) if noise is None else jnp.asarray(noise)
-    x_MN = jnp.where(masks, 1.0, -1.0)
+    noise_M = jnp.ones(m, jnp.float32) if noise is None else jnp.asarray(noise)
+    x_MN = jnp.where(masks, jnp.float32(1), -1)
     sign_M1 = x_MN[:, -1:]
     with jax.default_matmul_precision("highest"):  # accelerators would multiply in fewer bits
         residual_MK = differences - x_MN @ prior
@@ -78,7 +78,7 @@ def posterior(prior: chex.Array, masks: chex.Array, differences: chex.Array, tot
         ridge_N = ridge / share_N
         # The moments are 0 along the ones: what is added there changes nothing, as the inverse leaves them out.
         factor = jax.scipy.linalg.cho_factor(moments_NN + jnp.diag(ridge_N) + diagonal / n)
-        inverse_NN = jax.scipy.linalg.cho_solve(factor, jnp.eye(n))
+        inverse_NN = jax.scipy.linalg.cho_solve(factor, jnp.eye(n, dtype=jnp.float32))
         ones_N = inverse_NN.sum(axis=0)
         inverse_NN -= jnp.outer(ones_N, ones_N) / ones_N.sum()  # of deltas whose sum is 0
         delta_NK = inverse_NN @ right_NK

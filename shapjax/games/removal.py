@@ -2,7 +2,7 @@
 
 A removal is a hashable function (images [B, H, W, C], hidden bool [B, H, W, 1]) -> images. It is chosen when a model
 is wrapped (`games.wrap`). Colors and noise are in the units of the images that the model's function takes: pixels, or
-normalized pixels.
+normalized pixels. Those here take floats of any width and return float32; they raise `UserError` on integers.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from shapjax.games import contract
 
 Removal = Callable[[chex.Array, chex.Array], chex.Array]
 
@@ -40,8 +42,17 @@ def hidden_pixels(visible: chex.Array, grid: tuple[int, int], image_size: tuple[
     return hidden[:, rows[:, None], columns[None, :], None]
 
 
+class _Painter:
+    """A removal that paints what `_fill(images, hidden)` returns, of the shape of the images or one that fits."""
+
+    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        images = contract.as_images(images)
+        contract.require_floats(images)
+        return jnp.where(hidden, self._fill(images, hidden), images)
+
+
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(_Painter):
     """Gives hidden pixels a fixed color: 0, or the dataset's mean.
 
     Attributes:
@@ -53,15 +64,15 @@ class Constant:
 
     color: float | tuple[float, ...] = 0.0
 
-    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+    def _fill(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
         color = jnp.asarray(self.color, images.dtype)
         if color.size not in (1, images.shape[-1]):
             raise ValueError(f"a color of {color.size} channels for images of {images.shape[-1]}: give as many, or 1")
-        return jnp.where(hidden, color, images)
+        return color
 
 
 @dataclasses.dataclass(frozen=True)
-class Blur:
+class Blur(_Painter):
     """Gives hidden pixels the values of the blurred whole image (Fong & Vedaldi 2017).
 
     Attributes:
@@ -70,18 +81,17 @@ class Blur:
 
     sigma: float = 10.0
 
-    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+    def _fill(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
         from scipy import ndimage  # loads slowly, and most users of the package do without it
 
         # The filter is linear: its matrix is what it makes of the unit vectors.
         rows, columns = (ndimage.gaussian_filter1d(np.eye(n), self.sigma, axis=0, mode="nearest", truncate=3.0)
-                         for n in images.shape[1:3])
-        blurred = jnp.einsum("hy,wx,byxc->bhwc", rows, columns, images, precision="highest").astype(images.dtype)
-        return jnp.where(hidden, blurred, images)
+                         .astype(np.float32) for n in images.shape[1:3])
+        return jnp.einsum("hy,wx,byxc->bhwc", rows, columns, images, precision="highest")
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
+class Noise(_Painter):
     """Gives hidden pixels Gaussian noise, the same for all images of a size.
 
     Attributes:
@@ -93,13 +103,12 @@ class Noise:
     scale: float = 1.0
     seed: int = 0
 
-    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
-        noise = self.mean + self.scale * jax.random.normal(jax.random.key(self.seed), images.shape[1:], images.dtype)
-        return jnp.where(hidden, noise[None], images)
+    def _fill(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
+        return self.mean + self.scale * jax.random.normal(jax.random.key(self.seed), images.shape[1:], images.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class NoisyLinear:
+class NoisyLinear(_Painter):
     """Imputes hidden pixels as ROAD does, by noisy linear imputation (Rong et al. 2022, section 4.3).
 
     Each hidden pixel is the weighted mean of its neighbors inside the image, with weights 1/6 at the sides and 1/12 at
@@ -117,12 +126,11 @@ class NoisyLinear:
     tolerance: float = 1e-5
     max_iterations: int = 500
 
-    def __call__(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
-        filled = jax.vmap(self._fill)(images, hidden)
+    def _fill(self, images: chex.Array, hidden: chex.Array) -> chex.Array:
         noise = self.noise * jax.random.normal(jax.random.key(self.seed), images.shape[1:], images.dtype)
-        return jnp.where(hidden, filled + noise[None], images)
+        return jax.vmap(self._imputed)(images, hidden) + noise
 
-    def _fill(self, image_HWC: chex.Array, hidden_HW1: chex.Array) -> chex.Array:
+    def _imputed(self, image_HWC: chex.Array, hidden_HW1: chex.Array) -> chex.Array:
         inside_HW1 = jnp.ones_like(image_HWC[..., :1])
         total_HW1 = _neighbors(inside_HW1)  # smaller at the edges
 

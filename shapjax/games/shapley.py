@@ -54,7 +54,8 @@ def sample_coalitions(key: chex.PRNGKey, *, num_players: int, num_pairs: int) ->
     size_key, member_key = jax.random.split(key)
     probabilities = jnp.asarray(kernel_size_probabilities(num_players), jnp.float32)
     size_M = 1 + jax.random.choice(size_key, num_players - 1, (num_pairs,), p=probabilities)
-    rank_MN = jnp.argsort(jax.random.uniform(member_key, (num_pairs, num_players)), axis=-1)  # a uniform permutation
+    draws_MN = jax.random.uniform(member_key, (num_pairs, num_players), jnp.float32)
+    rank_MN = jnp.argsort(draws_MN, axis=-1)  # a uniform permutation
     return rank_MN < size_M[:, None]
 
 

@@ -30,8 +30,9 @@ def sample_masks(key: chex.PRNGKey, *, num_players: int, num_masks: int, size: i
     if num_players < 2 or size is not None and not 1 <= size < num_players:
         raise ValueError(f"size={size} among {num_players} players: a coalition has at least 1 member and leaves 1 out")
     size_key, member_key = jax.random.split(key)
-    size_M = jax.random.randint(size_key, (num_masks,), 1, num_players) if size is None else jnp.full(num_masks, size)
-    rank_MN = jnp.argsort(jax.random.uniform(member_key, (num_masks, num_players)), axis=-1)
+    size_M = jnp.full(num_masks, size) if size is not None else jax.random.randint(
+        size_key, (num_masks,), 1, num_players, jnp.int32)
+    rank_MN = jnp.argsort(jax.random.uniform(member_key, (num_masks, num_players), jnp.float32), axis=-1)
     return rank_MN < size_M[:, None]
 
 

@@ -6,7 +6,6 @@ class ŷ predicted on the whole image. Metrics over fractions q use q = 0.1 … 
 up).
 """
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -17,6 +16,7 @@ import numpy as np
 from shapjax.games import classifier
 from shapjax.games.checks import require_shape
 from shapjax.games.classifier import Classifier
+from shapjax.games.contract import NO_CLASS, as_targets, of_images
 from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import ranking
 
@@ -38,7 +38,7 @@ def removed_counts(num_players: int) -> np.ndarray:
     return (np.arange(10) * num_players + 5) // 10
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256) -> Curves:
     """Evaluates both curves from N coalition pairs an image: the first k patches and the rest are complements.
 
@@ -68,8 +68,11 @@ def at_fractions(curves: Curves) -> Curves:
 
 
 def target_log_probability(curves: Curves, targets: chex.Array | None = None) -> Curves:
-    """Computes log p_target along both curves, [B, N+1] each; targets int [B], ŷ by default."""
-    targets = jnp.argmax(curves.deleted[:, 0], axis=-1) if targets is None else targets
+    """Computes log p_target along both curves, [B, N+1] each; targets int [B] or one-hot [B, K], ŷ by default.
+
+    A target that is no class raises UserError; inside of jit it gives NaN.
+    """
+    targets = _classes(curves.deleted, targets, "targets")
     return jax.tree.map(
         lambda logits: jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None, None], axis=-1)[..., 0], curves)
 
@@ -153,12 +156,21 @@ def accuracy_area(correct: chex.Array) -> chex.Array:
 
 
 def correct(logits: chex.Array, labels: chex.Array | None = None) -> chex.Array:
-    """Returns whether an image's predictions are its label: logits [B, Q, K] -> bool [B, Q].
+    """Returns 1 where an image's predictions are its label, else 0: logits [B, Q, K] -> float32 [B, Q].
 
-    Labels are int [B]; by default, the first prediction of each image.
+    Labels are int [B] or one-hot [B, K]; by default, the first prediction of each image. One that is no class raises
+    UserError; inside of jit it gives NaN.
     """
-    predicted_BQ = jnp.argmax(logits, axis=-1)
-    return predicted_BQ == (predicted_BQ[:, :1] if labels is None else labels[:, None])
+    labels_B1 = _classes(logits, labels, "labels")[:, None]
+    right_BQ = (jnp.argmax(logits, axis=-1) == labels_B1).astype(jnp.float32)
+    return jnp.where(labels_B1 == NO_CLASS, jnp.nan, right_BQ)
+
+
+def _classes(logits: chex.Array, classes: chex.Array | None, what: str) -> chex.Array:
+    """Returns class numbers int [B], by default those predicted first: logits [B, Q, K]."""
+    if classes is None:
+        return jnp.argmax(logits[:, 0], axis=-1)
+    return jnp.asarray(as_targets(classes, logits.shape[-1], what=what, num_images=len(logits)))
 
 
 def positive_perturbation(curves: Curves, labels: chex.Array | None = None) -> chex.Array:
@@ -184,7 +196,7 @@ def negative_perturbation(curves: Curves, labels: chex.Array | None = None) -> c
     return accuracy_area(correct(at_fractions(curves).inserted, labels))
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def correct_without(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, *,
                     batch_size: int = 256) -> chex.Array:
     """Tests whether the label is predicted without the first 0, 10 … 90 % of an order.
@@ -203,7 +215,7 @@ def correct_without(model: Classifier, images: chex.Array, order: chex.Array, la
     require_shape("orders", order, (images.shape[0], n), "images, patches")
     visible_BQN = ranking.ranks(order)[:, None, :] >= removed_counts(n)[:, None]
     logits = classifier.values(model, images, visible_BQN, read=classifier.all_classes(), batch_size=batch_size)
-    return correct(logits, labels).astype(jnp.float32)
+    return correct(logits, labels)
 
 
 def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
@@ -220,10 +232,11 @@ def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Arra
     """
     p = jnp.exp(target_log_probability(curves, targets).deleted)
     revealed = p[:, -2::-1]  # without the first N-1 of the order (the least important alone) … without none
-    return jnp.all(jnp.diff(revealed, axis=1) >= 0, axis=1).astype(jnp.float32)
+    rises = jnp.all(jnp.diff(revealed, axis=1) >= 0, axis=1).astype(jnp.float32)
+    return jnp.where(jnp.isnan(revealed).any(axis=1), jnp.nan, rises)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "imputation"))
+@of_images("batch_size", "imputation")
 def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex.Array, *, batch_size: int = 256,
          imputation: NoisyLinear = NoisyLinear()) -> chex.Array:  # noqa: B008 (frozen)
     """Tests whether the target class is predicted without the first 0, 10 … 90 % of an order (ROAD, Rong et al. 2022).
@@ -246,7 +259,7 @@ def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex
     return correct_without(classifier.painted(model, imputation), images, order, targets, batch_size=batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def random_removal(model: Classifier, images: chex.Array, labels: chex.Array, key: chex.PRNGKey, *,
                    batch_size: int = 256) -> chex.Array:
     """Tests whether the label is predicted without a random 0, 10 … 90 % of the patches, by the model's own removal.
@@ -261,5 +274,5 @@ def random_removal(model: Classifier, images: chex.Array, labels: chex.Array, ke
     Returns:
       float32 [B, 10] of 0 and 1; in column i, `removed_counts`[i] patches are removed.
     """
-    order = ranking.order(jnp.zeros((images.shape[0], model.num_players)), key)  # all tied: a random order
+    order = ranking.order(jnp.zeros((images.shape[0], model.num_players), jnp.float32), key)  # all tied: a random order
     return correct_without(model, images, order, labels, batch_size=batch_size)

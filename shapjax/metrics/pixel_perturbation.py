@@ -1,17 +1,15 @@
 """Perturbation metrics that black out single pixels, as in Chefer et al. (2021)."""
 
-import functools
-
 import chex
-import jax
 
 from shapjax.games import classifier
 from shapjax.games.classifier import Classifier
+from shapjax.games.contract import of_images
 from shapjax.games.removal import Constant
 from shapjax.metrics import localization, perturbation, ranking
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def positive_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
                                  key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
     """Computes `perturbation.positive_perturbation` with pixels as players; lower is better.
@@ -36,7 +34,7 @@ def positive_perturbation_pixels(model: Classifier, images: chex.Array, attribut
     return _area(model, images, _pixel_order(model, images, attributions, key), labels, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@of_images("batch_size")
 def negative_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
                                  key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
     """Computes `perturbation.negative_perturbation` with pixels as players; higher is better.

@@ -21,7 +21,7 @@ def order(attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:
       int32 [B, N], each row a permutation of the patches.
     """
     b, n = attributions.shape
-    draw_BN = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, TIES), (n,)))(row_keys(key, b))
+    draw_BN = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, TIES), (n,), jnp.float32))(row_keys(key, b))
     return jnp.lexsort((draw_BN, -attributions), axis=-1)
 
 

@@ -91,7 +91,8 @@ def test_smoothgrad_without_noise_is_the_gradient(example):
 
 def test_smoothgrad_averages_signed_gradients_over_noise_of_the_stated_size(rng):
     """The gradient of Σ x²/2 is x, so its mean over noise of size sigma is distributed as N(x, sigma²/samples)."""
-    model = classifier.wrap(lambda x: jnp.sum(x**2, axis=(1, 2, 3))[:, None] / 2, grid=(1, 1), removal=HIDE)
+    model = classifier.wrap(lambda x: jnp.sum(x**2, axis=(1, 2, 3))[:, None] * jnp.array([0.5, 0]), grid=(1, 1),
+                            removal=HIDE)
     images = np.zeros((1, 40, 40, 1), np.float32)
     images[0, 0, 0], images[0, 0, 1] = 3.0, -1.0  # the range is 4
     out = gradients.smoothgrad(model, images, np.array([0]), jax.random.key(1), samples=25, noise=0.5)

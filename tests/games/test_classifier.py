@@ -1,7 +1,5 @@
 """Any function of images is a classifier in one line; many coalitions are a loop over single ones."""
 
-import types
-
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -58,18 +56,7 @@ def of_a_plain_function(weights):
     return classifier.wrap(lambda x: network(weights, x), **HOW)
 
 
-def in_the_style_of_hugging_face(weights):
-    class Net:
-        params = {"kernel": weights}
-
-        def __call__(self, *, pixel_values, params):
-            return types.SimpleNamespace(logits=network(params["kernel"], pixel_values))
-
-    model = Net()
-    return classifier.wrap(lambda p, x: model(pixel_values=x, params=p).logits, model.params, **HOW)
-
-
-@pytest.mark.parametrize("make", [of_flax_linen, of_flax_nnx, of_a_plain_function, in_the_style_of_hugging_face])
+@pytest.mark.parametrize("make", [of_flax_linen, of_flax_nnx, of_a_plain_function])
 def test_any_function_is_wrapped_in_a_line(make, weights, images):
     model = make(weights)
     mask = jnp.asarray([[1, 0, 1, 0, 0, 1], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]], bool)

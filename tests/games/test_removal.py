@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from shapjax.errors import UserError
 from shapjax.games import removal
 
 REMOVALS = [removal.Constant(-2.0), removal.Constant((0.5, -1.0)), removal.Blur(1.0), removal.Noise(0.2, 0.5),
@@ -112,3 +113,18 @@ def test_masks_and_images_that_do_not_fit_the_grid_are_refused():
         removal.hidden_pixels(jnp.ones((4, 4), bool), (4, 4), (8, 8))
     with pytest.raises(ValueError, match="an image of 3 x 8 pixels has no 4 x 4 patches"):
         removal.hidden_pixels(jnp.ones((1, 16), bool), (4, 4), (3, 8))
+
+
+@pytest.mark.parametrize("remove", REMOVALS, ids=NAMES)
+def test_images_of_any_width_and_layout_are_painted_alike_and_integers_refused(remove, images, hidden):
+    images = np.round(images * 8) / 8  # half precision holds them exactly
+    expected = np.asarray(remove(images, hidden))
+    strided = np.moveaxis(np.ascontiguousarray(np.moveaxis(images, -1, 1)), 1, -1)
+    for other in (images.astype(np.float16), jnp.asarray(images, jnp.bfloat16), images.astype(np.float64), strided):
+        painted = remove(other, hidden)
+        assert painted.dtype == np.float32
+        np.testing.assert_array_equal(painted, expected)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(remove(images.astype(np.float64), hidden), expected, atol=1e-6)
+    with pytest.raises(UserError, match="the images are uint8, expected floats in the units that the model takes"):
+        remove((255 * images).astype(np.uint8), hidden)
