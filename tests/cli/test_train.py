@@ -60,6 +60,26 @@ def test_a_run_goes_on_in_the_format_it_began_with(tmp_path, command, small):
     assert shapjax.load(tmp_path).classifier  # for inference it is built in float32
 
 
+@pytest.mark.slow
+def test_a_default_batch_fits_any_number_of_devices_and_a_given_one_is_refused(tmp_path, command, small,
+                                                                               assert_same_state):
+    def flags(devices):
+        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+    given = [*small, "--workdir", tmp_path / "run", "--config.optim.steps=4", "--config.run.eval_every=2"]
+    default = [x for x in given if "batch_size" not in str(x)]
+    assert "16 is not divisible by the 5 devices; use 15" in command("train.py", *given, environment=flags(5), expect=1)
+    out = command("train.py", *default, environment=flags(5))
+    assert "batches of 50 images instead of 48, for 5 device(s) and 3,936 images" in out
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    out = command("train.py", *default, environment=flags(5))
+    assert "batches of 50 images instead of 48, as the run began" in out and "at step 2" in out
+    assert_same_state(tmp_path / "run", tmp_path / "whole")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    assert "at step 2" in command("train.py", *default, environment=flags(2))
+
+
 def test_the_errors_of_explanations_are_calibrated_at_the_end_on_images_held_out(run):
     found = json.loads((run / "calibration.json").read_text())
     assert (found["step"], found["images"], found["held_out"]) == (20, 64, True)
