@@ -35,7 +35,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
 docs: $(VENV)/installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(RUNS) $(REPORT) site

@@ -33,8 +33,8 @@ def notebook():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """Returns the directory of the site, built with every warning an error."""
-    directory = tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", directory],
+    directory = tmp_path_factory.mktemp("site")  # with --quiet, --strict would not count warnings
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", directory],
                            cwd=DOCS.parent, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stdout + built.stderr
     return directory
