@@ -126,7 +126,7 @@ def test_what_was_given_stays_with_the_explanation(calibrated, images):
 
 def test_a_model_says_what_it_is(model, calibrated):
     assert repr(model) == (f"shapjax model of run, step 7: vit, {sum(x.size for x in jax.tree.leaves(model.params)):,} "
-                           "parameters; images 8x8x2, 2x2 patches, 3 classes (a, b, c); not calibrated")
+                           "parameters; images 8x8x2, 2x2 patches, 3 classes (a, b, c); not evaluated; not calibrated")
     assert repr(calibrated).endswith("; calibrated")
 
 
