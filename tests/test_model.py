@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 import shapjax
-from shapjax import config, games
+from shapjax import attribution, config, games
 from shapjax.errors import UserError
 from shapjax.export.calibration import Calibration
 from shapjax.games.error_law import ErrorLaw
@@ -56,6 +56,18 @@ def test_an_explanation_is_the_models_patch_logits_on_the_normalized_image_in_re
     normalized = ((images / 255 - [0.2, 0.5]) / [0.3, 0.4]).astype(np.float32)
     expected = np.asarray(tiny.apply(tiny.params, normalized)).reshape(4, 2, 2, 3)
     np.testing.assert_allclose(model.explain(images).shapley, expected, atol=1e-4)
+
+
+def test_integers_whose_range_cannot_be_known_are_no_pixels(model, images):
+    classifier = model.classifier
+    np.testing.assert_allclose(classifier.logits(images), classifier.logits(images / 255), atol=1e-4)
+    with pytest.raises(ValueError, match=r"the images are int32, expected uint8, or floats in \[0, 1\]"):
+        classifier.logits(images.astype(np.int32))
+
+
+def test_targets_may_be_the_names_of_a_models_classes(model, images):
+    by_name = attribution.phi(model.classifier, images, ["c", "a", "b", "b"])
+    np.testing.assert_array_equal(by_name, attribution.phi(model.classifier, images, [2, 0, 1, 1]))
 
 
 def test_all_patches_are_worth_the_prediction_and_none_is_worth_zero(model, images):

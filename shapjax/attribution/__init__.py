@@ -1,4 +1,7 @@
-"""Attribution methods: pure functions (model, images, targets, key, …) -> [B, N] of any `games.Classifier`."""
+"""Attribution methods: pure functions (model, images, targets, key, …) -> [B, N] of any `games.Classifier`.
+
+Images may be floats of any width, targets class numbers of any integer type, one-hot, or names: `games.contract`.
+"""
 
 from shapjax.attribution.attention_maps import attention, gradient_rollout, relevance, rollout
 from shapjax.attribution.gradients import gradcam, gradient, input_x_gradient, integrated_gradients, smoothgrad

@@ -16,6 +16,11 @@ def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -
 
     Returns:
       float32 [..., H, W, C].
+
+    Raises:
+      ValueError: on other integers, whose range cannot be known.
     """
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"the images are {images.dtype}, expected uint8, or floats in [0, 1]")
     scale = 1 / 255 if images.dtype == jnp.uint8 else 1.0
     return (images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
