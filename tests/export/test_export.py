@@ -41,6 +41,7 @@ class Model(NamedTuple):
     step: int = 7
     directory: pathlib.Path = pathlib.Path("run")
     calibration: Calibration | None = None
+    measured: dict | None = None
 
     @property
     def class_names(self):
@@ -174,6 +175,28 @@ def test_what_is_read_again_is_the_same_to_the_bit(name, tmp_path):
     params, meta, step = read.read_model(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(model.params))
     assert meta.to_dict() == model.meta.to_dict() and step == 7 and meta.class_names == ("a", "b", "ç")
+
+
+def test_what_was_measured_goes_with_the_model_until_it_is_measured_again(model, directory):
+    assert read.read_measured(directory, step=7) is None
+    measured = {"dataset": "mnist5k", "accuracy": 0.9, "r2": None}
+    write.write(model._replace(measured=measured), directory, programs={}, weights=True)
+    assert read.read_measured(directory, step=7) == measured
+    evaluation = {"step": 7, "dataset": "folder:x", "accuracy_top1": 0.8, "shapley_error": {"r2": 0.7}}
+    (directory / "eval.json").write_text(json.dumps(evaluation))
+    assert read.read_measured(directory, step=7) == {"dataset": "folder:x", "accuracy": 0.8, "r2": 0.7}
+    assert read.read_measured(directory, step=6) == measured
+
+
+def test_a_model_of_the_package_goes_by_its_name_unless_a_directory_has_it(directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = read.located("mnist5k_baseline")
+    assert read.is_shipped(shipped) and (shipped / "config.json").exists()
+    assert not read.is_shipped(read.located(directory))
+    directory.rename("mnist5k_baseline")
+    assert not read.is_shipped(read.located("mnist5k_baseline"))
+    with pytest.raises(UserError, match="mnist6k does not exist; give .* comes with shapjax: mnist5k"):
+        read.located("mnist6k")
 
 
 def test_tensors_are_named_by_their_places(directory):
