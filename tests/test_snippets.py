@@ -70,6 +70,7 @@ def trained(tmp_path_factory):
     model = SelfExplainingModel(module, params, meta, step=7, directory="run", calibration=law)
     directory = tmp_path_factory.mktemp("trained")
     model.export(directory, platforms=("cpu",))
+    np.savez(directory / "eval.npz", images=np.arange(512, dtype=np.uint8).reshape(2, 16, 16, 1), targets=[3, 5])
     return directory
 
 
