@@ -136,9 +136,9 @@ def folder_case(rng: random.Random, directory: pathlib.Path) -> str:
     """Loads both splits of a random folder; returns "read" or "refused"."""
     root = directory / "data"
     root.mkdir()
-    splits = rng.choice((("",), ("train", "test"), ("train", "val"), ("train",), ("train", "test", "extra")))
-    names = rng.sample(CLASSES, rng.choice((0, 1, 2, 3, 3, 4, 5)))
-    names += rng.sample(RARE_CLASSES, rng.choice((0, 0, 0, 0, 0, 0, 1, 2)))
+    splits = rng.choice((*2 * (("",), ("train", "test"), ("train", "val")), ("train",), ("train", "test", "extra")))
+    names = rng.sample(CLASSES, rng.choice((0, 1, *3 * (2, 3, 4))))
+    names += rng.sample(RARE_CLASSES, rng.choice((*8 * (0,), 1, 2)))
     for split in splits:
         for name in names:
             if rng.random() < 0.95:
@@ -149,7 +149,7 @@ def folder_case(rng: random.Random, directory: pathlib.Path) -> str:
         fill(rng, root / "masks" / (names or ["a"])[0])
     c = default_config()
     c.dataset = f"folder:{root}"
-    c.data.corrupt, c.data.image_size = rng.choice(("fail", "skip", "skip")), rng.choice((0, 16, 16))
+    c.data.corrupt, c.data.image_size = rng.choice(("fail", *3 * ("skip",))), rng.choice((0, *4 * (16,)))
     c.data.train_split = rng.choice(("train", "train", "train[:50%]"))
     c.data.cache_gib = rng.choice((0.0, 1.0))
     try:
