@@ -101,16 +101,6 @@ def test_the_cells_of_the_notebook_run_and_show_what_is_stored(notebook):
     assert kinds(content) == before and any("image/png" in output for cell in before for output in cell)
 
 
-@pytest.mark.slow
-def test_the_first_explanation_on_the_start_page_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(), re.S)
-    names = {}
-    exec(code, names)
-    assert (tmp_path / "digit.png").stat().st_size > 10_000 and capsys.readouterr().out.count("image ") == 4
-    assert names["e"].shapley.shape == names["low"].shape == (4, 4, 4, 10)
-
-
 def test_pictures_are_small_and_shown():
     used = set(re.findall(r"\((gallery/\w+\.png)\)", (DOCS / "gallery.md").read_text()))
     assert used == {f"gallery/{path.name}" for path in (DOCS / "gallery").iterdir()} and 6 <= len(used) <= 8

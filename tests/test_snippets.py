@@ -78,9 +78,10 @@ def trained(tmp_path_factory):
 def names(trained, tmp_path, monkeypatch):
     """Makes a directory the current one that has a run, an export and images; returns what else snippets assume."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/mnist5k").symlink_to(trained)
-    (tmp_path / "exported").symlink_to(trained)
-    Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(tmp_path / "cat.jpg")
+    for name in ("runs/mnist5k", "runs/mine", "exported"):
+        (tmp_path / name).symlink_to(trained)
+    for name in ("cat.jpg", "a.jpg", "b.jpg"):
+        Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(2, 16, 16, 1)).astype(np.float32)
