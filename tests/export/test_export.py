@@ -188,17 +188,6 @@ def test_what_was_measured_goes_with_the_model_until_it_is_measured_again(model,
     assert read.read_measured(directory, step=6) == measured
 
 
-def test_a_model_of_the_package_goes_by_its_name_unless_a_directory_has_it(directory, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shipped = read.located("mnist5k_baseline")
-    assert read.is_shipped(shipped) and (shipped / "config.json").exists()
-    assert not read.is_shipped(read.located(directory))
-    directory.rename("mnist5k_baseline")
-    assert not read.is_shipped(read.located("mnist5k_baseline"))
-    with pytest.raises(UserError, match="mnist6k does not exist; give .* comes with shapjax: mnist5k"):
-        read.located("mnist6k")
-
-
 def test_tensors_are_named_by_their_places(directory):
     arrays = safetensors.numpy.load_file(directory / read.WEIGHTS)
     assert arrays["blocks/attention/qkv/kernel"].shape == (2, 16, 48) and arrays["head/bias"].shape == (3,)
