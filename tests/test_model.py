@@ -70,6 +70,20 @@ def test_targets_may_be_the_names_of_a_models_classes(model, images):
     np.testing.assert_array_equal(by_name, attribution.phi(model.classifier, images, [2, 0, 1, 1]))
 
 
+def test_64_bit_numbers_change_no_explanation(calibrated, images):
+    def explained():
+        e = calibrated.explain(images, pairs=5)
+        maps = [fn(calibrated.classifier, images / 255, [0, 1, 2, 0]) for fn in (
+            attribution.relevance, attribution.gradient_rollout, attribution.gradcam, attribution.gradient)]
+        return e.logits, e.shapley, e.standard_error, *map(np.asarray, maps)
+
+    usual = explained()
+    with jax.enable_x64(True):
+        for ours, theirs in zip(explained(), usual, strict=True):
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 def test_all_patches_are_worth_the_prediction_and_none_is_worth_zero(model, images):
     masks = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)], axis=1)
     values = model.coalition_values(images, masks)

@@ -181,6 +181,7 @@ def num_classes(model: Any, images: chex.Array) -> int:
     except UserError:
         raise
     except Exception as error:  # whatever the function of a user raises
+        require_floats(images)  # the likely cause
         reason = next(iter(str(error).splitlines()), "")
         raise UserError(f"the model fails on images {_described(images)} ({type(error).__name__}: {reason}); "
                         f"{WRAPPING}") from error

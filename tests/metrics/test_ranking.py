@@ -36,7 +36,7 @@ def test_ties_take_every_place_equally_often_and_what_is_not_tied_stays():
 def test_ties_are_not_broken_by_the_draws_of_the_random_attributions():
     """Otherwise an all-tied map would be the exact reverse of the random baseline."""
     model = classifier.wrap(lambda x: x.sum(axis=(1, 2)), grid=(14, 14), removal=Constant(0.0))
-    values = attribution.random(model, np.zeros((1, 14, 14, 1), np.float32), np.zeros(1, int), KEY)
+    values = attribution.random(model, np.zeros((1, 14, 14, 2), np.float32), np.zeros(1, int), KEY)
     tied, ranked = ranking.ranks(ranking.order(jnp.zeros((1, 196)), KEY)), ranking.ranks(ranking.order(values, KEY))
     assert abs(np.corrcoef(tied[0], ranked[0])[0, 1]) < 0.25
 
