@@ -72,7 +72,7 @@ def build(settings: Mapping[str, Any], *, image_shape: tuple[int, int, int], num
 
 def init_params(module: nn.Module, key: chex.PRNGKey, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:
     """Returns new parameters, float32."""
-    return jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))["params"]
+    return jax.jit(module.init)(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
 
 
 def param_shapes(module: nn.Module, *, image_shape: tuple[int, int, int]) -> chex.ArrayTree:

@@ -143,7 +143,7 @@ class ViT(Backbone):
         x, _ = self.sequence(self.embed(images))
         if delta is None:
             b, t, _ = x.shape
-            delta = jnp.zeros((self.depth, b, self.heads, t, t))
+            delta = jnp.zeros((self.depth, b, self.heads, t, t), jnp.float32)
         x, maps_LBHTT = self.blocks(x, None, delta)
         return self.read(x[:, -self.num_patches:]), maps_LBHTT
 

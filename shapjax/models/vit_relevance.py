@@ -31,9 +31,9 @@ def attention_relevance(module: vit.ViT, params: chex.ArrayTree, images: chex.Ar
     module = module.clone(dtype=jnp.float32)
     tokens, _ = module.apply({"params": params}, images, method=lambda module, x: module.sequence(module.embed(x)))
     b, t, _ = tokens.shape
-    delta = jnp.zeros((module.depth, b, module.heads, t, t))
+    delta = jnp.zeros((module.depth, b, module.heads, t, t), jnp.float32)
     _, pullback = jax.vjp(lambda delta: patch_logits(module, params, tokens, delta), delta)
-    one_hot_BK = jax.nn.one_hot(targets, module.num_classes)
+    one_hot_BK = jax.nn.one_hot(targets, module.num_classes, dtype=jnp.float32)
     return pullback(jnp.broadcast_to(one_hot_BK[:, None], (b, module.num_patches, module.num_classes)))[0]
 
 
