@@ -97,7 +97,7 @@ def _config_file(given: str) -> str:
         return f"{name}{colon}{argument}"
     if name in recipes:
         return f"{recipes[name]}{colon}{argument}"
-    raise UserError(f"--config {given}: there is no such config file, and no recipe of that name; "
+    raise UserError(f"--config {name}{colon}{argument}: there is no such config file, and no recipe of that name; "
                     f"{near_names(name, recipes)}")
 
 

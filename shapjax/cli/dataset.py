@@ -56,10 +56,11 @@ def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
         return np.zeros((0, *model.image_shape), np.uint8)
     try:
         source = _load(model, _moved(model), "train")
-    except UserError:
-        if _moved(model) == model.config:
-            raise
-        source = _load(model, model.config, "train")
+    except UserError as error:
+        try:
+            source = _load(model, model.config, "train")
+        except UserError:
+            raise error from None
     return source.read(positions)["image"]
 
 
