@@ -20,6 +20,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_on_and_explained_wherever_it_lies(command, fails_with_one_line, pictures, tmp_path):
     train = ["train.py", "--config", "configs/own_folder.py", f"--config.dataset=folder:{pictures}", "--workdir",
              tmp_path / "run", "--config.data.image_size=32", "--config.model.width=16", "--config.model.depth=1",

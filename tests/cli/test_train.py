@@ -49,6 +49,7 @@ def test_a_run_cut_off_and_resumed_ends_bit_equal_to_an_uninterrupted_one(run, t
     assert steps == sorted(steps) and steps.count(15) == 1  # the lines of the lost steps were written once
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_format_it_began_with(tmp_path, command, small):
     arguments = [*small, "--workdir", tmp_path, "--config.optim.steps=4", "--config.run.eval_every=2"]
     out = command("train.py", *arguments, "--config.model.dtype=bfloat16_products")
@@ -145,6 +146,7 @@ def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command
     assert np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False)["shapley"].shape == (2, 2, 2, 10)
 
 
+@pytest.mark.slow
 def test_pairs_and_a_tolerance_make_errors_smaller(run, tmp_path, command, fails_with_one_line):
     errors = {}
     for name, flags in {"none": (), "tolerance": ("--tolerance", 0.02)}.items():

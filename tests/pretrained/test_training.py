@@ -39,6 +39,7 @@ def train(workdir, weights, **changes):
     return said, params, load_pretrained(read.build(meta), meta)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_part_leaves_the_others_as_they_are(weights, tmp_path):
     with pytest.raises(UserError, match="--config.optim.train_only.*no part 'hed'; it has .*head"):
         train(tmp_path, weights, **{"optim.train_only": ("hed",)})
