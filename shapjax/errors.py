@@ -58,7 +58,8 @@ def cleaning_up_on_interrupt() -> Iterator[None]:
 def _end(*_) -> None:
     """Ends the process without waiting for the threads of libraries, which would print."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    print("stopped; what was saved stays", file=sys.stderr, flush=True)
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())  # on lines without an end
+    print("\n" * bool(len(bars)) + "stopped; what was saved stays", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(130)

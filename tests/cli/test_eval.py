@@ -129,10 +129,11 @@ def test_an_interrupted_evaluation_goes_on_with_what_it_has(evaluated, tmp_path,
     (workdir / "methods" / "random.npz").unlink()
     broken = workdir / "methods" / "kernel_shap.npz"
     broken.write_bytes(broken.read_bytes()[:1000])  # as if the disk had filled up
-    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz")
+    out = command("eval.py", "--checkpoint", workdir, *COMPARE, "--object_masks", workdir / "masks.npz", "--maps",
+                  workdir / "other_tool.npy")
     assert "going on: phi, phi_8, exact already measured" in out and "ground truth of 6 images is already there" in out
     before, after = (comparison(where)[1] for where in (evaluated[0], workdir))
-    for key in METHODS:
+    for key in ROWS:
         assert before[key]["values"] == after[key]["values"], key
     out = command("eval.py", "--checkpoint", workdir, "--images", 6, "--methods", "phi", "--metrics", "deletion",
                   "--coalitions", 64, "--explorer_images", 2, "--target", "label")

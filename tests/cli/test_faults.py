@@ -149,7 +149,7 @@ def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command_line", [["eval.py", "--images", 4], ["explain.py", "--examples", 4]])
+@pytest.mark.parametrize("command_line", [["eval.py", "--images", 4], ["explain.py", "--examples", 200]])
 @pytest.mark.parametrize("delay", [0, 4, 8])
 def test_ctrl_c_ends_evaluation_and_explanation_with_one_line(run, tmp_path, command_line, delay):
     script, *arguments = command_line
