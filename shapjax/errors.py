@@ -1,4 +1,4 @@
-"""What ends a command early: a user's mistake, a request to stop, Ctrl-C."""
+"""Ends a command early: on a user's mistake, a request to stop, Ctrl-C."""
 
 import contextlib
 import difflib

@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: images, targets and logits, made uniform here or refused in one line.
+"""Makes what goes into a model and comes out of it uniform, images, targets and logits, or refuses it in one line.
 
 Outside of `jit` values are looked at too. Inside, only shapes and types are: a target that is no class gives NaN there.
 """
