@@ -36,11 +36,13 @@ def load_test_source(model: SelfExplainingModel) -> sources.Source:
       UserError: if they cannot be loaded, have classes that are none of the model's, or the model's own dataset has
         changed since: other classes, or images of another size.
     """
-    f, (name, split) = flags.FLAGS, name_and_split(model)
-    if name == "mnist5k" or (f.dataset is None and f.split is None):
-        return _load(model, _moved(model), "test")
-    return other_images.load(name, split, data_dir=_moved(model).data.data_dir, class_names=tuple(model.class_names),
-                             image_shape=tuple(model.image_shape))
+    f, (name, split), config = flags.FLAGS, name_and_split(model), _moved(model)
+    if f.dataset is None and f.split is None:
+        return _load(model, config, "test")
+    if name == "mnist5k":
+        return _load(model, config, split)
+    return other_images.load(name, split, data_dir=config.data.data_dir, cache_gib=config.data.cache_gib,
+                             class_names=tuple(model.class_names), image_shape=tuple(model.image_shape))
 
 
 def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
@@ -54,9 +56,12 @@ def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
     positions = np.asarray(model.meta.held_out, int)[:most]
     if not len(positions):
         return np.zeros((0, *model.image_shape), np.uint8)
+    moved = _moved(model)
     try:
-        source = _load(model, _moved(model), "train")
+        source = _load(model, moved, "train")
     except UserError as error:
+        if moved == model.config:
+            raise
         try:
             source = _load(model, model.config, "train")
         except UserError:

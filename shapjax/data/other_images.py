@@ -10,10 +10,8 @@ from shapjax.data.encoded import EncodedSource, Example, Records
 from shapjax.data.verification import readable
 from shapjax.errors import UserError, few, near_names
 
-CACHE_GIB = 2.0  # images that fit into so much memory are decoded once
 
-
-def load(dataset: str, split: str, *, data_dir: str, class_names: tuple[str, ...],
+def load(dataset: str, split: str, *, data_dir: str, cache_gib: float, class_names: tuple[str, ...],
          image_shape: tuple[int, int, int]) -> sources.Source:
     """Returns images of any size, with classes of a model or without labels; leaves out what cannot be read.
 
@@ -21,6 +19,7 @@ def load(dataset: str, split: str, *, data_dir: str, class_names: tuple[str, ...
       dataset: folder:PATH or tfds:NAME; a folder without directories for classes holds images that are not labeled.
       split: its name or a slice, see `folder.open_records`; of images that are not labeled all are taken.
       data_dir: where TFDS's datasets lie.
+      cache_gib: images that fit into so much memory are decoded once.
       class_names: of the model; the label of an image is the place of its class among these.
       image_shape: (H, W, C) of the model.
 
@@ -42,7 +41,7 @@ def load(dataset: str, split: str, *, data_dir: str, class_names: tuple[str, ...
     sizes = readable(records, corrupt="skip")
     larger = len(set(sizes.values())) > 1 or max(map(max, sizes.values())) > max(image_shape[:2])
     source = EncodedSource(records, np.array(list(sizes)), image_shape, crops_on_read=larger, labeled=not unlabeled)
-    return sources.decoded_if_small(source, cache_gib=CACHE_GIB)
+    return sources.decoded_if_small(source, cache_gib=cache_gib)
 
 
 def _matched(dataset: str, records: Records, class_names: tuple[str, ...]) -> Records:

@@ -7,7 +7,7 @@ from PIL import Image
 from shapjax.data import other_images
 from shapjax.errors import UserError
 
-MODEL = {"class_names": ("ant", "bee", "cat", "dog"), "image_shape": (8, 8, 3)}
+MODEL = {"cache_gib": 1.0, "class_names": ("ant", "bee", "cat", "dog"), "image_shape": (8, 8, 3)}
 
 
 def picture(path, level, size=(8, 8)):
