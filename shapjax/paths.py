@@ -52,6 +52,16 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
         np.savez_compressed(file, **arrays)
 
 
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz file, by name; never unpickles.
+
+    Raises:
+      OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error: if there is none, or it is damaged.
+    """
+    with as_path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
 def require_writable(path: str | os.PathLike) -> None:
     """Makes the parents of `path`; raises OSError if no file can be written there. For use before long work."""
     parent = as_path(path).parent

@@ -69,9 +69,7 @@ class Cache:
         if self._fresh:
             return None
         try:
-            content = io.BytesIO((self._directory / f"{name}.npz").read_bytes())
-            with np.load(content, allow_pickle=False) as archive:
-                found = dict(archive)
+            found = paths.read_arrays(self._directory / f"{name}.npz")
             pair, tolerance = found.pop("coalition_pair"), 1e-3 * max(1, np.abs(self._pair).max())
             is_same = str(found.pop("fingerprint")) == mark and pair.shape == self._pair.shape
             return found if is_same and np.allclose(pair, self._pair, rtol=0, atol=tolerance) else None

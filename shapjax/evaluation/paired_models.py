@@ -59,9 +59,7 @@ def compare(one: str | os.PathLike, other: str | os.PathLike, *, seed: int = 0) 
 def _per_image(directory: str | os.PathLike) -> tuple[dict[str, tuple[str, str, int, np.ndarray]], np.ndarray]:
     """Returns the metrics of an evaluation by key: title, better, digits and values [n]; and the images' labels."""
     directory = paths.as_path(directory)
-    with (directory / "eval.npz").open("rb") as file:
-        arrays = dict(np.load(file, allow_pickle=False))
-    found = {}
+    arrays, found = paths.read_arrays(directory / "eval.npz"), {}
     if "correct" in arrays:
         found = {"accuracy": arrays["correct"], "half_removed": arrays["correct_under_removal"][:, 5],
                  "cross_entropy": arrays["cross_entropies"]}
@@ -76,8 +74,7 @@ def _per_image(directory: str | os.PathLike) -> tuple[dict[str, tuple[str, str, 
         summary = json.loads((directory / "methods.json").read_text())
     if summary and summary.get("step") == json.loads((directory / "eval.json").read_text())["step"]:
         for method in summary["methods"]:
-            with (directory / "methods" / f"{method['key']}.npz").open("rb") as file:
-                values = dict(np.load(file, allow_pickle=False))
+            values = paths.read_arrays(directory / "methods" / f"{method['key']}.npz")
             for metric in summary["metrics"]:
                 name, known = metric["key"], registry.METRICS[metric["key"]]
                 if name in table.SHOWN and known.better and f"metric/{name}" in values:

@@ -17,7 +17,7 @@ from shapjax.errors import UserError
 from shapjax.evaluation.comparison import GIVEN
 from shapjax.evaluation.files import FORMAT
 from shapjax.export import read as export
-from shapjax.paths import as_path
+from shapjax.paths import as_path, read_arrays
 
 GROUND_TRUTHS = {"exact": "exact", "kernel_shap": "estimated"}  # kinds of ground truth, and the adjective for people
 
@@ -119,8 +119,8 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an .npz file."""
-    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with _reading(path):
+        return read_arrays(path)
 
 
 def _read_records(path: epath.Path) -> list[dict[str, Any]]:
