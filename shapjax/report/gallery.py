@@ -37,7 +37,7 @@ def picture(run: Run, index: int, r2: float | None) -> dict:
     return {
         "label": label,
         "prediction": prediction,
-        "correct": place in (-1, predicted),
+        "correct": place == predicted,
         "probability": float(softmax(logits.astype(np.float64))[predicted]),
         "r2": r2,
         "limit": limit,

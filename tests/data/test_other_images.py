@@ -38,6 +38,14 @@ def test_images_of_any_size_are_cut_and_resized(tmp_path):
     assert batch["image"].shape == (2, 8, 8, 3) and sorted(batch["label"].tolist()) == [0, 2]
 
 
+@pytest.mark.parametrize(("sizes", "central"), [([8, 8], False), ([8, 6], True), ([16, 16], True)])
+def test_as_in_training_the_center_is_seen_where_images_are_larger_or_differ(tmp_path, sizes, central):
+    for i, size in enumerate(sizes):
+        picture(tmp_path / "cat" / f"{i}.png", 1, size=(size, size))
+    source = other_images.load(f"folder:{tmp_path}", "all", data_dir="", **MODEL | {"cache_gib": 0.0})
+    assert source.crops_on_read == central
+
+
 def test_pictures_without_directories_have_no_labels_and_are_in_the_order_of_their_names(tmp_path, capsys):
     for i in range(3):
         picture(tmp_path / f"{i}.png", 10 * i)

@@ -18,7 +18,7 @@ def write(directory, *, seed=0, better=0.0, labels=None, step=7, images=EXPLAINE
     truth = images_rng.normal(size=(images, 2, 2, 3))
     directory.mkdir()
     np.savez(directory / "eval.npz", labels=labels, correct=luck < 0.8 + better, cross_entropies=luck - better,
-             correct_under_removal=np.tile(luck[:100, None] < 0.5 + better, (1, 10)).astype(np.float32),
+             correct_under_removal=(luck[:100, None] < 1 + better - np.arange(10) / 10).astype(np.float32),
              ground_truth=truth, shapley=truth + (0.3 - better) * rng.normal(size=truth.shape))
     (directory / "eval.json").write_text(json.dumps({"step": 7}))
     (directory / "methods").mkdir()
@@ -40,6 +40,8 @@ def test_differences_are_paired_by_image(tmp_path):
         assert row["images"] == images and row["better"] == "lower"
         assert list(row["difference"].values()) == pytest.approx([-0.1] * 3, abs=1e-9)
         assert row["one"] - row["other"] == pytest.approx(-0.1)
+    luck = np.random.default_rng(0).uniform(size=N)[:100]
+    assert rows["half_removed"]["other"] == pytest.approx(np.mean(luck < 0.5))
     assert rows["accuracy"]["images"] == N and rows["half_removed"]["images"] == 100
     assert rows["accuracy"]["difference"]["low"] > 0 and rows["r2"]["difference"]["low"] > 0
     assert json.loads(json.dumps(list(rows.values()), allow_nan=False)) == list(rows.values())
