@@ -13,7 +13,6 @@ import optax
 
 from shapjax.games import coalitions, shapley
 
-MASKED_TARGETS = ("label", "prediction")
 GRADIENTS = ("allocation", "game", "full")
 MIN_VARIANCE = 1e-2  # squared logits; a zero-initialized head has v = 0, where nothing can be divided by the variance
 
@@ -24,14 +23,12 @@ class LossSettings(NamedTuple):
     num_pairs: int
     weight: float
     masked_weight: float
-    masked_target: str  # one of MASKED_TARGETS
     gradient: str  # one of GRADIENTS
 
     def check(self) -> "LossSettings":
-        """Returns the settings; raises ValueError on a choice that does not exist, "key=value: …"."""
-        for key, allowed in (("masked_target", MASKED_TARGETS), ("gradient", GRADIENTS)):
-            if (value := getattr(self, key)) not in allowed:
-                raise ValueError(f"{key}={value}: expected one of {', '.join(allowed)}")
+        """Returns the settings; raises ValueError on a gradient that does not exist, "gradient=value: …"."""
+        if self.gradient not in GRADIENTS:
+            raise ValueError(f"gradient={self.gradient}: expected one of {', '.join(GRADIENTS)}")
         return self
 
 
@@ -105,9 +102,7 @@ def joint_loss(phi_fn: coalitions.PhiFn, images: chex.Array, targets_BK: chex.Ar
         key, num_players=phi_BNK.shape[1], num_pairs=settings.num_pairs))(keys_B)
     value_BMK, complement_BMK = coalitions.pair_values(phi_fn, images, mask_BMN)
     both = jnp.concatenate([value_BMK, complement_BMK], axis=1)  # [B, 2M, K]
-    prediction_BK = jax.lax.stop_gradient(jax.nn.softmax(logits_BK))
-    masked_target_BK = prediction_BK if settings.masked_target == "prediction" else targets_BK
-    loss_masked = jnp.mean(optax.softmax_cross_entropy(both, masked_target_BK[:, None]))
+    loss_masked = jnp.mean(optax.softmax_cross_entropy(both, targets_BK[:, None]))
     loss_shapley = shapley_loss(phi_BNK, mask_BMN, value_BMK, complement_BMK, gradient=settings.gradient,
                                 axis_name=axis_name)
     loss = loss_classification + settings.masked_weight * loss_masked + settings.weight * loss_shapley

@@ -15,7 +15,7 @@ from shapjax.training import loss as losses
 from shapjax.training.loss import LossSettings
 from tests.conftest import every_pair, random_values
 
-SETTINGS = LossSettings(num_pairs=2, weight=1.5, masked_weight=0.7, masked_target="label", gradient="allocation")
+SETTINGS = LossSettings(num_pairs=2, weight=1.5, masked_weight=0.7, gradient="allocation")
 FULL = SETTINGS._replace(gradient="full")
 
 
@@ -67,30 +67,6 @@ def test_the_joint_loss_is_the_formula_computed_with_each_coalition_alone(toy, b
     assert parts.accuracy == pytest.approx(np.mean(phi.sum(axis=1).argmax(axis=1) == labels))
     hits = np.argmax(values, axis=1) == np.repeat(labels, 4)
     assert parts.masked_accuracy == pytest.approx(hits.mean())
-
-
-def test_coalitions_may_be_taught_the_prediction_which_is_then_no_way_to_the_total(toy, batch):
-    settings = SETTINGS._replace(masked_target="prediction")
-    images, _, keys = batch
-    logits = np.asarray(toy.apply(toy.params, images)).sum(axis=1)
-    masks = np.stack([np.asarray(shapley.sample_coalitions(key, num_players=5, num_pairs=2)) for key in keys])
-    masks = np.concatenate([masks, ~masks], axis=1)
-    values = np.array([[np.asarray(toy.apply(toy.params, images[b : b + 1, mask])).sum(axis=(0, 1))
-                        for mask in masks[b]]
-                       for b in range(6)])
-    expected = -np.mean(np.sum(special.softmax(logits, axis=1)[:, None] * special.log_softmax(values, axis=2), axis=2))
-    masked = loss_of(toy, batch, settings, part="loss_masked")
-    assert masked(toy.params) == pytest.approx(expected, rel=1e-4)
-    # A shift of the whole image's logits alone leaves the gradient as it is: the prediction is a constant here.
-    def masked_of(shift):
-        def phi_fn(images, segment_ids):
-            phi = jnp.zeros((6, 5, 3)).at[:, 0].set(jnp.arange(3.0))
-            return phi + (shift if segment_ids is None else 0)
-
-        return losses.joint_loss(phi_fn, *batch, settings=settings)[1].loss_masked
-
-    assert masked_of(jnp.array([1.0, 0.0, 0.0])) != pytest.approx(float(masked_of(jnp.zeros(3))))
-    np.testing.assert_array_equal(jax.grad(masked_of)(jnp.zeros(3)), 0)
 
 
 def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions_are_not_looked_at(toy, batch):
@@ -292,9 +268,6 @@ def test_devices_that_share_a_batch_divide_by_the_variance_of_the_whole_batch(rn
     assert shares.mean() == pytest.approx(float(whole), rel=1e-5)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"gradient": "half"}, "gradient=half: expected one of allocation, game, full"),
-    ({"masked_target": "none"}, "masked_target=none: expected one of label, prediction")])
-def test_choices_that_do_not_exist_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        SETTINGS._replace(**changes).check()
+def test_a_gradient_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="gradient=half: expected one of allocation, game, full"):
+        SETTINGS._replace(gradient="half").check()
