@@ -64,14 +64,14 @@ def make_optimizer(*, learning_rate: float, steps: int, warmup_steps: int = 0, p
         [probe_steps])
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm),
                             optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=decayed))
+    if train_only:
+        optimizer = optax.partition(
+            {"trained": optimizer, "held": optax.set_to_zero()},
+            lambda params: {key: "trained" if key in train_only else "held" for key in params})
     if layer_decay != 1 or head_rate != 1:
         def scale(updates: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
             return jax.tree.map(jnp.multiply, updates,
                                 rate_factors(params, layer_decay=layer_decay, head_rate=head_rate))
 
         optimizer = optax.chain(optimizer, optax.stateless(scale))
-    if train_only:
-        optimizer = optax.partition(
-            {"trained": optimizer, "held": optax.set_to_zero()},
-            lambda params: {key: "trained" if key in train_only else "held" for key in params})
     return optimizer, schedule

@@ -64,12 +64,17 @@ def test_blocks_learn_the_slower_the_nearer_they_are_to_the_pixels_and_the_head_
         gradients = jax.tree.map(jnp.ones_like, params)
         return jax.jit(lambda: optimizer.update(gradients, optimizer.init(params), params)[0])()
 
-    ratio = jax.tree.map(lambda a, b: np.asarray(a / b), first_update(layer_decay=0.5, head_rate=4.0), first_update())
+    alike, scaled = first_update(), first_update(layer_decay=0.5, head_rate=4.0)
+    ratio = jax.tree.map(lambda a, b: np.asarray(a / b), scaled, alike)
     for x in jax.tree.leaves(ratio["blocks"]):
         np.testing.assert_allclose(x.reshape(3, -1), np.broadcast_to([[0.25], [0.5], [1]], x.reshape(3, -1).shape))
     expected = {"embedding": 0.125, "positions": 0.125, "prefix_tokens": 0.125, "norm": 1, "head": 4, "explainer": 4}
     for key, factor in expected.items():
         jax.tree.map(lambda x, factor=factor: np.testing.assert_allclose(x, factor), ratio[key])
+    alone = first_update(layer_decay=0.5, head_rate=4.0, train_only=("head", "positions"))
+    for key, update in alone.items():
+        expected = scaled[key] if key in ("head", "positions") else jax.tree.map(jnp.zeros_like, update)
+        jax.tree.map(np.testing.assert_array_equal, update, expected)
 
 
 def test_a_probe_comes_first_at_a_rate_of_its_own_and_the_end_has_a_floor():
