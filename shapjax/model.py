@@ -24,7 +24,7 @@ from shapjax.games.classifier import row_keys
 from shapjax.models import inference
 from shapjax.report.explanation import Explanation
 from shapjax.report.formatting import decimal, percent
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 
 
 class SelfExplainingModel:

@@ -4,6 +4,7 @@ Every other module reads and writes a run's files through this one. Paths are `e
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+
+CHECKSUM = "checksum"  # the key under which JSON values carry one of their own
 
 
 def as_path(path: str | os.PathLike) -> epath.Path:
@@ -44,6 +47,29 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, values: Any) -> None:
     """Replaces a file by these values as indented JSON."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns JSON-able values with a checksum of all of them, by which `unsealed` finds any change."""
+    return {**values, CHECKSUM: _checksum(values)}
+
+
+def unsealed(values: Any) -> Any:
+    """Inverts `sealed`, on what JSON has given back. Values without a checksum, as older files have, stay as they are.
+
+    Raises:
+      ValueError: if the values are not those that were sealed.
+    """
+    if not isinstance(values, Mapping) or CHECKSUM not in values:
+        return values
+    values = dict(values)
+    if values.pop(CHECKSUM) != _checksum(values):
+        raise ValueError("its values are not those that were written")
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from shapjax.errors import UserError
 from shapjax.export.calibration import Calibration
 from shapjax.games.error_law import ErrorLaw
 from shapjax.model import SelfExplainingModel, load
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from shapjax.export.calibration import Calibration, digest
 from shapjax.games.error_law import ErrorLaw
 from shapjax.metrics import localization
 from shapjax.model import SelfExplainingModel
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 from tests.conftest import random_tree
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -15,7 +15,8 @@ import shapjax.config
 from shapjax import paths
 from shapjax.errors import Stopped, UserError, cleaning_up_on_interrupt, near_names, printable
 from shapjax.export import read
-from shapjax.training import checkpoint, machine
+from shapjax.training import machine
+from shapjax.training.meta import newest_meta
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -42,13 +43,14 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _unraisable(what) -> None:
-    """Calls Python's own hook, except for errors that tensorstore hands to orbax's event loop after a failed write.
+    """Calls Python's own hook, except for errors of tensorstore in orbax's event loop, of which it raises the first.
 
     A Ctrl-C that comes where no exception can be raised is passed on.
     """
+    file = getattr(getattr(what.object, "cr_code", None), "co_filename", "")  # of a coroutine
     if what.exc_type is KeyboardInterrupt:
         signal.raise_signal(signal.SIGINT)
-    elif "Event loop is closed" not in str(what.exc_value):
+    elif "Event loop is closed" not in str(what.exc_value) and "orbax" not in file:
         sys.__unraisablehook__(what)
 
 
@@ -116,7 +118,7 @@ def settle_devices(directory: str) -> None:
     """
     try:
         directory = read.located(directory)
-        meta = read.read_meta(directory) if read.is_exported(directory) else checkpoint.newest_meta(directory)
+        meta = read.read_meta(directory) if read.is_exported(directory) else newest_meta(directory)
     except UserError:
         meta = None
     machine.split_cpu(machine.cpu_devices(meta.config) if meta else 0)

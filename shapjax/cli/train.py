@@ -22,7 +22,7 @@ from shapjax import paths
 from shapjax.cli import calibration, keep_compiled, run_command
 from shapjax.pretrained import loading, settings
 from shapjax.training import distributed, loop, machine
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 
 _FLAGS = flags.FLAGS
 

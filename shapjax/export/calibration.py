@@ -11,7 +11,7 @@ import numpy as np
 
 from shapjax.errors import UserError
 from shapjax.games.error_law import ErrorLaw
-from shapjax.paths import as_path, write_json
+from shapjax.paths import as_path, sealed, unsealed, write_json
 
 CALIBRATION = "calibration.json"
 FIELDS = {"step": int, "params": str, "images": int, "held_out": bool}  # in `Calibration`, beside the law
@@ -35,8 +35,8 @@ class Calibration(NamedTuple):
     held_out: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the calibration as JSON can hold it."""
-        return self._asdict() | {"law": self.law.to_dict()}
+        """Returns the calibration as JSON can hold it, with a checksum."""
+        return sealed(self._asdict() | {"law": self.law.to_dict()})
 
 
 def digest(params: chex.ArrayTree) -> str:
@@ -67,6 +67,7 @@ def read(directory: str | os.PathLike, *, step: int, params: chex.ArrayTree) -> 
     except ValueError as e:
         raise UserError(f"{path} is damaged: it is not JSON ({str(e)[:100]}); delete it and run eval.py") from e
     try:
+        values = unsealed(values)
         if not isinstance(values, dict) or values.keys() != {"law", *FIELDS}:
             raise ValueError(f"expected law, {', '.join(FIELDS)}")
         if wrong := [name for name, kind in FIELDS.items() if type(values[name]) is not kind]:

@@ -1,7 +1,7 @@
 """Reads a trained model: from an export, a directory of plain files, or from a training run.
 
     model.safetensors   the parameters that inference uses, float32, named by their places: "blocks/mlp_in/kernel"
-    config.json         all else: settings, class names, image shape, normalization, step, checksums of the others
+    config.json         all else: settings, class names, image shape, normalization, step, checksums of all files
     explain.stablehlo   the whole explanation as a program, from pixels to Shapley values
     pair.stablehlo      the values of a coalition and its complement as a program, of a calibrated model
     calibration.json    the law of the errors of its values, of a calibrated model
@@ -29,9 +29,9 @@ from flax import linen as nn
 
 from shapjax import config, models
 from shapjax.errors import UserError, few
-from shapjax.paths import as_path
+from shapjax.paths import as_path, unsealed
 from shapjax.training import checkpoint
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 PROGRAM, PAIR = "explain.stablehlo", "pair.stablehlo"
@@ -182,7 +182,10 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
         which = "an older" if found in range(1, FORMAT) else "another"
         raise UserError(f"{directory} is an export of {which} version of shapjax (format {str(found)[:20]}; this "
                         f"version reads {FORMAT}); use that version, or train and export the model again")
-    return values
+    try:
+        return unsealed(values)
+    except ValueError as e:
+        raise UserError(f"{path} is damaged: {e}; export the model again") from e
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from shapjax.errors import UserError
 from shapjax.export.calibration import CALIBRATION
 from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PAIR, PROGRAM, README, WEIGHTS, checksum, is_marked
 from shapjax.models.inference import explanation
-from shapjax.paths import as_path, replacing
+from shapjax.paths import as_path, replacing, sealed
 from shapjax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
@@ -52,9 +52,9 @@ def write(model: Any, directory: str | os.PathLike, *, programs: Mapping[str, by
         contents[CALIBRATION] = json.dumps(model.calibration.to_dict(), indent=2).encode() + b"\n"
     checksums = {name: checksum(content) for name, content in contents.items()}
     contents[README] = usage(model, contents).encode()
-    contents[CONFIG] = json.dumps({
+    contents[CONFIG] = json.dumps(sealed({
         FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step, "files": checksums,
-        "measured": model.measured, **model.meta.to_dict()}, indent=2).encode() + b"\n"
+        "measured": model.measured, **model.meta.to_dict()}), indent=2).encode() + b"\n"
     # The last one in, config.json, takes its place first. It is the mark of an export: if the process dies in between,
     # `read` finds that the checksums are wrong, and the next export may replace all of it.
     with contextlib.ExitStack() as replacements:
@@ -146,6 +146,7 @@ def usage(model: Any, names: Collection[str]) -> str:
         {jax.__version__}; that newer releases read it is promised for six months.
 
         ```python
+        import hashlib
         import json
         import pathlib
 
@@ -153,13 +154,18 @@ def usage(model: Any, names: Collection[str]) -> str:
         import numpy as np
         from jax import export
 
-        explain = jax.jit(export.deserialize(pathlib.Path("{PROGRAM}").read_bytes()).call)
-        class_names = json.loads(pathlib.Path("{CONFIG}").read_text())["class_names"]
+        config = json.loads(pathlib.Path("{CONFIG}").read_text())
 
+        def read(name):
+            content = pathlib.Path(name).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == config["files"][name], f"{{name}} is damaged"
+            return content
+
+        explain = jax.jit(export.deserialize(read("{PROGRAM}")).call)
         images = np.zeros((2, {h}, {w}, {c}), np.uint8)  # yours, any number of them
         result = explain(images)  # logits [2, {k}], shapley [2, {gh}, {gw}, {k}], probabilities [2, {k}]{errors}
         best = result["probabilities"][0].argmax()
-        print(class_names[best], result["shapley"][0, :, :, best])
+        print(config["class_names"][best], result["shapley"][0, :, :, best])
         ```
         """)
     if PAIR in names:
@@ -171,8 +177,8 @@ def usage(model: Any, names: Collection[str]) -> str:
         the Shapley values:
 
         ```python
-        law = json.loads(pathlib.Path("{CALIBRATION}").read_text())["law"]
-        pair = jax.jit(export.deserialize(pathlib.Path("{PAIR}").read_bytes()).call)
+        law = json.loads(read("{CALIBRATION}"))["law"]
+        pair = jax.jit(export.deserialize(read("{PAIR}")).call)
 
         def refine(image, pairs, rng=np.random.default_rng(0)):
             phi = np.asarray(explain(image[None])["shapley"][0]).reshape({gh * gw}, {k})

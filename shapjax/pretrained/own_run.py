@@ -11,7 +11,7 @@ from shapjax.export import read
 from shapjax.paths import as_path
 from shapjax.pretrained.architecture import RUN_SETTINGS, Architecture, Plan
 from shapjax.pretrained.recipes import Recipe
-from shapjax.training import checkpoint
+from shapjax.training.meta import newest_meta
 
 
 def is_run(path: str | os.PathLike) -> bool:
@@ -25,7 +25,7 @@ def describe(path: str | os.PathLike) -> Architecture:
     Raises:
       UserError: if there is none, or it is damaged.
     """
-    meta = read.read_meta(path) if read.is_exported(path) else checkpoint.newest_meta(path)
+    meta = read.read_meta(path) if read.is_exported(path) else newest_meta(path)
     if meta is None:
         raise UserError(f"{path} holds no complete checkpoint to take weights from; train it first")
     settings = {key: value for key, value in model_settings(meta.config).items() if key not in RUN_SETTINGS}

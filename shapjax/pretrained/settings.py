@@ -9,7 +9,7 @@ from shapjax.config import model_settings, set_model
 from shapjax.errors import as_user_error
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import HEAD_SETTINGS, RUN_SETTINGS
-from shapjax.training import checkpoint
+from shapjax.training.meta import newest_meta
 
 
 def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -28,7 +28,7 @@ def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> m
     if not config.pretrained:
         return config
     config = config.copy_and_resolve_references()
-    meta = checkpoint.newest_meta(workdir)
+    meta = newest_meta(workdir)
     if meta is not None:
         settings = {key: value for key, value in model_settings(meta.config).items() if key not in RUN_SETTINGS}
         mean, std = meta.config.data.mean, meta.config.data.std

@@ -2,75 +2,30 @@
 
 Written with orbax, asynchronously: a step's directory appears under its final name only when it is complete. Layout of
 `WORKDIR/checkpoints/STEP/`: `params` (those that inference uses), `training` (the rest of the state), `data` (position
-of the input pipeline) and `meta` (JSON: resolved config, class names, normalization).
+of the input pipeline) and `meta` (JSON: resolved config, class names, normalization, digests of all arrays).
+
+Orbax keeps no checksum of what arrays hold, in none of its formats. So each array that is read is compared with its
+digest; JSON values carry a checksum. Checkpoints of earlier versions have neither, and are read without.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
 import jax
-import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-import shapjax.config
 from shapjax import paths
-from shapjax.errors import UserError
+from shapjax.errors import UserError, few
+from shapjax.training.digest import digests
+from shapjax.training.meta import FORMAT, Meta, read_json, read_meta, reading
 from shapjax.training.step import TrainState, inference_params
-
-FORMAT = 3  # of the layout above; a reader refuses any other
-KINDS = {"class_names": str, "image_shape": int, "mean": int | float, "std": int | float, "held_out": int}  # in `Meta`
-
-
-@dataclasses.dataclass(frozen=True)
-class Meta:
-    """Holds the data that inference needs besides the parameters.
-
-    Attributes:
-      config: resolved.
-      class_names: K names.
-      image_shape: (H, W, C).
-      mean, std: per channel, in units of [0, 1].
-      held_out: positions of the training images that were not trained on.
-      num_images: training images, those held out included; 0: not known.
-    """
-
-    config: ml_collections.ConfigDict
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    held_out: tuple[int, ...] = ()
-    num_images: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns a dict that JSON can hold."""
-        return {"config": self.config.to_dict(), "num_images": self.num_images} | {
-            name: list(getattr(self, name)) for name in KINDS}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Meta":
-        """Inverts `to_dict`, whatever else is among the values; raises UserError on anything else."""
-        values = {"held_out": [], "num_images": 0} | dict(values)  # there were none in older checkpoints
-        for name, kind in KINDS.items():
-            value = values.get(name)
-            if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
-                raise UserError(f"{name} is {str(value)[:80]}, expected {'names' if kind is str else 'numbers'}")
-        class_names, image_shape, mean, std, held_out = (tuple(values[name]) for name in KINDS)
-        if type(values["num_images"]) is not int:
-            raise UserError(f"num_images is {str(values['num_images'])[:80]}, expected a number")
-        if not class_names or len(image_shape) != 3 or not len(mean) == len(std) == image_shape[2]:
-            raise UserError("class_names, image_shape, mean and std do not fit together")
-        if not isinstance(values.get("config"), Mapping):
-            raise UserError(f"config is {str(values.get('config'))[:80]}, expected settings")
-        return cls(shapjax.config.from_dict(values["config"]), class_names, image_shape, mean, std, held_out,
-                   values["num_images"])
 
 
 def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = False) -> ocp.CheckpointManager:
@@ -84,23 +39,35 @@ def open_manager(workdir: str | os.PathLike, *, keep: int, read_only: bool = Fal
     Returns:
       an orbax manager; close it to wait for what is still being written.
     """
+    def accuracy(metrics: Mapping[str, Any]) -> float:
+        return metrics["accuracy"]
+
     policy = checkpoint_managers.preservation_policy
-    best = policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False)
+    best = policy.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]), create=not read_only,
-        cleanup_tmp_directories=not read_only, save_root_metadata=not read_only)
+        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
+        best_fn=accuracy,  # without it orbax writes no metrics, and a resumed run would not know its best
+        create=not read_only, cleanup_tmp_directories=not read_only, save_root_metadata=not read_only)
     return _Manager(epath.Path(os.getcwd()) / paths.as_path(workdir) / "checkpoints", options=options)
 
 
 class _Manager(ocp.CheckpointManager):
-    """Keeps orbax from asking JAX, while saving, whether the run is to stop.
-
-    JAX takes every question for the process's place in the run (`distributed.stop_request`). Orbax asks from its own
-    thread about a step long done: the processes would agree on a step that some of them have passed.
-    """
+    """Changes orbax's manager in two places."""
 
     def reached_preemption(self, step: int) -> bool:
+        """Returns False: orbax is not to ask JAX, while saving, whether the run is to stop.
+
+        JAX takes every question for the process's place in the run (`distributed.stop_request`). Orbax asks from its
+        own thread about a step long done: the processes would agree on a step that some of them have passed.
+        """
         return False
+
+    def metrics(self, step: int) -> dict[str, Any] | None:
+        """Returns the metrics of a step, None if there are none. Damaged ones count as none, and end no run."""
+        try:
+            return paths.unsealed(super().metrics(step))
+        except ValueError:
+            return None
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, *, data_state: dict[str, Any], meta: Meta,
@@ -117,14 +84,14 @@ def save(manager: ocp.CheckpointManager, state: TrainState, *, data_state: dict[
     Raises:
       UserError: if this checkpoint or the one before could not be written; older ones stay good.
     """
-    step = int(state.step)
+    step, arrays = int(state.step), {"params": inference_params(state), "training": _rest(state)}
     with _writing(manager, step):
+        values = {"format": FORMAT, "digests": digests(arrays)} | meta.to_dict()
         manager.save(
-            step, metrics=metrics, force=True,
+            step, metrics=metrics and paths.sealed(metrics), force=True,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(inference_params(state)),
-                training=ocp.args.StandardSave(_rest(state)),
-                data=ocp.args.JsonSave(data_state), meta=ocp.args.JsonSave({"format": FORMAT} | meta.to_dict())))
+                **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
+                data=ocp.args.JsonSave(paths.sealed(data_state)), meta=ocp.args.JsonSave(paths.sealed(values))))
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
@@ -146,52 +113,69 @@ def _writing(manager: ocp.CheckpointManager, step: int | None) -> Iterator[None]
                         f"{reason}; {kept}. Make room and run the same command again") from e
 
 
-def restore(manager: ocp.CheckpointManager, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Reads the newest complete checkpoint of a run, to go on from.
+def restore(manager: ocp.CheckpointManager, template: TrainState, say: Callable[[str], None]
+            ) -> tuple[TrainState, dict[str, Any]]:
+    """Reads the newest whole checkpoint of a run, to go on from; all processes agree on it.
+
+    Newer ones, which are damaged, are renamed STEP.damaged, so that their steps can be saved again.
 
     Args:
       manager: from `open_manager`, with at least one checkpoint.
       template: a state of `jax.ShapeDtypeStruct`s with shardings (`Layout.template`).
+      say: takes a line for people.
 
     Returns:
       the state, for `Layout.from_checkpoint`, and the data position.
 
     Raises:
-      UserError: if the checkpoint is damaged or of another model.
+      UserError: if no checkpoint is whole, or they are of another model.
     """
-    read = _read(manager, manager.latest_step(), params=ocp.args.StandardRestore(template.params),
-                 training=ocp.args.StandardRestore(_rest(template)), data=ocp.args.JsonRestore())
-    ema = template.ema_params is not None
-    state = TrainState(
-        step=read.training["step"], opt_state=read.training["opt_state"],
-        params=read.training["params"] if ema else read.params, ema_params=read.params if ema else None,
-        teacher=read.training.get("teacher"))
-    return state, read.data
+    errors = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            state, data_state = _read_state(manager.directory / str(step), template)
+            break
+        except UserError as e:
+            errors[step] = str(e)  # the error itself would keep the arrays that were read
+    else:
+        newest = next(iter(errors.values()))
+        raise UserError(f"none of the {len(errors)} checkpoints of the run is whole: {newest}; put one back from a "
+                        "copy, or train anew with another --workdir")
+    if errors:
+        for damaged, error in errors.items():
+            say(f"{error}; going back to step {step}, and keeping it as {damaged}.damaged")
+        if jax.process_index() == 0:
+            for damaged in errors:
+                _set_aside(manager.directory / str(damaged))
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        manager.reload()
+    return state, data_state
 
 
-def read_meta(directory: epath.Path) -> Meta:
-    """Reads the meta data of a checkpoint, WORKDIR/checkpoints/STEP, without starting JAX.
-
-    Raises:
-      UserError: if it is damaged or foreign; names the directory.
-    """
-    with _reading(directory):
-        values = json.loads((directory / "meta" / "metadata").read_text())
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        whose = "is of an older" if found in range(1, FORMAT) else "was not written by this"
-        raise UserError(f"{directory} {whose} version of shapjax (format {found}; this version reads {FORMAT}); use "
-                        "the version that wrote it, or train again")
+def _read_state(directory: epath.Path, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Reads a checkpoint; raises UserError, in all processes or in none, unless it is whole."""
+    error = None
     try:
-        return Meta.from_dict(values)
+        (_, saved), data_state = read_meta(directory), read_json(directory, "data")
+        arrays = {"params": _read_arrays(directory, "params", template.params),
+                  "training": _read_arrays(directory, "training", _rest(template))}
     except UserError as e:
-        raise UserError(f"{directory}: {e}") from e
+        error = e
+    if np.any(multihost_utils.process_allgather(np.array(error is not None))):
+        raise error or UserError(f"checkpoint {directory}: another process cannot read it")
+    _require_same(directory, saved, arrays)
+    params, rest = arrays["params"], arrays["training"]
+    ema = template.ema_params is not None
+    return TrainState(step=rest["step"], opt_state=rest["opt_state"], params=rest["params"] if ema else params,
+                      ema_params=params if ema else None, teacher=rest.get("teacher")), data_state
 
 
-def newest_meta(workdir: str | os.PathLike) -> Meta | None:
-    """Returns `read_meta` of a run's newest complete checkpoint; None if there is none."""
-    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
-    return read_meta(max(steps, key=lambda path: int(path.name))) if steps else None
+def _set_aside(directory: epath.Path) -> None:
+    """Renames a damaged checkpoint; an earlier one of this step that was damaged too makes room."""
+    aside = directory.parent / f"{directory.name}.damaged"
+    if aside.exists():
+        aside.rmtree()
+    directory.rename(aside)
 
 
 def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayTree], *, step: int | None = None
@@ -220,11 +204,17 @@ def load_params(directory: str | os.PathLike, init_params: Callable[[Meta], chex
         if step is not None and step not in steps:
             raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         step = steps[-1] if step is None else step
-        meta = read_meta(manager.directory / str(step))
-        # On one device, whatever the layout of the run that wrote it.
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        directory = manager.directory / str(step)
+    # On one device, whatever the layout of the run that wrote it.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        meta, saved = read_meta(directory)
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), init_params(meta))
-        params = jax.device_get(_read(manager, step, params=ocp.args.StandardRestore(template)).params)
+        params = jax.device_get(_read_arrays(directory, "params", template))
+        _require_same(directory, saved, {"params": params})
+    except UserError as e:
+        others = ", ".join(str(x) for x in steps if x != step)
+        raise UserError(f"{e}; {f'give another step: {others}' if others else 'the run has no other'}") from e
     return params, meta, step
 
 
@@ -235,28 +225,24 @@ def _rest(state: TrainState) -> dict[str, Any]:
     return {key: value for key, value in rest.items() if value is not None}
 
 
-def _read(manager: ocp.CheckpointManager, step: int, *, params: ocp.args.StandardRestore,
-          **items: ocp.args.CheckpointArgs) -> Any:
-    """Reads items of a step; raises UserError unless all is there, of the shapes expected."""
-    directory = manager.directory / str(step)
-    with _reading(directory):
-        tree = ocp.StandardCheckpointHandler().metadata(directory / "params").tree
-        stored = dict(jax.tree_util.tree_leaves_with_path(tree))
-        for path, x in jax.tree_util.tree_leaves_with_path(params.item):  # orbax's own error names no array
+def _read_arrays(directory: epath.Path, item: str, template: chex.ArrayTree) -> chex.ArrayTree:
+    """Reads an item of arrays, each process its part; raises UserError unless all is there, of the shapes expected.
+
+    The manager's own way to read would wait for the other processes, of which one may have failed.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    with reading(directory, item):
+        stored = dict(jax.tree_util.tree_leaves_with_path(handler.metadata(directory / item).tree))
+        for path, x in jax.tree_util.tree_leaves_with_path(template):  # orbax's own error names no array
             if path in stored and tuple(stored[path].shape) != x.shape:
                 raise UserError(f"checkpoint {directory} is of another model: {jax.tree_util.keystr(path)} is "
                                 f"{list(stored[path].shape)}, expected {list(x.shape)}")
-        return manager.restore(step, args=ocp.args.Composite(params=params, **items))
+        return handler.restore(directory / item, args=ocp.args.StandardRestore(template))
 
 
-@contextlib.contextmanager
-def _reading(directory: os.PathLike) -> Iterator[None]:
-    """Turns orbax's errors on damaged or foreign files into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as e:  # orbax, tensorstore and json raise a dozen types between them
-        reason = str(e).strip().split("\n")[0][:200]
-        raise UserError(f"checkpoint {directory} is damaged, incomplete or of another model: {type(e).__name__}: "
-                        f"{reason}; if its files were damaged, delete it and the one before is used") from e
+def _require_same(directory: epath.Path, saved: Mapping[str, str], arrays: chex.ArrayTree) -> None:
+    """Raises UserError unless arrays that were read have the digests that were saved; names those that have not."""
+    wrong = [name for name, found in digests(arrays).items() if saved.get(name) != found] if saved else []
+    if wrong:
+        raise UserError(f"checkpoint {directory} is damaged: at step {directory.name} other values were saved of "
+                        f"{few(wrong)}")

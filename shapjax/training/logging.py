@@ -32,7 +32,7 @@ class RunLog(contextlib.AbstractContextManager):
     """Writes metrics to WORKDIR/metrics.jsonl, WORKDIR/tensorboard and a progress bar; a context manager.
 
     A step's metrics are fetched after the next step is on its way, so the devices never wait for the host. Every loss
-    is checked.
+    and gradient is checked.
 
     Args:
       workdir: of the run.
@@ -43,7 +43,7 @@ class RunLog(contextlib.AbstractContextManager):
       batch_size: images a step, over all devices.
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
-      writes: False in all processes of a run but one; the others only check the losses.
+      writes: False in all processes of a run but one; the others only check.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start: int, work: np.ndarray, batch_size: int, every: int,
@@ -75,7 +75,7 @@ class RunLog(contextlib.AbstractContextManager):
         """Takes the metrics of a step just dispatched, on the devices.
 
         Raises:
-          UserError: if the loss of the step before was not finite.
+          UserError: if the loss or the gradient of the step before was not finite.
         """
         self.catch_up()
         self._pending = step, metrics
@@ -85,10 +85,9 @@ class RunLog(contextlib.AbstractContextManager):
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        loss, classification = map(float, self._fetch((metrics["loss"], metrics["loss_classification"])))
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}; lower --config.optim.learning_rate "
-                            "or --config.shapley.weight. Checkpoints of earlier steps are kept")
+        loss, norm, classification = map(float, self._fetch(
+            [metrics[name] for name in ("loss", "gradient_norm", "loss_classification")]))
+        _require_finite(step, {"loss": loss, "norm of the gradient": norm})
         self._watch(step, classification)
         if step % self._every == 0:
             (then, steps_then), self._since = self._since, (time.monotonic(), step)
@@ -127,7 +126,8 @@ class RunLog(contextlib.AbstractContextManager):
             self._warned = True
 
     def test(self, step: int, *, accuracy: float, cross_entropy: float) -> None:
-        """Takes the metrics of an evaluation after a step."""
+        """Takes the metrics of an evaluation after a step; raises UserError if the cross-entropy is not finite."""
+        _require_finite(step, {"cross-entropy of the test images": cross_entropy})
         self._write(step, "test", {"accuracy": accuracy, "cross_entropy": cross_entropy})
         self._test = f", test {accuracy:.4f}"
         self._since = time.monotonic(), step  # an evaluation is not training time
@@ -150,3 +150,10 @@ class RunLog(contextlib.AbstractContextManager):
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def _require_finite(step: int, numbers: Mapping[str, float]) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise UserError(f"the {name} is {number} at step {step}; lower --config.optim.learning_rate or "
+                            "--config.shapley.weight. Checkpoints of earlier steps are kept")

@@ -20,9 +20,9 @@ from shapjax.data import augmentation, calibration_split, normalization, pipelin
 from shapjax.errors import Stopped, UserError, as_user_error
 from shapjax.models import preprocessing
 from shapjax.training import checkpoint, distributed, machine, sharding
-from shapjax.training.checkpoint import Meta
 from shapjax.training.logging import RunLog
 from shapjax.training.loss import LossSettings
+from shapjax.training.meta import Meta, newest_meta
 from shapjax.training.optimizer import make_optimizer
 from shapjax.training.step import StepSettings, TrainState, inference_params, init_state, train_step
 
@@ -196,12 +196,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     workdir = paths.as_path(workdir)
     shapjax.config.validate(config)  # before images are decoded
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
-    begun = checkpoint.newest_meta(workdir)
+    begun = newest_meta(workdir)
     held_out = begun.held_out if begun else calibration_split.draw(source, seed=config.seed)
     images = len(source) - len(held_out)
     config = machine.fit(config, begun and begun.config, images=images, fit_batch=fit_batch, say=say)
     run = setup(config, source, held_out=held_out, num_devices=jax.device_count())
     config, steps = run.meta.config, run.meta.config.optim.steps
+    if begun and (changed := shapjax.config.differences(begun.config, config)):
+        raise UserError(f"{workdir} holds a run with other settings ({'; '.join(changed)}); use another --workdir, or "
+                        "the same settings to resume")
     say(f"{images:,} images, {len(held_out)} held out, {len(source.class_names)} classes, {run.module.num_patches} "
         f"patches; {steps:,} steps of {config.optim.batch_size} images, {steps * config.optim.batch_size / images:.1f} "
         f"epochs; {jax.device_count()} {jax.default_backend()} device(s), dtype {config.model.dtype}, remat "
@@ -219,21 +222,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     is_first = jax.process_index() == 0
     with (checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager,
           distributed.stop_request() as stop_requested):
-        newest = manager.latest_step()
-        if newest is None:
+        if begun is None:
             state = layout.init(run.init_state, load_pretrained(run.module, run.meta) if load_pretrained else None)
         else:
-            begun = checkpoint.read_meta(manager.directory / str(newest))
-            if changed := shapjax.config.differences(begun.config, config):
-                raise UserError(f"{workdir} holds a run with other settings ({'; '.join(changed)}); use another "
-                                "--workdir, or the same settings to resume")
-            state, data_state = checkpoint.restore(manager, layout.template(jax.eval_shape(run.init_state)))
+            state, data_state = checkpoint.restore(manager, layout.template(jax.eval_shape(run.init_state)), say)
             state = layout.from_checkpoint(state)
             batches.set_state(data_state)
-            say(f"resuming {workdir} at step {newest}")
+            say(f"resuming {workdir} at step {manager.latest_step()}")
         if is_first:
             paths.write_json(workdir / "config.json", config.to_dict())
-        start = newest or 0
+        start = manager.latest_step() or 0
         with RunLog(workdir, start=start, work=work(config, test_images=len(test_source)),
                     batch_size=config.optim.batch_size, every=config.run.log_every, fetch=layout.fetch,
                     writes=is_first) as log:

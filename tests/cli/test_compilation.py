@@ -8,7 +8,7 @@ from shapjax.cli import keep_compiled, settle_devices
 from shapjax.config import default_config
 from shapjax.errors import UserError
 from shapjax.training import checkpoint, machine
-from shapjax.training.checkpoint import Meta
+from shapjax.training.meta import Meta
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
 

@@ -20,7 +20,7 @@ from shapjax.export.calibration import Calibration
 from shapjax.games.classifier import Classifier
 from shapjax.games.error_law import ErrorLaw
 from shapjax.models import inference
-from shapjax.training import checkpoint
+from shapjax.training.meta import Meta
 from tests.conftest import random_tree
 
 # Tiny models of every backbone, and what in them a program could get wrong.
@@ -36,7 +36,7 @@ class Model(NamedTuple):
     """Holds the attributes of a loaded model that `write` needs."""
 
     params: Any
-    meta: checkpoint.Meta
+    meta: Meta
     classifier: Classifier
     step: int = 7
     directory: pathlib.Path = pathlib.Path("run")
@@ -61,7 +61,7 @@ def make_model(name):
     """Makes a model of 8x8 images of 2 channels with random parameters, none of them zero."""
     c = config.default_config()
     config.set_model(c, {"patch_size": 4, "width": 16, "depth": 2, "heads": 2} | TINY[name])
-    meta = checkpoint.Meta(config=c, class_names=("a", "b", "ç"), image_shape=(8, 8, 2), mean=(0.2, 0.5),
+    meta = Meta(config=c, class_names=("a", "b", "ç"), image_shape=(8, 8, 2), mean=(0.2, 0.5),
                            std=(0.3, 0.4))
     module = read.build(meta)
     params = random_tree(models.param_shapes(module, image_shape=meta.image_shape), scale=0.3)

@@ -1,6 +1,7 @@
-"""Checkpoints: the right ones are kept, and a saved state comes back as it was."""
+"""Checkpoints: the right ones are kept, a saved state comes back as it was, and a damaged one never comes back."""
 
 import json
+import shutil
 
 import chex
 import jax
@@ -13,16 +14,18 @@ from jax.experimental import multihost_utils
 from shapjax import config
 from shapjax.errors import UserError
 from shapjax.training import checkpoint
+from shapjax.training.meta import Meta, newest_meta, read_meta
 from shapjax.training.optimizer import make_optimizer
 from shapjax.training.step import init_state
 
-META = checkpoint.Meta(config=config.default_config(), class_names=("a", "b"), image_shape=(8, 8, 1), mean=(0.1,),
+META = Meta(config=config.default_config(), class_names=("a", "b"), image_shape=(8, 8, 1), mean=(0.1,),
                        std=(0.3,))
 
 
-def state_at(step, *, ema, teacher=False):
+def state_at(step, *, ema, teacher=False, columns=3):
     """Makes a state of a tiny model; all of its arrays depend on the step."""
-    params = {"kernel": jnp.arange(6.0).reshape(2, 3) + step, "bias": jnp.full(3, 0.1 * step)}
+    rng = np.random.default_rng(step)
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, columns)), jnp.float32), "bias": jnp.full(columns, 0.1 * step)}
     optimizer, _ = make_optimizer(learning_rate=0.1, warmup_steps=1, steps=9, weight_decay=0.1, b2=0.9,
                                            clip_norm=1.0)
     state = init_state(params, optimizer, ema=ema, teacher=teacher).replace(step=jnp.int32(step))
@@ -43,15 +46,16 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path, ema, teacher):
     with checkpoint.open_manager(tmp_path, keep=2) as manager:
         save(manager, state)
     with checkpoint.open_manager(tmp_path, keep=2) as manager:
-        restored, data_state = checkpoint.restore(manager, state_at(0, ema=ema, teacher=teacher))
+        restored, data_state = checkpoint.restore(manager, state_at(0, ema=ema, teacher=teacher), pytest.fail)
     chex.assert_trees_all_equal(restored, jax.device_get(state))
     assert data_state == {"next_index": 40}
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    with checkpoint.open_manager(tmp_path, keep=1) as manager:
-        for step, accuracy in enumerate([0.5, 0.9, 0.6, 0.7], start=1):
-            save(manager, state_at(step, ema=False), accuracy=accuracy)
+def test_the_newest_and_the_best_are_kept_over_all_starts_of_a_run(tmp_path):
+    for steps in ({1: 0.5, 2: 0.9}, {3: 0.6, 4: 0.7}):
+        with checkpoint.open_manager(tmp_path, keep=1) as manager:
+            for step, accuracy in steps.items():
+                save(manager, state_at(step, ema=False), accuracy=accuracy)
     with checkpoint.open_manager(tmp_path, keep=1, read_only=True) as manager:
         assert sorted(manager.all_steps()) == [2, 4]
 
@@ -111,5 +115,144 @@ def test_a_checkpoint_of_an_older_layout_is_refused_in_one_line_that_says_so(tmp
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "metadata").write_text(json.dumps(META.to_dict() | {"format": 2}))
     with pytest.raises(UserError, match="older version of shapjax .format 2; this version reads 3.*train again") as e:
-        checkpoint.read_meta(epath.Path(tmp_path))
+        read_meta(epath.Path(tmp_path))
     assert "\n" not in str(e.value)
+
+
+# Damage
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {"truncated": truncate, "removed": lambda path: path.unlink(), "changed": change}
+
+
+def larger_state(step):
+    """Makes a state whose arrays are too large for orbax to keep them where it keeps checksums."""
+    return state_at(step, ema=True, columns=400)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Returns the workdir of a run with checkpoints of steps 1 and 2."""
+    workdir = tmp_path_factory.mktemp("run")
+    with checkpoint.open_manager(workdir, keep=2) as manager:
+        for step in (1, 2):
+            save(manager, larger_state(step))
+    return workdir
+
+
+def files_of(workdir, step=2):
+    return sorted(path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file())
+
+
+def values_of(workdir, item, step=2):
+    """Returns the file of an item that has most of its content: the values."""
+    files = [path for path in files_of(workdir, step) if item in path.parts]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def resume(workdir):
+    """Goes on with a run; returns the step it goes on from, after a check of what was read, and the lines it says."""
+    said = []
+    with checkpoint.open_manager(workdir, keep=2) as manager:
+        state, data_state = checkpoint.restore(manager, larger_state(0), said.append)
+        step = manager.latest_step()
+    chex.assert_trees_all_equal(state, jax.device_get(larger_state(step)))
+    assert data_state == {"next_index": 10 * step}
+    return step, said
+
+
+@pytest.fixture
+def copy(two_steps, tmp_path):
+    return shutil.copytree(two_steps, tmp_path / "copy")
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(("item", "damage", "expected"), [
+    ("params", change, "is damaged: at step 2 other values were saved of params/kernel"),
+    ("training", change, "is damaged: at step 2 other values were saved of training/"),
+    ("data", lambda path: replace(path, '"next_index": 20', '"next_index": 21'), "data: ValueError: its values are not"),
+    ("meta", lambda path: replace(path, '"mean": [0.1]', '"mean": [0.7]'), "meta: ValueError: its values are not")])
+def test_one_changed_byte_is_found_and_a_run_goes_on_from_the_checkpoint_before(copy, item, damage, expected):
+    damage(values_of(copy, item))
+    if item in ("params", "meta"):
+        with pytest.raises(UserError, match=f"checkpoints/2 .*{expected}.*; give another step: 1"):
+            checkpoint.load_params(copy, lambda _: larger_state(0).params)
+    step, (said,) = resume(copy)
+    assert step == 1 and expected in said and "going back to step 1, and keeping it as 2.damaged" in said
+    with checkpoint.open_manager(copy, keep=2) as manager:  # twice, as when a disk is bad
+        save(manager, larger_state(2))
+    assert resume(copy) == (2, [])
+    damage(values_of(copy, item))
+    assert resume(copy)[0] == 1
+    assert {path.name for path in (copy / "checkpoints").iterdir()} == {"1", "2.damaged"}
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_read_and_nothing_changes(copy):
+    change(values_of(copy, "params"))
+    values_of(copy, "training", step=1).unlink()
+    before = {path: path.read_bytes() for path in files_of(copy, 1) + files_of(copy, 2)}
+    with pytest.raises(UserError, match="none of the 2 checkpoints .*at step 2 other values.*; put one back") as e:
+        resume(copy)
+    assert "\n" not in str(e.value)
+    assert {path: path.read_bytes() for path in files_of(copy, 1) + files_of(copy, 2)} == before
+
+
+def test_meta_data_are_those_of_the_newest_checkpoint_that_has_them_whole_and_an_error_without_any(copy):
+    truncate(values_of(copy, "meta"))
+    assert newest_meta(copy) == META
+    truncate(values_of(copy, "meta", step=1))
+    with pytest.raises(UserError, match="checkpoints/2 is damaged.*meta"):
+        newest_meta(copy)
+
+
+def test_a_checkpoint_of_a_version_that_kept_no_digests_is_read(copy):
+    for item in ("meta", "data"):
+        path = values_of(copy, item)
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({key: x for key, x in values.items() if key not in ("checksum", "digests")}))
+    assert resume(copy) == (2, [])
+    params, meta, step = checkpoint.load_params(copy, lambda _: larger_state(0).params)
+    assert step == 2 and meta == META
+
+
+def test_metrics_that_are_damaged_end_no_run(copy):
+    for damage in (change, truncate):
+        damage(values_of(copy, "metrics"))
+        assert resume(copy) == (2, [])
+        with checkpoint.open_manager(copy, keep=1) as manager:
+            save(manager, larger_state(3), accuracy=0.1)
+            manager.wait_until_finished()
+            assert sorted(manager.all_steps()) == [1, 3]
+            manager.delete(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, damage):
+    for path in files_of(two_steps):
+        workdir = shutil.copytree(two_steps, tmp_path / "copy")
+        DAMAGES[damage](workdir / path.relative_to(two_steps))
+        try:
+            params, meta, _ = checkpoint.load_params(workdir, lambda _: larger_state(0).params)
+            chex.assert_trees_all_equal(params, jax.device_get(larger_state(2).ema_params))
+            assert meta == META
+        except UserError as e:
+            assert "checkpoints/2" in str(e) and "give another step: 1" in str(e) and "\n" not in str(e)
+        step, said = resume(workdir)
+        assert (step, len(said)) in ((2, 0), (1, 1)), path
+        shutil.rmtree(workdir)
