@@ -190,7 +190,8 @@ def read_meta(directory: epath.Path) -> Meta:
 
 def newest_meta(workdir: str | os.PathLike) -> Meta | None:
     """Returns `read_meta` of a run's newest complete checkpoint; None if there is none."""
-    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
+    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*")
+             if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path)]
     return read_meta(max(steps, key=lambda path: int(path.name))) if steps else None
 
 

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from jax.experimental import multihost_utils
 
-from shapjax import config
+from shapjax import config, paths
 from shapjax.errors import UserError
 from shapjax.training import checkpoint
 from shapjax.training.optimizer import make_optimizer
@@ -113,3 +113,11 @@ def test_a_checkpoint_of_an_older_layout_is_refused_in_one_line_that_says_so(tmp
     with pytest.raises(UserError, match="older version of shapjax .format 2; this version reads 3.*train again") as e:
         checkpoint.read_meta(epath.Path(tmp_path))
     assert "\n" not in str(e.value)
+
+
+def test_a_step_in_a_bucket_is_a_checkpoint_once_it_is_complete(bucket):
+    step = f"{bucket}/checkpoints/7"
+    paths.write_text(f"{step}/meta/metadata", json.dumps({"format": checkpoint.FORMAT} | META.to_dict()))
+    assert checkpoint.newest_meta(bucket) is None
+    paths.write_text(f"{step}/commit_success.txt", "")
+    assert checkpoint.newest_meta(bucket).class_names == META.class_names
