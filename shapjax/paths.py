@@ -170,7 +170,7 @@ def local(path: str | os.PathLike) -> epath.Path:
     root = cache_directory() / "buckets"
     root.mkdir(parents=True, exist_ok=True)
     bucket, _, key = str(path).removeprefix("gs://").partition("/")
-    with (root / f"{bucket}.lock").open("w") as lock:
+    with (root / f".{bucket}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _copy(path, root)
     return epath.Path(root / bucket / key)

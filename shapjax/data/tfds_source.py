@@ -49,7 +49,7 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
     if not builder.info.available_file_formats() & tfds.core.FileFormat.with_random_access():
         raise UserError(f"{title} is prepared as {builder.info.file_format.value}, which has no random access; "
                         f"{_how_to_prepare(name, 'ANOTHER_DIRECTORY')}")
-    if in_bucket(builder.data_dir):  # where array_record opens no files
+    if in_bucket(builder.data_dir):  # where array_record takes a request, to the end of a file, for each image
         builder = tfds.builder_from_directory(local(builder.data_dir))
     try:
         data = builder.as_data_source(split, decoders=as_stored)

@@ -67,7 +67,7 @@ def test_what_cannot_be_in_a_bucket_is_refused_with_the_way_round_it(monkeypatch
         paste.main(["paste", "cutouts", "photographs", "gs://bucket/set"])
 
 
-def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capsys, store):
+def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capfd, store):
     errors = importlib.import_module("gcsfs.retry")
 
     def run(*_, **__):
@@ -78,4 +78,4 @@ def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capsys, store)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit):
         cli.run_command(prepare.main)
-    assert capsys.readouterr().err == "error: Anonymous caller has no access, 401\n"
+    assert capfd.readouterr().err == "error: Anonymous caller has no access, 401\n"

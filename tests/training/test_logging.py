@@ -59,27 +59,33 @@ def test_the_time_left_is_told_from_the_work_left(start, minutes, tmp_path, caps
     assert said == [f"about {minutes} minutes to go, evaluation included"]
 
 
-def keep(log, steps):
-    """Gives a log steps, and an evaluation after the last but one."""
+def steps_of(lines):
+    """Returns the steps of the lines of metrics.jsonl."""
+    return [json.loads(line)["step"] for line in lines.splitlines()]
+
+
+def keep(log, steps, path):
+    """Gives a log steps and an evaluation after the last but one; returns what can be read at a path then."""
     for step in steps:
         names = ("loss", "loss_classification", "loss_masked", "loss_shapley", "accuracy")
         log.step(step, dict.fromkeys(names, 1.0))
         if step == steps[-2]:
             log.catch_up()
             log.test(step, accuracy=0.5, cross_entropy=1.0)
+            logged = path.read_text()
+    log.catch_up()
+    return logged
 
 
 def test_what_a_run_in_a_bucket_has_logged_is_there_with_each_evaluation_and_grows_when_it_goes_on(tmp_path, bucket):
     for workdir in (paths.as_path(tmp_path), paths.as_path(bucket)):
-        log = RunLog(workdir, start=0, work=np.arange(6), batch_size=1, every=1, fetch=lambda x: x)
-        keep(log, [1, 2, 3])  # and there it dies
-        log.catch_up()
-        logged = [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-        assert logged[:3] == [1, 2, 2]
+        path = workdir / "metrics.jsonl"
+        with RunLog(workdir, start=0, work=np.arange(6), batch_size=1, every=1, fetch=lambda x: x) as log:
+            evaluated = keep(log, [1, 2, 3], path)
+        assert steps_of(evaluated) == [1, 2, 2] and steps_of(path.read_text()) == [1, 2, 2, 3]
         with RunLog(workdir, start=2, work=np.arange(6), batch_size=1, every=1, fetch=lambda x: x) as log:
-            keep(log, [3, 4, 5])
-        lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4, 5]
+            assert steps_of(keep(log, [3, 4, 5], path)) == [1, 2, 2, 3, 4, 4]
+        assert steps_of(path.read_text()) == [1, 2, 2, 3, 4, 4, 5]
         assert len(list((workdir / "tensorboard").iterdir())) == 2
 
 
