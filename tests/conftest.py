@@ -1,10 +1,13 @@
-"""Shared by all tests: eight CPU devices, quick compilation, repeatable random examples, tiny models."""
+"""Shared by all tests: eight CPU devices, quick compilation, repeatable random examples, tiny models, a bucket."""
 
+import contextlib
 import fractions
 import functools
 import json
 import math
 import os
+import socket
+import uuid
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -12,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gcp_storage_emulator import server
+from gcp_storage_emulator.exceptions import Conflict
 from safetensors.numpy import save_file
 
 from shapjax import models
@@ -133,3 +138,46 @@ def write_vit():
         return tensors
 
     return write
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """Serves a bucket of the name "bucket" on loopback, to this process and to those that tests start."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for pattern, handlers in server.HANDLERS:  # gcsfs cancels an upload so, and the emulator does not know it
+        if pattern.startswith("^/upload"):
+            handlers.setdefault("DELETE", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch, server.create_server(
+            "localhost", port, in_memory=True, default_bucket="bucket") as running:
+        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+            patch.setenv(name, f"http://localhost:{port}")
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks by gRPC, and the emulator has none
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("copies")))
+        yield running._storage
+
+
+@pytest.fixture
+def bucket(store):
+    """Returns a new place in a bucket, gs://…; nothing is there."""
+    return f"gs://bucket/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def refuse(store, monkeypatch):
+    """Makes the bucket refuse, in a block, to write objects whose names hold a text: with refuse(text)."""
+    create = store.create_file
+
+    @contextlib.contextmanager
+    def refusing(text):
+        def create_file(bucket, name, *rest):
+            if text in name:
+                raise Conflict("refused")
+            return create(bucket, name, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "create_file", create_file)
+            yield
+
+    return refusing

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "shapjax"
 TOP = {"__init__", "__main__", "config", "model", "paths", "errors", "version"}
 # Each may import those before it, and its own package. Those in one group do not import each other.
-LAYERS = [["errors", "version", "paths"], ["config"], ["games"], ["attribution", "metrics", "models", "data"],
+LAYERS = [["errors", "version"], ["paths"], ["config"], ["games"], ["attribution", "metrics", "models", "data"],
           ["training"], ["export"], ["pretrained"], ["evaluation"], ["report"], ["model"], ["cli"]]
 DATA = {"shipped"}  # no code in it
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 
 import jax
 from absl import app, flags, logging
@@ -27,12 +28,13 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Orbax's threads print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    getLogger("gcsfs").setLevel(CRITICAL)  # it does as well
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:
         with cleaning_up_on_interrupt():
             app.run(main, flags_parser=lambda argv: _parse(argv, main))
-    except (UserError, OSError) as e:
+    except (UserError, OSError, *paths.bucket_errors()) as e:
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -91,6 +93,8 @@ def _config_file(given: str) -> str:
     Raises:
       UserError: if there is no such file and no such recipe.
     """
+    if paths.in_bucket(given):
+        raise UserError(f"--config {given}: a config is a program, and is read from a local disk alone; copy it there")
     name, colon, argument = os.path.expanduser(given).partition(":")
     package = pathlib.Path(shapjax.config.__file__).parent
     recipes = {path.stem: path for directory in (package.parent / "configs", package / "configs")  # checkout, wheel
@@ -139,5 +143,4 @@ def keep_compiled() -> None:
     if given == "":
         jax.config.update("jax_enable_compilation_cache", False)
     elif given is None and jax.default_backend() != "cpu":
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "shapjax"))
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache_directory()))

@@ -201,8 +201,7 @@ def _test_images(source: Source, count: int, name: str) -> list[Subject]:
 def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str]) -> None:
     """Makes the output directory, unless no file can be written there or one would replace an image to explain."""
     for name, file in itertools.product(names, inputs):
-        written = output / name
-        if os.path.exists(written) and os.path.samefile(written, paths.as_path(file)):  # however they are spelled
+        if paths.is_same(written := output / name, file):
             raise UserError(f"the picture {written} would replace the image {file}; give another --output")
     require_writable(output / AGREEMENT)
 

@@ -8,12 +8,14 @@ directory of images without these objects. A fifth of the cut-outs of each class
 test images: nothing that is tested was seen in training. Train on folder:OUTPUT; `eval.py` finds the masks.
 """
 
+import os
 import pathlib
 import shutil
 from collections.abc import Sequence
 
 from absl import flags
 
+from shapjax import paths
 from shapjax.cli import run_command
 from shapjax.data import composites
 from shapjax.errors import UserError
@@ -36,7 +38,10 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 4:
         raise UserError("expected three directories, CUTOUTS PHOTOGRAPHS OUTPUT, but got "
                         f"{' '.join(argv[1:]) or 'none'}")
-    cutouts, photographs, output = (pathlib.Path(path).expanduser() for path in argv[1:])
+    if paths.in_bucket(argv[3]):
+        raise UserError(f"{argv[3]}: images are pasted on a local disk; give a directory there, and copy it with "
+                        f"`gcloud storage cp -r DIRECTORY {argv[3]}`")
+    cutouts, photographs, output = map(pathlib.Path, (*map(paths.local, argv[1:3]), os.path.expanduser(argv[3])))
     part = output.with_name(f"{output.name}.part")
     if there := [path for path in (output, part) if path.exists()]:
         raise UserError(f"{there[0]} exists already; give another directory, or remove it")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from absl import flags
 
+from shapjax import paths
 from shapjax.cli import run_command
 from shapjax.data import tfds_source
 from shapjax.errors import UserError
@@ -35,6 +36,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise UserError(f"expected the name of one dataset, such as cifar10, but got {' '.join(argv[1:]) or 'none'}")
     name, data_dir = argv[1].removeprefix("tfds:"), os.path.expanduser(_FLAGS.data_dir)
+    if paths.in_bucket(data_dir):
+        raise UserError(f"--data_dir={data_dir}: datasets are prepared on a local disk; give a directory there, and "
+                        f"copy what is in it with `gcloud storage cp -r DIRECTORY/* {data_dir}`")
     if re.split("[/:]", name)[0] not in tfds_source.known_names():
         raise tfds_source.not_prepared(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:

@@ -31,8 +31,8 @@ def run() -> None:
     """Runs `python train.py` and `shapjax train`."""
     config_flags.DEFINE_config_file("config", None, "Config file of the run, such as configs/mnist5k.py, or the name "
                                     "of a recipe, such as mnist5k.")
-    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics; resumed if it has any. Of "
-                        "several hosts, one that all can reach.")
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://BUCKET/PATH: checkpoints, metrics; "
+                        "resumed if it has any. Of several hosts, one that all can reach.")
     flags.DEFINE_bool("multihost", False, "One of several processes, which find each other: TPU pod, SLURM, Open MPI.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where --multihost cannot find it.")
     flags.DEFINE_integer("num_processes", None, "Number of processes of the run, with --coordinator.", lower_bound=1)
@@ -67,7 +67,8 @@ def main(_: Sequence[str]) -> None:
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     _say(f"""
 {result['steps']} steps in {time.monotonic() - begun:.0f} s, start-up and evaluation included, on \
-{jax.device_count()} {jax.default_backend()} device(s){processes}; {result['parameters']:,} parameters
+{jax.device_count()} {jax.default_backend()} device(s){processes}, which waited {result['stalled']:.0f} s for images; \
+{result['parameters']:,} parameters
 test accuracy {result['accuracy']:.4f}, cross-entropy {result['cross_entropy']:.4f}
 
 checkpoints   {workdir / 'checkpoints'}

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from shapjax import paths
 from shapjax.data import opening
 from shapjax.data.encoded import Example, Records
 from shapjax.errors import UserError, few, near_names, printable
@@ -37,7 +38,7 @@ def open_records(path: str, split: str, class_names: Sequence[str] | None = None
     PATH/masks/X.png: 0 on the background. A split has masks for all of its images or for none.
 
     Args:
-      path: the directory; a leading ~ is the home directory.
+      path: the directory; a leading ~ is the home directory. One in a bucket is copied to a local disk (`paths.local`).
       split: "train", "test", the name of a directory, or a slice of one of these, such as "train[:90%]" or
         "test[:1000]". "test" is also looked for as "val" and "validation".
       class_names: those of the training split, if this is another one: it may lack images of some, which is printed.
@@ -46,7 +47,7 @@ def open_records(path: str, split: str, class_names: Sequence[str] | None = None
       UserError: on a directory or split that is not there, fewer than two classes, a class without training images, or
         masks for some images only.
     """
-    path = os.path.expanduser(path)
+    path = str(paths.local(path))
     if not os.path.isdir(path):
         raise UserError(f"folder:{path}: there is no such directory; give the one that holds those of the classes")
     if not (parsed := _SPLIT.fullmatch(split)):

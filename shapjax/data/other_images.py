@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from shapjax import paths
 from shapjax.data import folder, sources
 from shapjax.data.encoded import EncodedSource, Example, Records
 from shapjax.data.verification import readable
@@ -29,7 +30,7 @@ def load(dataset: str, split: str, *, data_dir: str, cache_gib: float, class_nam
     kind, _, name = dataset.partition(":")
     if kind not in ("tfds", "folder") or not name:
         raise UserError(f"--dataset={dataset}: expected folder:PATH or tfds:NAME")
-    unlabeled = _images_in(os.path.expanduser(name)) if kind == "folder" else []
+    unlabeled = _images_in(str(paths.local(name))) if kind == "folder" else []
     if unlabeled:
         records = Records(count=len(unlabeled), name=unlabeled.__getitem__, class_names=class_names, upright=True,
                           examples=lambda indices: [Example(unlabeled[i], -1) for i in indices],

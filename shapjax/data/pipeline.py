@@ -7,6 +7,7 @@ process order) is the same array whether 1 process makes it or 100.
 
 import collections
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ class TrainIterator(Iterator):
     The stream is fixed, so its state is a position alone: that of the last batch handed out, whichever threads read,
     and however many batches are read and placed ahead. A state stays valid with another number of processes if
     batch_size * process_count is the same.
+
+    Attributes:
+      waited: when the last batch was asked for and when it was there, by `time.monotonic`.
     """
 
     def __init__(self, source: Source, *, batch_size: int, seed: int, crop_area: float = 1.0, threads: int = 1,
@@ -67,15 +71,17 @@ class TrainIterator(Iterator):
         self._threads = 1 if isinstance(source, ArraySource) else threads
         self._process_index, self._process_count = process_index, process_count
         self._step, self._batches, self._placed = 0, None, collections.deque()
+        self.waited = 0.0, 0.0
 
     def __next__(self) -> Any:
+        asked = time.monotonic()
         if self._batches is None:
             first = self._step * self._process_count + self._process_index
             numbers = grain.MapDataset.range(_ENDLESS)[first :: self._process_count]
             self._batches = iter(numbers.map(self._read_batch).to_iter_dataset(_read_options(self._threads)))
         while len(self._placed) <= _PLACED_AHEAD:
             self._placed.append(self._place(next(self._batches)))
-        self._step += 1
+        self._step, self.waited = self._step + 1, (asked, time.monotonic())
         return self._placed.popleft()
 
     def _read_batch(self, number: int) -> dict[str, np.ndarray]:

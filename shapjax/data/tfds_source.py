@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from shapjax.data.encoded import Example, Records
 from shapjax.errors import UserError, near_names
-from shapjax.paths import as_path
+from shapjax.paths import as_path, in_bucket, local
 
 MASK = "segmentation_mask"
 # The class of the background in segmentation masks, where it is not 0. Pets: 1 is the animal, 2 the background, 3 the
@@ -24,7 +24,8 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
     Args:
       name: TFDS's, NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
       split: in TFDS's syntax, such as "train[:90%]".
-      data_dir: where prepared datasets lie; a leading ~ is the home directory; empty: TFDS's default.
+      data_dir: where prepared datasets lie; a leading ~ is the home directory; empty: TFDS's default. A dataset in a
+        bucket is copied to a local disk (`paths.local`).
 
     Raises:
       UserError: on a dataset or a split that is not there, one that is not prepared or not in a format with random
@@ -45,12 +46,14 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
         return [Example(io.BytesIO(stored[image]), int(stored[label]), io.BytesIO(stored[MASK]) if masks else None)
                 for stored in data.__getitems__([int(i) for i in indices])]
 
+    if not builder.info.available_file_formats() & tfds.core.FileFormat.with_random_access():
+        raise UserError(f"{title} is prepared as {builder.info.file_format.value}, which has no random access; "
+                        f"{_how_to_prepare(name, 'ANOTHER_DIRECTORY')}")
+    if in_bucket(builder.data_dir):  # where array_record takes a request, to the end of a file, for each image
+        builder = tfds.builder_from_directory(local(builder.data_dir))
     try:
         data = builder.as_data_source(split, decoders=as_stored)
         examples([0])
-    except NotImplementedError:
-        raise UserError(f"{title} is prepared as {builder.info.file_format.value}, which has no random access; "
-                        f"{_how_to_prepare(name, 'ANOTHER_DIRECTORY')}") from None
     except Exception as error:  # array_record and protobuf may raise anything
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{title} cannot be read from {builder.data_dir} ({reason}); remove that directory and "
@@ -78,6 +81,8 @@ def known_names() -> list[str]:
 
 def _how_to_prepare(name: str, data_dir: str) -> str:
     """Returns what to do about a dataset that is not prepared."""
+    if in_bucket(data_dir):
+        return f"run `python -m shapjax prepare {name} --data_dir DIRECTORY`, copy what is in DIRECTORY to {data_dir}"
     return f"run `python -m shapjax prepare {name}{f' --data_dir {data_dir}' if data_dir else ''}`"
 
 

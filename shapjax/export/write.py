@@ -43,7 +43,8 @@ def write(model: Any, directory: str | os.PathLike, *, programs: Mapping[str, by
 
     Raises:
       UserError: if it would replace files of something else (`require_free`).
-      OSError: if a file cannot be written; then all are as they were.
+      OSError: if a file cannot be written; then all are as they were. In a bucket those before it are new, and `read`
+        refuses what is there.
     """
     directory = as_path(directory)
     require_free(directory)

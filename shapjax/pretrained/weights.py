@@ -7,7 +7,6 @@ refused unopened.
 import copy
 import json
 import os
-import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
@@ -15,8 +14,10 @@ from typing import IO, Any
 import ml_dtypes  # gives numpy bfloat16
 import numpy as np
 import safetensors
+from etils import epath
 
 from shapjax.errors import UserError, few
+from shapjax.paths import as_path, local
 
 SUFFIXES = (".safetensors", ".npz")
 PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".tar")
@@ -33,7 +34,7 @@ class Weights(Mapping[str, np.ndarray]):
       preprocessor: content of the preprocessor_config.json that Hugging Face writes beside them; {} if there is none.
     """
 
-    def __init__(self, path: pathlib.Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], np.ndarray]):
+    def __init__(self, path: epath.Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], np.ndarray]):
         directory = path if path.is_dir() else path.parent
         self.path, self.shapes, self._read = path, shapes, read
         self.config = _json(directory / "config.json")
@@ -77,9 +78,7 @@ def open_weights(path: str | os.PathLike) -> Weights:
     Raises:
       UserError: if there are none, they are damaged, or they are pickles.
     """
-    if "://" in os.fspath(path):
-        raise UserError(f"weights {path} are not on a local disk, from which they are read; copy them to one")
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path)
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"weights {path} do not exist; give a .safetensors or .npz file, or a directory with one")
@@ -92,7 +91,7 @@ def open_weights(path: str | os.PathLike) -> Weights:
     return _safetensors(path, [file]) if file.suffix == ".safetensors" else _npz(path, file)
 
 
-def _file_in(directory: pathlib.Path) -> pathlib.Path:
+def _file_in(directory: epath.Path) -> epath.Path:
     """Returns the file of a directory that holds its weights, or the index of shards."""
     for name in ("model.safetensors", INDEX):
         if (directory / name).is_file():
@@ -110,7 +109,7 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
     raise UserError(f"{directory} holds no weights; expected model.safetensors, {INDEX} and its shards, or one .npz")
 
 
-def _how_to_convert(file: pathlib.Path) -> str:
+def _how_to_convert(file: epath.Path) -> str:
     """Returns how a person can convert a pickle."""
     return (f"{file} is a pickle, which can run any code, and is not opened; where you trust it, convert it: python -c "
             f"\"import torch, safetensors.torch as s; d = torch.load('{file}', 'cpu', weights_only=True); s.save_file("
@@ -118,12 +117,12 @@ def _how_to_convert(file: pathlib.Path) -> str:
             f"'{file.with_suffix('.safetensors')}')\"")
 
 
-def _safetensors(path: pathlib.Path, files: list[pathlib.Path]) -> Weights:
+def _safetensors(path: epath.Path, files: list[epath.Path]) -> Weights:
     """Opens safetensors files."""
     handle_of, shapes = {}, {}
     for file in files:
         try:
-            handle = safetensors.safe_open(file, framework="np")
+            handle = safetensors.safe_open(local(file), framework="np")
             for name in handle.keys():
                 shapes[name], handle_of[name] = tuple(handle.get_slice(name).get_shape()), handle
         except (safetensors.SafetensorError, OSError) as e:
@@ -131,11 +130,11 @@ def _safetensors(path: pathlib.Path, files: list[pathlib.Path]) -> Weights:
     return Weights(path, shapes, lambda name: handle_of[name].get_tensor(name))
 
 
-def _sharded(path: pathlib.Path, index: pathlib.Path) -> Weights:
+def _sharded(path: epath.Path, index: epath.Path) -> Weights:
     """Opens the shards that an index lists, which lie beside it."""
     files_of = _json(index).get("weight_map")
     if not isinstance(files_of, dict) or not files_of or not all(
-            isinstance(file, str) and file == pathlib.Path(file).name for file in files_of.values()):
+            isinstance(file, str) and file == os.path.basename(file) for file in files_of.values()):
         raise UserError(f"{index} is not an index of shards; expected a \"weight_map\" from tensors to files beside it")
     shards = sorted(set(files_of.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
@@ -149,11 +148,11 @@ def _sharded(path: pathlib.Path, index: pathlib.Path) -> Weights:
     return weights
 
 
-def _npz(path: pathlib.Path, file: pathlib.Path) -> Weights:
+def _npz(path: epath.Path, file: epath.Path) -> Weights:
     """Opens an .npz; numpy's own reader would read a tensor to tell its shape."""
     shapes = {}
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(local(file))
         for member in archive.namelist():
             name = member.removesuffix(".npy")
             with archive.open(member) as array:
@@ -181,7 +180,7 @@ def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _json(file: pathlib.Path) -> dict[str, Any]:
+def _json(file: epath.Path) -> dict[str, Any]:
     """Reads a JSON object; {} if there is no such file."""
     if not file.is_file():
         return {}
@@ -194,7 +193,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> UserError:
+def _damaged(path: epath.Path, error: Exception) -> UserError:
     """Returns a UserError for files that cannot be read."""
     reason = " ".join(str(error).split())[:200]
     return UserError(f"weights {path} are damaged or incomplete: {type(error).__name__}: {reason}; download or copy "

@@ -187,7 +187,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
       say: takes a line for people.
 
     Returns:
-      accuracy and cross_entropy (nats) on the test split after the last step, "steps" done now, and "parameters".
+      accuracy and cross_entropy (nats) on the test split after the last step, "steps" done now, "parameters", and
+      "stalled", the seconds in which the devices had no images.
 
     Raises:
       UserError: on a setting that cannot work, a workdir of another run, or a loss that is not finite.
@@ -240,7 +241,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake
                     step_fn = next(fn for last, fn in step_fns if step <= last)
                     state, metrics = step_fn(state, batch)
-                log.step(step, metrics)
+                log.step(step, metrics, waited=batches.waited)
                 due, stopping = step % config.run.eval_every == 0 or step == steps, stop_requested()
                 if due or stopping:
                     log.catch_up()  # no state whose loss is not finite gets saved
@@ -257,7 +258,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
             say(f"{workdir} has all its {steps} steps already")
             test = evaluate(inference_params(state))
     batches.close()
-    return test | {"steps": max(0, steps - start), "parameters": run.num_params}
+    return test | {"steps": max(0, steps - start), "parameters": run.num_params, "stalled": log.stalled}
 
 
 def phases(config: ml_collections.ConfigDict) -> list[tuple[int, dict[str, bool], int]]:

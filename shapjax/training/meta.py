@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
+import orbax.checkpoint as ocp
 from etils import epath
 
 import shapjax.config
@@ -90,7 +91,8 @@ def newest_meta(workdir: str | os.PathLike) -> Meta | None:
     Raises:
       UserError: if those of every checkpoint are damaged or foreign.
     """
-    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*") if path.name.isdecimal()]
+    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*")
+             if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path)]
     error = None
     for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
         try:

@@ -1,12 +1,14 @@
 """Paths as people type them: a tilde in every one, spaces and accents, places that cannot be written to."""
 
 import importlib.util
+import os
+import sys
 import types
 
 import pytest
 
 from shapjax import cli, paths
-from shapjax.cli import prepare, train
+from shapjax.cli import paste, prepare, train
 from shapjax.errors import UserError
 
 
@@ -53,3 +55,27 @@ def test_a_directory_that_cannot_be_written_to_is_said_before_the_work(monkeypat
     monkeypatch.setattr(paths, "require_writable", refuse)
     with pytest.raises(UserError, match=r"cannot write to .*run \(Read-only file system\); give another --output"):
         cli.require_writable(paths.as_path(tmp_path / "run" / "eval.json"))
+
+
+def test_what_cannot_be_in_a_bucket_is_refused_with_the_way_round_it(monkeypatch):
+    with pytest.raises(UserError, match="a config is a program, .* copy it there"):
+        cli._config_file("gs://bucket/c.py")
+    monkeypatch.setattr(prepare, "_FLAGS", types.SimpleNamespace(data_dir="gs://bucket/tfds"))
+    with pytest.raises(UserError, match="copy what is in it with `gcloud storage cp"):
+        prepare.main(["prepare", "mnist"])
+    with pytest.raises(UserError, match="copy it with `gcloud storage cp -r DIRECTORY gs://bucket/set`"):
+        paste.main(["paste", "cutouts", "photographs", "gs://bucket/set"])
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capfd, store):
+    errors = importlib.import_module("gcsfs.retry")
+
+    def run(*_, **__):
+        raise errors.HttpError({"code": 401, "message": "Anonymous caller has no access"})
+
+    monkeypatch.setattr(cli.app, "run", run)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit):
+        cli.run_command(prepare.main)
+    assert capfd.readouterr().err == "error: Anonymous caller has no access, 401\n"

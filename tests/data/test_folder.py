@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shapjax import paths
 from shapjax.config import default_config
 from shapjax.data import folder
 from shapjax.data.encoded import EncodedSource
@@ -259,3 +260,13 @@ def test_a_class_may_be_called_masks(tmp_path):
     fill(tmp_path, {"red": 3, "blue": 3})
     (tmp_path / "red").rename(tmp_path / "masks")
     assert load_source(config(tmp_path), "test").class_names == ("blue", "masks")
+
+
+def test_a_folder_in_a_bucket_gives_the_same_images(tmp_path, bucket):
+    fill(tmp_path, {"red": 5, "blue": 3})
+    paths.upload(paths.as_path(tmp_path), paths.as_path(bucket))
+    one, other = (everything(load_source(config(path), "train")) for path in (tmp_path, bucket))
+    for key, values in one.items():
+        np.testing.assert_array_equal(values, other[key])
+    with pytest.raises(UserError, match="there is no such directory"):
+        folder.open_records(f"{bucket}/absent", "train")

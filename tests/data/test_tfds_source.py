@@ -15,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
+from shapjax import paths
 from shapjax.config import default_config
 from shapjax.data import normalization
 from shapjax.data.encoded import EncodedSource
@@ -235,3 +236,14 @@ def test_real_datasets_are_as_tfds_decodes_them(real, name, shape):
     for i in (0, 1, 4999):
         np.testing.assert_array_equal(source.images[i], reference[i]["image"])
         assert source.labels[i] == reference[i]["label"]
+
+
+def test_a_dataset_in_a_bucket_gives_the_same_images(pets, bucket):
+    paths.upload(paths.as_path(pets), paths.as_path(bucket))
+    n = np.arange(6)
+    one, other = (load_source(config("shapes", path, image_size=8, test_split="train"), "test").read(n[:4])
+                  for path in (pets, bucket))
+    for key, values in one.items():
+        np.testing.assert_array_equal(values, other[key])
+    with pytest.raises(UserError, match=f"not prepared in {bucket}; run .* --data_dir DIRECTORY`, copy what is in DIR"):
+        load_source(config("cifar10", bucket), "train")

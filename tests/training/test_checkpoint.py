@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 from jax.experimental import multihost_utils
 
-from shapjax import config
+from shapjax import config, paths
 from shapjax.errors import UserError
 from shapjax.training import checkpoint
 from shapjax.training.meta import Meta, newest_meta, read_meta
@@ -256,3 +256,9 @@ def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, 
         step, said = resume(workdir)
         assert (step, len(said)) in ((2, 0), (1, 1)), path
         shutil.rmtree(workdir)
+def test_a_step_in_a_bucket_is_a_checkpoint_once_it_is_complete(bucket):
+    step = f"{bucket}/checkpoints/7"
+    paths.write_text(f"{step}/meta/metadata", json.dumps({"format": checkpoint.FORMAT} | META.to_dict()))
+    assert newest_meta(bucket) is None
+    paths.write_text(f"{step}/commit_success.txt", "")
+    assert newest_meta(bucket).class_names == META.class_names
