@@ -14,6 +14,7 @@ import tqdm
 
 from shapjax import paths
 from shapjax.errors import UserError
+from shapjax.training.profiling import Profile
 
 # Where torch is installed, tensorboardX would import it, for seconds, to take its tensors; it gets none from here.
 _hidden = sys.modules.setdefault("torch", None) is None
@@ -44,13 +45,15 @@ class RunLog(contextlib.AbstractContextManager):
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
       writes: False in all processes of a run but one; the others only check the losses.
+      profile: traces some of the steps, in the process that writes.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start: int, work: np.ndarray, batch_size: int, every: int,
-                 fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
+                 fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True,
+                 profile: Profile | None = None):
         workdir = paths.as_path(workdir)
         self.path, self._fetch = workdir / "metrics.jsonl", fetch
-        self._file = None
+        self._file, self._profile = None, profile if writes else None
         if writes:
             lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
             complete = [line for line in lines if line.endswith("\n")]  # the last one may have been cut off
@@ -79,6 +82,8 @@ class RunLog(contextlib.AbstractContextManager):
         """
         self.catch_up()
         self._pending = step, metrics
+        if self._profile:
+            self._profile.step(step, self.catch_up)
 
     def catch_up(self) -> None:
         """Waits for the metrics of the last step; for use before its state is kept. Raises as `step` does."""
