@@ -13,21 +13,19 @@ the machine's speed hits all of them; the median counts.
 """
 
 import argparse
-import functools
 import statistics
 import time
 from collections.abc import Callable
 from unittest import mock
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from shapjax import models
 from shapjax.games import coalitions
-from shapjax.models import vit
+from shapjax.models import blocks, vit
 from shapjax.training.loss import LossSettings, joint_loss
 
 SETTINGS = LossSettings(num_pairs=1, weight=1.0, masked_weight=1.0, gradient="allocation")
@@ -78,7 +76,7 @@ def count_flops(module: vit.ViT, kind: str, *, batch: int) -> float:
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     targets = jax.ShapeDtypeStruct((batch, module.num_classes), jnp.float32)
-    with mock.patch.object(vit.nn, "scan", functools.partial(nn.scan, unroll=module.depth)):
+    with blocks.traced_for("cpu"):
         return jax.jit(gradient_step(module, kind)).lower(params, images, targets, keys).cost_analysis()["flops"]
 
 

@@ -5,6 +5,9 @@
 
 Run again with the same workdir, it goes on from the newest checkpoint. SIGTERM makes it save and exit with status 75.
 
+--dry_run compiles a step and tells its memory, operations and messages, with --devices=32 --chip=v5e for such devices,
+which need not be there.
+
 On several hosts, start the same command on each, with --multihost (TPU pod, SLURM) or with --coordinator=HOST:PORT
 --num_processes=P --process_id=0, 1, ...; see docs/scaling.md.
 """
@@ -19,9 +22,10 @@ from flax import linen as nn
 from ml_collections import config_flags
 
 from shapjax import paths
-from shapjax.cli import calibration, keep_compiled, run_command
+from shapjax.cli import calibration, dry_run, keep_compiled, processes, run_command
+from shapjax.errors import as_user_error
 from shapjax.pretrained import loading, settings
-from shapjax.training import distributed, loop, machine
+from shapjax.training import loop, machine, plan, profiling
 from shapjax.training.meta import Meta
 
 _FLAGS = flags.FLAGS
@@ -33,12 +37,12 @@ def run() -> None:
                                     "of a recipe, such as mnist5k.")
     flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://BUCKET/PATH: checkpoints, metrics; "
                         "resumed if it has any. Of several hosts, one that all can reach.")
-    flags.DEFINE_bool("multihost", False, "One of several processes, which find each other: TPU pod, SLURM, Open MPI.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where --multihost cannot find it.")
-    flags.DEFINE_integer("num_processes", None, "Number of processes of the run, with --coordinator.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.", lower_bound=0)
+    processes.define_flags()
     flags.DEFINE_bool("calibrate", True, "Calibrate the errors of explanations at the end, by coalitions of images "
                       "that were not trained on; if not, eval.py does it.")
+    flags.DEFINE_string("profile", None, "START:STEPS. Trace so many steps from step START on, for TensorBoard and "
+                        "Perfetto, and say what share of the devices' rate they use.")
+    dry_run.define_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     run_command(main)
 
@@ -47,10 +51,13 @@ def main(_: Sequence[str]) -> None:
     """Reads the flags, trains, prints where things are."""
     begun, workdir = time.monotonic(), paths.as_path(_FLAGS.workdir)
     config = loop.resolve(settings.complete(_FLAGS.config, workdir))
+    is_given = "optim.batch_size" in config_flags.get_override_values(_FLAGS["config"])
+    if dry_run.is_asked():
+        dry_run.report(config, fit_batch=not is_given)
+        return
     rows = config.optim.batch_size // config.optim.accumulate // (_FLAGS.num_processes or 1)
     machine.split_cpu(machine.cpu_devices(config), rows=rows)
-    distributed.start(multihost=_FLAGS.multihost, coordinator=_FLAGS.coordinator, num_processes=_FLAGS.num_processes,
-                      process_id=_FLAGS.process_id)
+    processes.start()
     keep_compiled()
 
     def load_pretrained(module: nn.Module, meta: Meta) -> chex.ArrayTree:
@@ -59,21 +66,33 @@ def main(_: Sequence[str]) -> None:
         _say(str(report))
         return params
 
-    is_given = "optim.batch_size" in config_flags.get_override_values(_FLAGS["config"])
     result = loop.train(config, workdir, load_pretrained=load_pretrained if config.pretrained else None,
-                        fit_batch=not is_given, say=_say)
+                        fit_batch=not is_given, profile=_profile if _FLAGS.profile else None, say=_say)
     if _FLAGS.calibrate:
         calibration.after_training(workdir)
-    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    among = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     _say(f"""
 {result['steps']} steps in {time.monotonic() - begun:.0f} s, start-up and evaluation included, on \
-{jax.device_count()} {jax.default_backend()} device(s){processes}, which waited {result['stalled']:.0f} s for images; \
+{jax.device_count()} {jax.default_backend()} device(s){among}, which waited {result['stalled']:.0f} s for images; \
 {result['parameters']:,} parameters
 test accuracy {result['accuracy']:.4f}, cross-entropy {result['cross_entropy']:.4f}
 
 checkpoints   {workdir / 'checkpoints'}
 metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tensorboard'}
 next          python eval.py --checkpoint {workdir}""")
+
+
+def _profile(run: loop.Run, done: int) -> profiling.Profile:
+    """Returns what traces the steps of --profile, of a run with so many steps done; UserError if it cannot."""
+    config, chip = run.meta.config, plan.chip_of(jax.devices()[0])
+    with as_user_error(f"--profile={_FLAGS.profile}: "):
+        steps = profiling.parse(_FLAGS.profile, done=done, steps=config.optim.steps, eval_every=config.run.eval_every)
+        kind, last_kind = (next(kind for end, kind, _ in loop.phases(config) if step <= end) for step in
+                           (steps[0], steps[-1]))
+        if kind != last_kind:
+            raise ValueError("these steps are of two kinds (probe, whole images, coalitions); choose some of one")
+    return profiling.Profile(_FLAGS.workdir, steps=steps, batch_size=config.optim.batch_size, say=_say,
+                             flops=plan.step_flops(run, **kind), peak=plan.CHIPS[chip].flops if chip else None)
 
 
 def _say(text: str) -> None:

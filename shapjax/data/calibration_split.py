@@ -8,8 +8,13 @@ MIN_IMAGES = 64  # or a hundredth of the images, if that is more; a tenth at mos
 SCAN = 10_000  # labels that are looked at to have all classes, or as many as images are held out
 
 
+def size(n: int) -> int:
+    """Returns how many of n images are held out: max(64, n/100), but at most n/10."""
+    return min(max(MIN_IMAGES, n // 100), n // 10)
+
+
 def draw(source: Source, *, seed: int) -> np.ndarray:
-    """Draws the positions of the images to hold out, int [m], sorted: max(64, n/100) of n, but at most n/10.
+    """Draws the positions of the images to hold out, int [m], sorted; m is `size` of their number.
 
     One image of each class that is found among the first `SCAN` of a random order, if m allows; the others at random.
     A class whose only image is found there keeps it.
@@ -19,7 +24,7 @@ def draw(source: Source, *, seed: int) -> np.ndarray:
       seed: non-negative.
     """
     n = len(source)
-    count = min(max(MIN_IMAGES, n // 100), n // 10)
+    count = size(n)
     order = np.random.default_rng([seed, n]).permutation(n)[: max(SCAN, count)]
     labels = source.read_labels(order)
     _, first, inverse, frequency = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)

@@ -104,6 +104,24 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     return source if crops else decoded_if_small(source, cache_gib=data.cache_gib)
 
 
+def undecoded(config: ml_collections.ConfigDict) -> Source:
+    """Returns the training images, of which none is decoded before it is read; arguments and errors of `load_source`.
+
+    Of a dataset that TFDS knows and that is not prepared, only classes and shape are known: its length is 0.
+    """
+    kind, _, name = config.dataset.partition(":")
+    if kind == "tfds" and name:
+        from shapjax.data import tfds_source
+        if not tfds_source.is_prepared(name, config.data.data_dir):
+            records = tfds_source.open_unprepared(name)
+            shape, larger = _shape(config.data, records, _stored_size(config.dataset, config.data, records))
+            unknown = (0.5,) * shape[2]
+            return EncodedSource(records, np.arange(0), shape, crops_on_read=larger, mean=unknown, std=unknown)
+    config = config.copy_and_resolve_references()
+    config.data.cache_gib = 0.0
+    return load_source(config, "train")
+
+
 def decoded_if_small(source: EncodedSource, *, cache_gib: float) -> Source:
     """Returns the source in memory if it fits into so much of it, else as it is."""
     bytes_an_image = math.prod(source.image_shape) + source.has_object_masks * math.prod(source.image_shape[:2])
@@ -120,15 +138,29 @@ def _encoded(dataset: str, data: ml_collections.ConfigDict, split: str) -> Encod
         kept, size = np.array(list(sizes)), _common_size(dataset, chosen, sizes, other, required=not data.image_size)
     else:
         kept = np.array(list(readable(chosen, corrupt="skip"))) if data.corrupt == "skip" else np.arange(len(chosen))
-        size = None if None in chosen.stored_shape[:2] else chosen.stored_shape[:2]
-        if not size and not data.image_size:
-            raise UserError(f"the images of {dataset} differ in size; set the size to resize them to, such as "
-                            "--config.data.image_size=224")
-    channels = 1 if chosen.stored_shape[2] in (1, 2) else 3
+        size = _stored_size(dataset, data, chosen)
+    shape, larger = _shape(data, chosen, size)
+    mean, std = _mean_and_std(dataset, data.train_split, data.data_dir, data.corrupt, shape)
+    return EncodedSource(chosen, kept, shape, crops_on_read=larger, mean=mean, std=std)
+
+
+def _stored_size(dataset: str, data: ml_collections.ConfigDict, records: Records) -> tuple[int, int] | None:
+    """Returns the size (H, W) of all images of TFDS; None if they differ and are resized, or else UserError."""
+    size = None if None in records.stored_shape[:2] else records.stored_shape[:2]
+    if not size and not data.image_size:
+        raise UserError(f"the images of {dataset} differ in size; set the size to resize them to, such as "
+                        "--config.data.image_size=224")
+    return size
+
+
+def _shape(data: ml_collections.ConfigDict, records: Records, size: tuple[int, int] | None
+           ) -> tuple[tuple[int, int, int], bool]:
+    """Returns (H, W, C) of the images as they are read, and whether stored ones are larger, or differ in size.
+
+    Memory would not keep the resolution of larger ones, at which crops are cut.
+    """
     shape = (data.image_size, data.image_size) if data.image_size else size
-    mean, std = _mean_and_std(dataset, data.train_split, data.data_dir, data.corrupt, (*shape, channels))
-    larger = size is None or max(size) > max(shape)  # memory would not keep the resolution that crops are cut at
-    return EncodedSource(chosen, kept, (*shape, channels), crops_on_read=larger, mean=mean, std=std)
+    return (*shape, 1 if records.stored_shape[2] in (1, 2) else 3), size is None or max(size) > max(shape)
 
 
 def open_split(dataset: str, split: str, data_dir: str, class_names: Sequence[str] | None = None) -> Records:

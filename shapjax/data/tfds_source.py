@@ -32,10 +32,8 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
         access, or one without labeled 8-bit or 16-bit images.
     """
     title, data_dir = f"tfds:{name}", os.fspath(as_path(data_dir)) if data_dir else ""
-    try:
-        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
-    except (tfds.core.DatasetNotFoundError, ValueError):
-        raise not_prepared(name, data_dir) from None
+    if (builder := _builder(name, data_dir)) is None:
+        raise not_prepared(name, data_dir)
     _require_split(title, split, builder.info.splits)
     image, label = _image_and_label(title, builder.info)
     features = builder.info.features
@@ -63,6 +61,33 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
         class_names=tuple(features[label].names), stored_shape=tuple(features[image].shape),
         upright=False,  # as TFDS decodes images, without a look at EXIF
         mask_background=_BACKGROUND.get(builder.name, 0) if masks else None)
+
+
+def is_prepared(name: str, data_dir: str) -> bool:
+    """Returns whether `open_records` finds files of a dataset."""
+    return _builder(name, os.fspath(as_path(data_dir)) if data_dir else "") is not None
+
+
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return None
+
+
+def open_unprepared(name: str) -> Records:
+    """Returns what TFDS knows of a dataset without its files: classes, and the images' shape. There are no examples.
+
+    Raises:
+      UserError: on a dataset that TFDS does not know, or one without labeled images.
+    """
+    try:
+        builder = tfds.builder(name, try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+        raise not_prepared(name, "") from None
+    image, label = (builder.info.features[key] for key in _image_and_label(f"tfds:{name}", builder.info))
+    return Records(count=0, name=str, examples=lambda indices: [], class_names=tuple(label.names),
+                   stored_shape=tuple(image.shape), upright=False)
 
 
 def not_prepared(name: str, data_dir: str) -> UserError:

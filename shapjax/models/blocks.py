@@ -1,6 +1,8 @@
 """A sequence of blocks of one form, whose parameters are stacked: the first axis of each array counts the blocks."""
 
-from collections.abc import Mapping
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import chex
@@ -11,6 +13,26 @@ import jax.numpy as jnp
 # The part of a block that is kept for the backward pass; the rest is computed again.
 REMAT_POLICIES = {"none": None, "dots": jax.checkpoint_policies.dots_saveable,
                   "full": jax.checkpoint_policies.nothing_saveable}
+
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """Returns the kind of device that models are traced for: that of `traced_for`, else that of this process."""
+    return _PLATFORM.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Traces models in the block for "cpu", "gpu" or "tpu", whatever this process has.
+
+    A function that `jax.jit` has traced before is not traced again.
+    """
+    token = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
 
 
 class Blocks(nn.Module):
@@ -45,7 +67,7 @@ class Blocks(nn.Module):
     def __call__(self, x: chex.Array, shared: Any = None, layers: chex.ArrayTree = None
                  ) -> tuple[chex.Array, chex.ArrayTree]:
         """Returns x after the last block, and what each block returned beside it, stacked."""
-        if self.is_initializing() or jax.default_backend() != "cpu":  # the shapes are known before JAX starts
+        if self.is_initializing() or platform() != "cpu":  # the shapes are known before JAX starts
             return self.scanned(x, shared, layers)
         block, policy, outputs = self.block(**self.settings, parent=None), REMAT_POLICIES[self.remat], []
 

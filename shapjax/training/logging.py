@@ -19,6 +19,7 @@ import tqdm
 
 from shapjax import paths
 from shapjax.errors import UserError
+from shapjax.training.profiling import Profile
 
 # Where torch is installed, tensorboardX would import it, for seconds, to take its tensors; it gets none from here.
 _hidden = sys.modules.setdefault("torch", None) is None
@@ -51,15 +52,18 @@ class RunLog(contextlib.AbstractContextManager):
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
       writes: False in all processes of a run but one; the others only check.
+      profile: traces some of the steps, in the process that writes.
 
     Attributes:
       stalled: seconds that the devices had nothing to do after a step, as its next batch was not there yet.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start: int, work: np.ndarray, batch_size: int, every: int,
-                 fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True):
+                 fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True,
+                 profile: Profile | None = None):
         self._workdir, self._fetch = paths.as_path(workdir), fetch
         self._file, self._grown, self._uploaded = None, None, time.monotonic()
+        self._profile = profile if writes else None
         if writes:
             path, directory = self._workdir / "metrics.jsonl", self._workdir
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -105,6 +109,8 @@ class RunLog(contextlib.AbstractContextManager):
         self._pending, self._done = (step, metrics), Future()
         # A daemon: where another process has died, the step is never done.
         threading.Thread(target=_note_when_ready, args=(metrics["loss"], self._done), daemon=True).start()
+        if self._profile:
+            self._profile.step(step, self.catch_up)
 
     def catch_up(self) -> None:
         """Waits for the metrics of the last step; for use before its state is kept. Raises as `step` does."""

@@ -24,6 +24,7 @@ from shapjax.training.logging import RunLog
 from shapjax.training.loss import LossSettings
 from shapjax.training.meta import Meta, newest_meta
 from shapjax.training.optimizer import make_optimizer
+from shapjax.training.profiling import Profile
 from shapjax.training.step import StepSettings, TrainState, inference_params, init_state, train_step
 
 MIN_STEPS = 400  # of a run whose length is given in epochs
@@ -36,8 +37,7 @@ class Run:
 
     Attributes:
       meta: is kept in each checkpoint beside the state; has the resolved config.
-      module: the model.
-      num_params: of the model.
+      module, num_params: the model, and how many parameters it has.
       settings: of a step with coalitions.
       optimizer, learning_rate: and its schedule.
     """
@@ -175,15 +175,16 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
           load_pretrained: Callable[[nn.Module, Meta], chex.ArrayTree] | None = None, fit_batch: bool = False,
-          say: Callable[[str], None] = lambda text: None) -> dict[str, float]:
+          profile: Callable[[Run, int], Profile] | None = None, say: Callable[[str], None] = lambda text: None
+          ) -> dict[str, float]:
     """Trains as the resolved config says; goes on where the newest checkpoint of workdir ends.
 
     Args:
-      config: resolved.
-      workdir: of the run.
+      config, workdir: of the run; resolved.
       load_pretrained: (module, meta) -> parameters, nested as the module's, that the run starts with, where it has no
         checkpoint; the others are new. None: all are new.
       fit_batch: `optim.batch_size` may be changed to one that the devices can share and the images fill.
+      profile: makes of the run and the number of its steps done what traces some of the next ones.
       say: takes a line for people.
 
     Returns:
@@ -235,7 +236,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
         start = manager.latest_step() or 0
         with RunLog(workdir, start=start, work=work(config, test_images=len(test_source)),
                     batch_size=config.optim.batch_size, every=config.run.log_every, fetch=layout.fetch,
-                    writes=is_first) as log:
+                    writes=is_first, profile=profile and profile(run, start)) as log:
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake

@@ -12,6 +12,7 @@ import ml_collections
 
 from shapjax import models
 from shapjax.errors import UserError
+from shapjax.models import blocks
 
 WIDE = 256  # D of a ViT from which one device over all cores is faster than a device a core
 KEPT_SHARE = 0.25  # of the machine's memory, for what the forward pass of a step keeps for its backward pass
@@ -85,7 +86,7 @@ def complete(config: ml_collections.ConfigDict, image_shape: tuple[int, int, int
       config: resolved.
       image_shape: (H, W, C) of the images.
     """
-    model, on_cpu = config.model, jax.default_backend() == "cpu" and config.model.backbone == "vit"
+    model, on_cpu = config.model, blocks.platform() == "cpu" and config.model.backbone == "vit"
     config = config.copy_and_resolve_references()
     if model.dtype == models.AUTO:
         config.model.dtype = "bfloat16_products" if on_cpu and bfloat16_units() else "float32"
@@ -117,7 +118,7 @@ def kept_bytes(config: ml_collections.ConfigDict, image_shape: tuple[int, int, i
 def require_memory(config: ml_collections.ConfigDict, num_params: int) -> None:
     """Raises UserError if a CPU's memory is too small for parameters, their gradient and the state of Adam."""
     need = 4 * num_params * (4 + (config.optim.ema_decay > 0))
-    if jax.default_backend() == "cpu" and need > (has := _memory_bytes()):
+    if blocks.platform() == "cpu" and need > (has := _memory_bytes()):
         raise UserError(f"a step of a model with {num_params:,} parameters needs {need / 2**30:.1f} GiB for them, "
                         f"their gradient and the optimizer, and this machine has {has / 2**30:.1f} GiB; use a smaller "
                         "model, or an accelerator")

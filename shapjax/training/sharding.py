@@ -5,7 +5,7 @@ one form, so that a run saved in one layout goes on in the other.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class Layout(Protocol):
         """Compiles a step: (state, batch) -> state, metrics for `fetch`. The memory of the old state is reused."""
         ...
 
+    def shapes(self, state: chex.ArrayTree, batch: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+        """Returns the shapes of a compiled step's arguments (`jax.ShapeDtypeStruct`), given a state's and a batch's."""
+        ...
+
     def sums(self, fn: Sums) -> Callable[..., chex.ArrayTree]:
         """Compiles (params of the state, batch of `batch`) -> fn's sums over the global batch, for `fetch`."""
         ...
@@ -70,8 +74,9 @@ class Layout(Protocol):
 class Replicated:
     """Keeps a copy of the state on each device, by `jax.pmap`; gradients are averaged over `AXIS`."""
 
-    def __init__(self):
-        self.num_devices = jax.device_count()
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        """Takes the devices, others than all of this run's only to lower a step for them."""
+        self._devices, self.num_devices = devices, len(devices or jax.devices())
         self._local = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         self._copies = NamedSharding(Mesh(np.array(_devices()), (AXIS,)), PartitionSpec())
 
@@ -79,7 +84,13 @@ class Replicated:
         return _replicate(jax.jit(init_fn)(*arrays))
 
     def step(self, step: Step) -> Callable[..., Any]:
-        return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0)
+        return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, devices=self._devices,
+                        donate_argnums=0)
+
+    def shapes(self, state: chex.ArrayTree, batch: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+        n = self.num_devices
+        return (jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), state),
+                jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, x.shape[0] // n, *x.shape[1:]), x.dtype), batch))
 
     def sums(self, fn: Sums) -> Callable[..., Any]:
         return jax.pmap(lambda params, batch: jax.lax.psum(fn(params, batch), AXIS), axis_name=AXIS)
@@ -110,9 +121,9 @@ class FullyShared:
     when it is their turn. With fewer devices a copy than there are devices, the copies share the batch.
     """
 
-    def __init__(self, devices_a_copy: int = 0):
+    def __init__(self, devices_a_copy: int = 0, devices: Sequence[jax.Device] | None = None):
         """Takes the number of devices that share one copy of the state, a divisor of all; 0: all. Else ValueError."""
-        devices = _devices()
+        devices = _devices(devices)
         self.num_devices, self._split = len(devices), devices_a_copy or len(devices)
         if self.num_devices % self._split:
             fitting = [n for n in range(1, self.num_devices + 1) if self.num_devices % n == 0]
@@ -147,6 +158,10 @@ class FullyShared:
 
         return jax.jit(constrained, donate_argnums=0)
 
+    def shapes(self, state: chex.ArrayTree, batch: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+        return self.template(state), jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows), batch)
+
     def sums(self, fn: Sums) -> Callable[..., Any]:
         def constrained(params: chex.ArrayTree, batch: chex.ArrayTree) -> chex.ArrayTree:
             with self._rows_stay():
@@ -178,22 +193,24 @@ class FullyShared:
         return state
 
 
-def make_layout(parallel: str, *, fsdp_devices: int = 0) -> Layout:
+def make_layout(parallel: str, *, fsdp_devices: int = 0, devices: Sequence[jax.Device] | None = None) -> Layout:
     """Returns the layout of a name: "pmap" (`Replicated`) or "fsdp" (`FullyShared`, fsdp_devices a copy; 0: all).
+
+    With other devices than all of this run's, its steps can only be lowered.
 
     Raises:
       ValueError: on another name, or devices that cannot be dealt out so; "key=value: …".
     """
     if parallel == "pmap":
-        return Replicated()
+        return Replicated(devices)
     if parallel == "fsdp":
-        return FullyShared(fsdp_devices)
+        return FullyShared(fsdp_devices, devices)
     raise ValueError(f"parallel={parallel}: expected one of pmap, fsdp")
 
 
-def _devices() -> list[jax.Device]:
+def _devices(devices: Sequence[jax.Device] | None = None) -> list[jax.Device]:
     """Returns all devices, those of a process together: a process's rows of the batch are then its devices'."""
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def _replicate(tree: chex.ArrayTree) -> chex.ArrayTree:

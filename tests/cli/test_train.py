@@ -201,6 +201,8 @@ def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
         (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
         (["--config.optim.batch_size=15"], "not divisible by the 2 devices; use 14"),
         (["--config.dataset=mnist5q"], "did you mean mnist5k"),
+        (["--devices=32"], "add --dry_run"),
+        (["--profile=ten"], "expected START:STEPS, such as 2:10, of the steps 2 to 4500"),
         (["--config.optim.learning_rate=1e30", "--config.optim.warmup=0.0"], "the loss is"),
     ],
 )

@@ -19,7 +19,7 @@ from shapjax import paths
 from shapjax.config import default_config
 from shapjax.data import normalization
 from shapjax.data.encoded import EncodedSource
-from shapjax.data.sources import ArraySource, load_source
+from shapjax.data.sources import ArraySource, load_source, undecoded
 from shapjax.errors import UserError
 
 IMAGE, MASK = tfds.features.Image(), tfds.features.Image(shape=(None, None, 1))
@@ -142,6 +142,18 @@ def test_unknown_means_and_deviations_are_measured(pets):
     np.testing.assert_allclose(source.mean, pixels.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(source.std, np.maximum(pixels.std((0, 1, 2)), 1 / 255), atol=1e-9)
     assert source.std[2] == pytest.approx(1 / 255)  # no blue anywhere
+
+
+def test_the_shape_of_images_is_known_without_decoding_any(pets):
+    c = config("oxford_iiit_pet", pets, image_size=20)
+    prepared = undecoded(c)
+    assert isinstance(prepared, EncodedSource) and len(prepared) == 12 and prepared.crops_on_read
+    c.data.data_dir += "/elsewhere"
+    known = undecoded(c)  # TFDS knows this dataset, though its files are not there
+    assert len(known) == 0 and len(known.class_names) == 37
+    assert (known.image_shape, known.crops_on_read) == (prepared.image_shape, prepared.crops_on_read)
+    with pytest.raises(UserError, match="neither a dataset that TFDS knows"):
+        undecoded(config("shapes", pets / "elsewhere", image_size=20))
 
 
 def test_images_of_their_own_size_need_one_to_resize_to(pets):

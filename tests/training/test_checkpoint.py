@@ -185,7 +185,8 @@ def replace(path, old, new):
 @pytest.mark.parametrize(("item", "damage", "expected"), [
     ("params", change, "is damaged: at step 2 other values were saved of params/kernel"),
     ("training", change, "is damaged: at step 2 other values were saved of training/"),
-    ("data", lambda path: replace(path, '"next_index": 20', '"next_index": 21'), "data: ValueError: its values are not"),
+    ("data", lambda path: replace(path, '"next_index": 20', '"next_index": 21'),
+     "data: ValueError: its values are not"),
     ("meta", lambda path: replace(path, '"mean": [0.1]', '"mean": [0.7]'), "meta: ValueError: its values are not")])
 def test_one_changed_byte_is_found_and_a_run_goes_on_from_the_checkpoint_before(copy, item, damage, expected):
     damage(values_of(copy, item))

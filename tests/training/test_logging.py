@@ -64,6 +64,27 @@ def test_a_noisy_loss_that_falls_says_nothing(tmp_path, capsys):
     assert "diverges" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_profile_is_told_of_each_step_and_can_wait_for_it_in_the_process_that_writes(tmp_path, writes):
+    fetched, told = [], []
+
+    class Profile:
+        def step(self, step, wait):
+            before = len(fetched)
+            wait()
+            told.append((step, len(fetched) - before))
+
+    def fetch(values):
+        fetched.append(values)
+        return values
+
+    with RunLog(tmp_path, start=0, work=np.arange(4), batch_size=1, every=1000, fetch=fetch, writes=writes,
+                profile=Profile()) as log:
+        for step in (1, 2, 3):
+            log.step(step, {"loss": 1.0, "loss_classification": 1.0})
+    assert told == ([(1, 1), (2, 1), (3, 1)] if writes else [])
+
+
 @pytest.mark.parametrize(("start", "minutes"), [(0, 33), (400, 11)])
 def test_the_time_left_is_told_from_the_work_left(start, minutes, tmp_path, capsys, monkeypatch):
     now = [0.0]
