@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import Conflict
+from gcp_storage_emulator.handlers import objects
 from safetensors.numpy import save_file
 
 from shapjax import models
@@ -142,15 +143,28 @@ def write_vit():
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
-    """Serves a bucket of the name "bucket" on loopback, to this process and to those that tests start."""
+    """Serves a bucket of the name "bucket" on loopback, to this process and to those that tests start.
+
+    Two things that buckets do are added to the emulator: gcsfs may cancel an upload, and tensorstore is told the
+    generation of what it reads.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    for pattern, handlers in server.HANDLERS:  # gcsfs cancels an upload so, and the emulator does not know it
-        if pattern.startswith("^/upload"):
-            handlers.setdefault("DELETE", lambda *_: None)
+    download = objects.download
+
+    def with_generation(request, response, storage, *rest):
+        download(request, response, storage, *rest)
+        if response.status != 404:
+            found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = found["generation"]
+
     with pytest.MonkeyPatch.context() as patch, server.create_server(
             "localhost", port, in_memory=True, default_bucket="bucket") as running:
+        patch.setattr(objects, "download", with_generation)
+        for pattern, handlers in server.HANDLERS:
+            if pattern.startswith("^/upload"):
+                patch.setitem(handlers, "DELETE", lambda *_: None)
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
             patch.setenv(name, f"http://localhost:{port}")
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks by gRPC, and the emulator has none

@@ -24,9 +24,9 @@ import time
 from shapjax.cli import train
 from shapjax.training.logging import RunLog
 step = RunLog.step
-def slow_step(*arguments):
+def slow_step(*arguments, **named):
     time.sleep(0.1)
-    step(*arguments)
+    step(*arguments, **named)
 RunLog.step = slow_step
 train.run()
 """

@@ -175,10 +175,10 @@ from shapjax.errors import UserError
 import jax
 distributed.LEAVE_S = 5
 step = RunLog.step
-def failing_step(self, number, metrics):
+def failing_step(self, number, metrics, **named):
     if number == 3 and jax.process_index() == 1:
         raise UserError("the disk of this host only")
-    step(self, number, metrics)
+    step(self, number, metrics, **named)
 RunLog.step = failing_step
 train.run()
 """
