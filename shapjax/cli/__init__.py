@@ -117,10 +117,14 @@ def require_writable(path: epath.Path) -> None:
         raise UserError(f"cannot write to {path.parent} ({error.strerror or error}); give another --output") from None
 
 
-def settle_devices(directory: str) -> None:
+def settle_devices(directory: str, *, start: Callable[[], None] = lambda: None) -> None:
     """Splits the CPU as suits the model in a directory, and keeps compiled programs. Must run before JAX starts.
 
     A damaged model is left to `load`, which says what is wrong with it, or reads an older step.
+
+    Args:
+      directory: of the model.
+      start: joins the processes of the command, once the devices of this one are settled.
     """
     try:
         directory = read.located(directory)
@@ -128,6 +132,7 @@ def settle_devices(directory: str) -> None:
     except UserError:
         meta = None
     machine.split_cpu(machine.cpu_devices(meta.config) if meta else 0)
+    start()
     keep_compiled()
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 import shapjax
 from shapjax.cli import dataset
@@ -25,6 +26,8 @@ def calibrated(model: SelfExplainingModel, test_source: Source | None = None, *,
       model: from `shapjax.load`.
       test_source: its test images; None: there are only those held out.
       batch_size: coalition pairs a forward pass.
+
+    Several processes share the work; the first one's result is that of all, and it writes.
     """
     if model.calibration is not None:
         return model
@@ -43,15 +46,19 @@ def calibrated(model: SelfExplainingModel, test_source: Source | None = None, *,
                   f"are there{'' if test_source else '; python eval.py calibrates on test images'}")
             return model
         images = test_source.read(rows)["image"]
+    is_first = jax.process_index() == 0
     try:
-        law = calibration.calibrate(model.classifier, to_pixels(images), batch_size=batch_size or default_batch_size())
+        law = calibration.calibrate(model.classifier, to_pixels(images), batch_size=batch_size or default_batch_size(),
+                                    progress=is_first)
     except ValueError as e:
         print(f"not calibrated: {e}")
         return model
+    law = multihost_utils.broadcast_one_to_all(law)
     found = kept.Calibration(law=law, step=model.step, params=kept.digest(model.params), images=len(images),
                              held_out=held_out)
     try:
-        kept.write(model.directory, found)
+        if is_first:
+            kept.write(model.directory, found)
     except OSError as e:
         print(f"the calibration is not kept: {model.directory} cannot be written to ({e.strerror or e})")
     return model.calibrated(found)

@@ -8,6 +8,9 @@ attribution methods.
   python eval.py --checkpoint runs/cats --dataset folder:pictures    # other images than its dataset's
   python eval.py --checkpoint runs/mnist5k --maps captum_ig.npz      # maps of other programs beside the methods
 
+On several hosts, start the same command on each, with --multihost or with --coordinator, as train.py (docs/scaling.md):
+they share the work, and the first one writes.
+
 Writes to OUTPUT (the directory of --checkpoint if not given; of two models to OUTPUT/A, OUTPUT/B and models.json):
   eval.json, eval.npz      metrics of the model (keys in docs/metrics.md); images, targets, its values and
                            ground truth
@@ -17,10 +20,13 @@ Writes to OUTPUT (the directory of --checkpoint if not given; of two models to O
   report/index.html        all of it as a page to look at
 """
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
@@ -28,7 +34,7 @@ from etils import epath
 import shapjax
 from shapjax import paths
 from shapjax.attribution import registry as methods_registry
-from shapjax.cli import calibration, dataset, require_writable, run_command, settle_devices
+from shapjax.cli import calibration, dataset, processes, require_writable, run_command, settle_devices
 from shapjax.data.images import read_maps, read_masks
 from shapjax.data.sources import Source
 from shapjax.errors import UserError, as_user_error
@@ -38,6 +44,7 @@ from shapjax.export import read as export
 from shapjax.games import removal
 from shapjax.metrics import registry as metrics_registry
 from shapjax.report import page, terminal
+from shapjax.training import distributed
 
 DEFAULT_IMAGES = 64
 # By the names of --removal: functions of the dataset's mean color that return the removal.
@@ -83,6 +90,7 @@ def run() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of random coalitions, ties and resampling.", lower_bound=0)
     flags.DEFINE_boolean("fresh", False, "Measure again, and ignore earlier results in OUTPUT/methods.")
     dataset.define_flags()
+    processes.define_flags()
     run_command(main)
 
 
@@ -93,14 +101,24 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--coalitions={f.coalitions}: expected an even number, they come in complementary pairs")
     if not 1 <= len(f.checkpoint) <= 2:
         raise UserError(f"--checkpoint={','.join(f.checkpoint)}: expected one model, or two to compare")
-    settle_devices(f.checkpoint[0])
+    settle_devices(f.checkpoint[0], start=processes.start)
+    with contextlib.ExitStack() as silence:
+        if jax.process_index():
+            silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+        _evaluate_all()
+        distributed.agreed(True)  # no process ends, which would end the others, before the first has written
+
+
+def _evaluate_all() -> None:
+    """Loads the models, evaluates each, compares two; all processes do the work, and the first one writes."""
+    f = flags.FLAGS
     models = [shapjax.load(checkpoint, step=f.step) for checkpoint in f.checkpoint]
     outputs = _outputs([model.directory for model in models])
     # Everything is checked before the long work.
     work = [_prepare(model, output) for model, output in zip(models, outputs, strict=True)]
     for chosen in work:
         _evaluate(chosen)
-    if len(work) == 1:
+    if len(work) == 1 or jax.process_index():
         return
     names, directory = [output.name for output in outputs], outputs[0].parent
     differences = paired_models.compare(*outputs, seed=f.seed)
@@ -172,7 +190,7 @@ def _prepare(model: shapjax.SelfExplainingModel, output: epath.Path) -> _Work:
 
 def _evaluate(work: _Work) -> None:
     """Evaluates one model; writes the files and the page, and prints."""
-    f, output, images = flags.FLAGS, work.output, work.chosen["image"]
+    f, output, images, is_first = flags.FLAGS, work.output, work.chosen["image"], jax.process_index() == 0
     model = calibration.calibrated(work.model, work.source, batch_size=f.batch_size)
     reference, targets = _evaluate_values(work._replace(model=model))
     for name, (_, explained) in work.maps.items():
@@ -189,24 +207,26 @@ def _evaluate(work: _Work) -> None:
                 maps={name: values for name, (values, _) in work.maps.items()},
                 ground_truth=reference if reference and painting is None else work.ground_truth, removal=painting,
                 coalitions=f.coalitions, batch_size=f.batch_size, seed=f.seed, explorer_images=f.explorer_images,
-                directory=output / "methods", fresh=f.fresh)
-        files.write_comparison(output, work.origin | summary | {"removal": f.removal}, arrays)
+                directory=output / "methods", fresh=f.fresh, progress=is_first)
+        if is_first:
+            files.write_comparison(output, work.origin | summary | {"removal": f.removal}, arrays)
         print("\n" + terminal.comparison_lines(summary))
         written += ", methods.json, methods.csv, methods.npz"
-    print(f"\nwritten to {output}: {written}")
-    print(f"page       {page.write_report(output / 'report', [output])}")
+    if is_first:
+        print(f"\nwritten to {output}: {written}")
+        print(f"page       {page.write_report(output / 'report', [output])}")
 
 
 def _evaluate_values(work: _Work) -> tuple[ground_truth.GroundTruth | None, np.ndarray]:
     """Writes eval.json and eval.npz and prints the metrics; returns the images' ground truth and targets int [n]."""
-    f, begun, model = flags.FLAGS, time.monotonic(), work.model
+    f, begun, model, is_first = flags.FLAGS, time.monotonic(), work.model, jax.process_index() == 0
     images, pixels = work.chosen["image"], comparison.to_pixels(work.chosen["image"])
     options = {"batch_size": f.batch_size or default_batch_size(), "seed": f.seed}
     cache = files.Cache(work.output / "methods", model.classifier, pixels, fresh=f.fresh)
     reference = ground_truth.remembered(cache, "ground_truth", model.classifier, pixels, kind=work.ground_truth,
-                                        **options)
+                                        progress=is_first, **options)
     values, arrays = quality.evaluate(model.classifier, work.source, images=len(images), ground_truth=reference,
-                                      **options)
+                                      progress=is_first, **options)
     values = files.origin() | work.origin | values | {
         "refinement": reference and _refinement(model, pixels, reference, test_images=len(work.source), **options),
         "shapley_weight": model.config.shapley.weight, "masked_weight": model.config.shapley.masked_weight,
@@ -214,8 +234,9 @@ def _evaluate_values(work: _Work) -> tuple[ground_truth.GroundTruth | None, np.n
     if model.calibration:
         arrays["half_width"] = model.explain(images, batch_size=options["batch_size"]).half_width()
     arrays["targets"] = arrays["labels"] if f.target == "label" else arrays["logits"].argmax(axis=1).astype(np.int32)
-    paths.write_arrays(work.output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
-    paths.write_json(work.output / "eval.json", values)
+    if is_first:
+        paths.write_arrays(work.output / "eval.npz", arrays | {"class_names": np.array(model.class_names)})
+        paths.write_json(work.output / "eval.json", values)
     print(terminal.model_lines(values))
     return reference, arrays["targets"]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from shapjax import paths
 from shapjax.games.classifier import Classifier
+from shapjax.training import distributed
 from shapjax.version import __version__
 
 FORMAT = 2  # of eval.json and methods.json; a reader refuses what it does not know
@@ -60,14 +61,20 @@ class Cache:
         return fingerprint({"params": self._params} | settings, *arrays)
 
     def save(self, name: str, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a result."""
-        paths.write_arrays(self._directory / f"{name}.npz", {
-            "fingerprint": np.array(mark), "coalition_pair": self._pair, **arrays})
+        """Writes a result, in the first of several processes."""
+        if jax.process_index() == 0:
+            paths.write_arrays(self._directory / f"{name}.npz", {
+                "fingerprint": np.array(mark), "coalition_pair": self._pair, **arrays})
 
     def load(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
-        """Reads a result; returns None if there is none, or it is broken, or of another mark or model."""
-        if self._fresh:
-            return None
+        """Reads a result; returns None if there is none, or it is broken, or of another mark or model.
+
+        Of several processes, all read it or none: the next step of the work is then the same for all.
+        """
+        found = None if self._fresh else self._read(name, mark)
+        return found if distributed.agreed(found is not None) else None
+
+    def _read(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
         try:
             found = paths.read_arrays(self._directory / f"{name}.npz")
             pair, tolerance = found.pop("coalition_pair"), 1e-3 * max(1, np.abs(self._pair).max())

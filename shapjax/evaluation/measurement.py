@@ -5,7 +5,6 @@ method, such as the model's values of random coalitions, is computed once.
 """
 
 import functools
-import math
 import time
 import timeit
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
 from shapjax.games import checks
 from shapjax.games.classifier import Classifier
+from shapjax.training import distributed
 
 BRIEF = 0.5  # seconds
 SCORING_PASSES = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
@@ -167,10 +167,9 @@ class Measurement:
         begun = time.perf_counter()
         attributions = explain(self.model, s.images, s.targets, self._keys, done=done)
         taken = [time.perf_counter() - begun]
-        if taken[0] < BRIEF:  # too brief to be timed once
+        if distributed.agreed(taken[0] < BRIEF):  # too brief to be timed once
             taken += timeit.repeat(lambda: explain(self.model, s.images, s.targets, self._keys), number=1, repeat=4)
-        rows = math.ceil(len(s.images) / explain.block) * explain.block  # the last block is filled up
-        return explored, attributions, float(np.median(taken)) / rows, explain.peak_bytes
+        return explored, attributions, float(np.median(taken)) / explain.rows(len(s.images)), explain.peak_bytes
 
 
 def classes_to_explore(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

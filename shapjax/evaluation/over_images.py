@@ -1,10 +1,11 @@
-"""Runs a function of a model and images block by block on all devices of this process."""
+"""Runs a function of a model and images block by block on all devices, of all processes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 _AXIS = "devices"
@@ -14,13 +15,14 @@ class OverImages:
     """A function of a model and of arrays with one row an image, compiled once and run block by block on all devices.
 
     Attributes:
-      block: images a block; the last one is filled up with copies of its last image, which are dropped again.
+      block: images a block of this process; the last one is filled up with copies of its last image, which are
+        dropped again.
     """
 
     def __init__(self, fn: Callable[..., Any], *, block: int):
         """Args:
           fn: (model, *arrays [rows, ...]) -> a pytree of arrays [rows, ...], each row depending on its own row alone.
-          block: images a block, rounded up to a multiple of the devices.
+          block: images a block, rounded up to a multiple of this process's devices.
         """
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
@@ -31,16 +33,28 @@ class OverImages:
         self.block, self._compiled = -(-block // len(devices)) * len(devices), None
 
     def __call__(self, model: Any, *arrays: Any, done: Callable[[int], Any] = lambda images: None) -> Any:
-        """Returns the function's value for all images.
+        """Returns the function's value for all images. Several processes share the work, and all get the whole.
 
         Args:
           model: any pytree.
-          arrays: pytrees, one row an image, all of one length n, 0 included; numpy, or jax arrays such as keys.
-          done: called after each block with its number of images.
+          arrays: pytrees, one row an image, all of one length n, 0 included; numpy, or jax arrays such as keys; the
+            same in all processes.
+          done: called after each block with its number of images, in all processes.
 
         Returns:
           the function's pytree as numpy arrays [n, ...].
         """
+        n, count = jax.tree.leaves(arrays)[0].shape[0], jax.process_count()
+        if n == 0 or count == 1:
+            return self.local(model, *arrays, done=done)
+        first, share = jax.process_index() * self._share(n), self._share(n)
+        index = np.minimum(np.arange(first, first + share), n - 1)
+        own = self.local(model, *jax.tree.map(lambda array: array[index], arrays), done=lambda m: done(m * count))
+        whole = multihost_utils.process_allgather(own)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], whole)
+
+    def local(self, model: Any, *arrays: Any, done: Callable[[int], Any] = lambda images: None) -> Any:
+        """Does as `__call__`, in this process alone."""
         n, blocks = jax.tree.leaves(arrays)[0].shape[0], []
         if n == 0:  # no row to fill a block with, but the result has its type
             shapes = jax.eval_shape(self._jitted, model, jax.tree.map(self._shape, arrays))
@@ -52,6 +66,13 @@ class OverImages:
             blocks.append(jax.device_get(self._compiled(model, share)))
             done(min(self.block, n - start))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *blocks)
+
+    def rows(self, n: int) -> int:
+        """Returns how many rows this process computes for n images; parts and last blocks are filled up."""
+        return -(-self._share(n) // self.block) * self.block
+
+    def _share(self, n: int) -> int:
+        return -(-n // jax.process_count())
 
     def compile(self, model: Any, *arrays: Any) -> None:
         """Compiles the function for a model and arrays of these shapes, unless it is; later calls can be timed."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 
 from shapjax.data import pipeline
 from shapjax.data.sources import Source
@@ -77,20 +78,25 @@ def predictions(model: Classifier, source: Source, *, batch_size: int, progress:
                 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns logits float32 [n, K] and labels int32 [n] of all images of a source, in its order.
 
+    Of several processes, each reads its own images.
+
     Args:
       model: takes images as floats in [0, 1].
       source: the images.
       batch_size: images a forward pass on a device.
       progress: show a progress bar.
     """
-    rows = min(len(source), batch_size * jax.local_device_count())
-    over = OverImages(Classifier.logits, block=rows)
-    logits, labels = [], []
-    for batch in tqdm.tqdm(pipeline.evaluation_batches(source, batch_size=rows), total=-(-len(source) // rows),
-                           desc="test images", unit="batch", disable=not progress):
-        logits.append(over(model, to_pixels(batch["image"]))[batch["valid"]])
-        labels.append(batch["label"][batch["valid"]])
-    return np.concatenate(logits), np.concatenate(labels)
+    processes = jax.process_count()
+    rows = min(-(-len(source) // processes), batch_size * jax.local_device_count())
+    over, found = OverImages(Classifier.logits, block=rows), []
+    batches = pipeline.evaluation_batches(source, batch_size=rows, process_index=jax.process_index(),
+                                          process_count=processes)
+    for batch in tqdm.tqdm(batches, total=-(-len(source) // (rows * processes)), desc="test images", unit="batch",
+                           disable=not progress):
+        found.append((over.local(model, to_pixels(batch["image"])), batch["label"]))
+    stacked = tuple(np.stack(parts) for parts in zip(*found, strict=True))
+    whole = multihost_utils.process_allgather(stacked)  # [processes, batches, rows, ...]
+    return tuple(np.moveaxis(x, 0, 1).reshape(-1, *x.shape[3:])[: len(source)] for x in whole)
 
 
 def random_removal(model: Classifier, source: Source, *, batch_size: int, seed: int = 0) -> np.ndarray:

@@ -68,6 +68,11 @@ def start(*, multihost: bool, coordinator: str | None, num_processes: int | None
     jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count())).block_until_ready()
 
 
+def agreed(answer: bool) -> bool:
+    """Returns whether all processes of a run answer yes; each has to ask."""
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(answer))))
+
+
 @contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
     """Makes SIGTERM a request to stop while the block runs; it does not end the process.

@@ -192,6 +192,49 @@ def test_sigterm_before_the_first_step_of_a_resumed_run_is_heard(two, tmp_path, 
         assert status == 75 and any("stopped on request at step" in line for line in err), err
 
 
+def assert_near(one, other):
+    """Asserts that what was measured is equal but for rounding; not where, when, and how fast."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"checkpoint", "device", "cost", "seconds", "config"}:
+            assert_near(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_near(*pair)
+    else:
+        assert one == (pytest.approx(other, rel=1e-3, abs=1e-3) if isinstance(other, float) else other)
+
+
+EVALUATE = "from shapjax.cli import eval; eval.run()"
+
+
+def test_two_processes_evaluate_as_one_does_and_go_on_together(run, tmp_path, command, start):
+    workdirs = [tmp_path / name for name in ("one", "two")]
+    for workdir in workdirs:
+        shutil.copytree(run, workdir)
+        (workdir / "calibration.json").unlink()
+    arguments = ["--images", 7, "--methods", "phi,exact,kernel_shap", "--coalitions", 64, "--checkpoint"]
+    command("eval.py", *arguments, workdirs[0])
+
+    def by_two():
+        (_, out, _), other = (p.end() for p in start(*arguments, workdirs[1], processes=2, code=EVALUATE))
+        assert other[:2] == (0, []), other
+        return "\n".join(out)
+
+    assert "written to" in by_two()
+    for name in ("eval.npz", "methods.npz"):
+        one, two = (np.load(workdir / name, allow_pickle=False) for workdir in workdirs)
+        assert one.files == two.files
+        for key in one.files:
+            compare = np.testing.assert_allclose if one[key].dtype.kind == "f" else np.testing.assert_array_equal
+            compare(one[key], two[key], **{"rtol": 1e-4, "atol": 1e-5} if one[key].dtype.kind == "f" else {})
+    for name in ("eval.json", "methods.json"):
+        assert_near(*(json.loads((workdir / name).read_text()) for workdir in workdirs))
+    (workdirs[1] / "methods" / "phi.npz").unlink()
+    assert "going on: exact, kernel_shap already measured" in by_two()
+
+
 FAILING = """
 from shapjax.training import distributed
 from shapjax.training.logging import RunLog

@@ -15,6 +15,7 @@ from shapjax.models import blocks, inference, param_shapes
 from shapjax.training import loop, plan, sharding
 from shapjax.training.loss import LossParts
 from tests.training.test_loop import Source
+from tests.training.test_sharding import collectives, core
 
 DEVICES = 8
 ROWS = 22  # of the batch a device; no size of the model is that
@@ -114,3 +115,17 @@ def test_a_split_state_is_split_in_every_large_array_and_so_is_the_batch():
     for shape, attributes in arguments:
         size = math.prod(map(int, shape.split("x")[:-1]))
         assert ('"fsdp"' in attributes) == (size >= sharding.MIN_SPLIT or shape.startswith(f"{DEVICES * ROWS}")), shape
+
+
+@pytest.mark.slow
+def test_compiled_with_augmentation_a_split_state_sends_weights_gradients_and_single_numbers_alone():
+    run, layout = run_of(True), sharding.make_layout("fsdp")
+    shapes = layout.shapes(jax.eval_shape(run.init_state), plan.batch_shapes(run))
+    with blocks.traced_for("tpu"):
+        sent = collectives(layout.step(run.step).lower(*shapes).compile())
+    weights = jax.tree.leaves(param_shapes(run.module, image_shape=run.meta.image_shape))
+    weights = {core(shape) for x in weights for shape in (x.shape, x.shape[1:])}
+    assert {core(shape) for operation, arrays in sent if operation == "all-gather" for shape in arrays} <= weights
+    parts = {core(layout.sharding(shape).shard_shape(shape)) for shape in weights}
+    reduced = {core(shape) for operation, arrays in sent if operation != "all-gather" for shape in arrays}
+    assert reduced <= weights | parts | {(), (1000,)}  # (1000,): moments of the values

@@ -56,6 +56,8 @@ def test_operations_are_those_of_the_formula():
 
 def test_parts_of_a_batch_cost_the_same_and_computing_again_a_third_more():
     assert flops(optim__accumulate=2) == pytest.approx(flops(), rel=1e-3)
+    with blocks.traced_for("tpu"):  # in a loop
+        assert plan.step_flops(run_of(model__width=256, model__depth=2)) == pytest.approx(flops(), rel=1e-3)
     assert flops(model__remat="full") == pytest.approx(4 / 3 * flops(), rel=0.1)
 
 
