@@ -1,5 +1,6 @@
 """The commands: flags, config, calls into the library, printed results. Each module has a `run()`."""
 
+import asyncio
 import os
 import pathlib
 import signal
@@ -25,8 +26,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     `--help` prints the docstring of main's module and its flags.
     """
     logging.set_verbosity(logging.WARNING)
-    # Orbax's threads print tracebacks of errors that it raises anyway.
+    # Orbax's threads and tasks print tracebacks of errors that it raises anyway.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    asyncio.log.logger.disabled = True
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:

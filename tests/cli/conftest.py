@@ -125,40 +125,41 @@ def wait_for():
     return wait
 
 
+def read_state(workdir, step=None):
+    """Returns all that a checkpoint (the newest, or that of a step) holds: arrays by path, and the data position."""
+    items = ("params", "training")
+    with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
+        step = manager.latest_step() if step is None else step
+        saved = manager.restore(step, args=checkpoint.ocp.args.Composite(
+            data=checkpoint.ocp.args.JsonRestore(),
+            **{item: checkpoint.ocp.args.StandardRestore(_on_host(manager, step, item)) for item in items}))
+    arrays = jax.tree_util.tree_leaves_with_path((saved.params, saved.training))
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in arrays}, saved.data
+
+
+def _on_host(manager, step, item):
+    # Whatever devices the run had: this process has others.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tree = checkpoint.ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+def require_same_state(one, other):
+    """Asserts that the newest checkpoints of two runs are equal to the bit: parameters, optimizer, data position."""
+    (one, one_data), (other, other_data) = read_state(one), read_state(other)
+    assert one.keys() == other.keys() and one_data == other_data
+    for path in one:
+        np.testing.assert_array_equal(one[path], other[path], err_msg=path)
+
+
 @pytest.fixture(scope="session")
 def saved_state():
-    """Returns all that a checkpoint (the newest, or that of a step) holds: arrays by path, and the data position."""
-
-    def read(workdir, step=None):
-        items = ("params", "training")
-        with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
-            step = manager.latest_step() if step is None else step
-            saved = manager.restore(step, args=checkpoint.ocp.args.Composite(
-                data=checkpoint.ocp.args.JsonRestore(),
-                **{item: checkpoint.ocp.args.StandardRestore(on_host(manager, step, item)) for item in items}))
-        arrays = jax.tree_util.tree_leaves_with_path((saved.params, saved.training))
-        return {jax.tree_util.keystr(path): np.asarray(x) for path, x in arrays}, saved.data
-
-    def on_host(manager, step, item):
-        # Whatever devices the run had: this process has others.
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        tree = checkpoint.ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
-
-    return read
+    return read_state
 
 
 @pytest.fixture(scope="session")
-def assert_same_state(saved_state):
-    """Asserts that the newest checkpoints of two runs are equal to the bit: parameters, optimizer, data position."""
-
-    def check(one, other):
-        (one, one_data), (other, other_data) = saved_state(one), saved_state(other)
-        assert one.keys() == other.keys() and one_data == other_data
-        for path in one:
-            np.testing.assert_array_equal(one[path], other[path], err_msg=path)
-
-    return check
+def assert_same_state():
+    return require_same_state
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from shapjax import cli
 from shapjax.cli import keep_compiled, settle_devices
 from shapjax.config import default_config
 from shapjax.errors import UserError
-from shapjax.training import checkpoint, machine
+from shapjax.training import machine
 from shapjax.training.meta import Meta
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
@@ -57,7 +57,7 @@ def test_a_loaded_model_gets_the_devices_that_training_chooses_and_a_damaged_one
         return Meta(config, ("a", "b"), (28, 28, 1), (0.5,), (0.5,))
 
     chosen = []
-    monkeypatch.setattr(checkpoint, "newest_meta", newest_meta)
+    monkeypatch.setattr(cli, "newest_meta", newest_meta)
     monkeypatch.setattr(machine, "split_cpu", chosen.append)
     monkeypatch.setattr(cli, "keep_compiled", lambda: None)
     settle_devices(tmp_path)

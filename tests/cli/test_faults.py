@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from shapjax.training import checkpoint
+from shapjax.training.meta import newest_meta
 
 # train.py whose files may have 6 kB each: the arrays of a checkpoint have more.
 FULL_DISK = """
@@ -181,19 +181,33 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal_with_room(run, tm
     assert_same_state(run, workdir)
 
 
-def test_a_damaged_checkpoint_is_one_line_and_deleted_the_one_before_is_used(run, tmp_path, command, small,
-                                                                             fails_with_one_line, assert_same_state):
-    workdir = tmp_path / "damaged"
-    shutil.copytree(run, workdir)
-    arguments = [*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir]
-    for path in (workdir / "checkpoints" / "20" / "training").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    error = fails_with_one_line("train.py", *arguments)
-    assert str(workdir / "checkpoints" / "20") in error and "delete it" in error
-    shutil.rmtree(workdir / "checkpoints" / "20")
-    assert "at step 10" in command("train.py", *arguments)
+def truncate_values(checkpoint):
+    """Cuts off the file of a checkpoint that holds most of the optimizer's values."""
+    path = max((checkpoint / "training").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_run_goes_back_from_a_damaged_checkpoint_and_ends_bit_equal(run, tmp_path, start, small, assert_same_state):
+    workdir = shutil.copytree(run, tmp_path / "damaged")
+    truncate_values(workdir / "checkpoints" / "20")
+    (process,) = start(*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir)
+    status, out, err = process.end()
+    assert status == 0 and not err
+    assert any(f"checkpoint {workdir}/checkpoints/20 is damaged" in line and "going back to step 10" in line
+               for line in out) and f"resuming {workdir} at step 10" in out
+    assert complete_checkpoints(workdir) == [10, 20] and (workdir / "checkpoints" / "20.damaged").is_dir()
     assert_same_state(run, workdir)
+
+
+def test_where_no_checkpoint_is_whole_the_run_does_not_start_anew(run, tmp_path, small, fails_with_one_line):
+    workdir = shutil.copytree(run, tmp_path / "damaged")
+    for step in (10, 20):
+        truncate_values(workdir / "checkpoints" / str(step))
+    before = (workdir / "metrics.jsonl").read_text()
+    error = fails_with_one_line("train.py", *small, "--config.optim.steps=20", "--config.run.eval_every=10",
+                                "--workdir", workdir)
+    assert "none of the 2 checkpoints of the run is whole" in error and f"{workdir}/checkpoints/20" in error
+    assert complete_checkpoints(workdir) == [10, 20] and (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_what_is_free_to_change_may_change(run, tmp_path, command, small):
@@ -204,5 +218,4 @@ def test_what_is_free_to_change_may_change(run, tmp_path, command, small):
                   "--config.run.parallel=fsdp", "--config.run.cpu_devices=1", "--config.run.log_every=2",
                   "--config.run.keep_checkpoints=1", "--config.model.remat=none")
     assert "at step 10" in out and steps_logged(workdir)[-5:] == [12, 14, 16, 18, 20]
-    with checkpoint.open_manager(workdir, keep=1, read_only=True) as manager:
-        assert checkpoint.read_meta(manager.directory / "20").config.run.parallel == "fsdp"
+    assert newest_meta(workdir).config.run.parallel == "fsdp"

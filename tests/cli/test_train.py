@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 import shapjax
+from shapjax import paths
 from shapjax.errors import UserError
-from shapjax.training import checkpoint
+from shapjax.training.meta import newest_meta
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -94,11 +95,12 @@ def test_the_errors_of_explanations_are_calibrated_at_the_end_on_images_held_out
     (lambda found: {key: value for key, value in found.items() if key != "law"}, "holds no calibration: expected law"),
     (lambda found: found | {"law": found["law"] | {"scale": None}}, "holds no calibration"),
     (lambda found: found | {"step": "20"}, "step is '20', expected int"), (lambda found: [], "holds no calibration"),
+    (lambda found: paths.sealed(found) | {"images": 5}, "holds no calibration: its values are not those that were"),
 ])
 def test_a_calibration_that_cannot_be_is_one_line(run, tmp_path, content, expected):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "calibration.json"
-    path.write_text(json.dumps(content(json.loads(path.read_text()))))
+    path.write_text(json.dumps(content(paths.unsealed(json.loads(path.read_text())))))
     with pytest.raises(UserError) as error:
         shapjax.load(tmp_path / "run")
     assert expected in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
@@ -108,18 +110,18 @@ def test_a_calibration_that_cannot_be_is_one_line(run, tmp_path, content, expect
 
 
 def test_held_out_images_are_recorded_and_an_older_run_goes_on_without_any(run, tmp_path, command, small):
-    assert len(checkpoint.newest_meta(run).held_out) == 64
+    assert len(newest_meta(run).held_out) == 64
     older = tmp_path / "older"
     shutil.copytree(run, older)
     shutil.rmtree(older / "checkpoints" / "20")
     path = older / "checkpoints" / "10"
-    meta, data = (json.loads((path / item / "metadata").read_text()) for item in ("meta", "data"))
-    del meta["held_out"]
+    meta, data = (paths.unsealed(json.loads((path / item / "metadata").read_text())) for item in ("meta", "data"))
+    del meta["held_out"], meta["digests"]
     (path / "meta" / "metadata").write_text(json.dumps(meta))
     (path / "data" / "metadata").write_text(json.dumps(data | {"images": 4000}))
     out = command("train.py", *small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", older)
     assert "4,000 images, 0 held out" in out and "at step 10" in out
-    assert checkpoint.newest_meta(older).held_out == ()
+    assert newest_meta(older).held_out == ()
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(run, command, small):

@@ -1,5 +1,6 @@
 """Checkpoints: the right ones are kept, a saved state comes back as it was, and a damaged one never comes back."""
 
+import gc
 import json
 import shutil
 
@@ -156,7 +157,7 @@ def files_of(workdir, step=2):
 
 def values_of(workdir, item, step=2):
     """Returns the file of an item that has most of its content: the values."""
-    files = [path for path in files_of(workdir, step) if item in path.parts]
+    files = [path for path in files_of(workdir, step) if item in path.parts and path.name != "commit_success.txt"]
     return max(files, key=lambda path: path.stat().st_size)
 
 
@@ -185,8 +186,9 @@ def replace(path, old, new):
 @pytest.mark.parametrize(("item", "damage", "expected"), [
     ("params", change, "is damaged: at step 2 other values were saved of params/kernel"),
     ("training", change, "is damaged: at step 2 other values were saved of training/"),
-    ("data", lambda path: replace(path, '"next_index": 20', '"next_index": 21'), "data: ValueError: its values are not"),
-    ("meta", lambda path: replace(path, '"mean": [0.1]', '"mean": [0.7]'), "meta: ValueError: its values are not")])
+    ("data", lambda path: replace(path, '"next_index": 20', '"next_index": 21'), "data: ValueError: its values are"),
+    ("meta", lambda path: replace(path, '"mean": [0.1]', '"mean": [0.7]'), "meta: ValueError: its values are not")],
+    ids=["params", "training", "data", "meta"])
 def test_one_changed_byte_is_found_and_a_run_goes_on_from_the_checkpoint_before(copy, item, damage, expected):
     damage(values_of(copy, item))
     if item in ("params", "meta"):
@@ -194,17 +196,21 @@ def test_one_changed_byte_is_found_and_a_run_goes_on_from_the_checkpoint_before(
             checkpoint.load_params(copy, lambda _: larger_state(0).params)
     step, (said,) = resume(copy)
     assert step == 1 and expected in said and "going back to step 1, and keeping it as 2.damaged" in said
-    with checkpoint.open_manager(copy, keep=2) as manager:  # twice, as when a disk is bad
-        save(manager, larger_state(2))
-    assert resume(copy) == (2, [])
-    damage(values_of(copy, item))
-    assert resume(copy)[0] == 1
-    assert {path.name for path in (copy / "checkpoints").iterdir()} == {"1", "2.damaged"}
+
+
+def test_a_damaged_step_can_be_saved_again_and_again(copy):
+    for _ in range(2):
+        change(values_of(copy, "params"))
+        assert resume(copy)[0] == 1
+        assert {path.name for path in (copy / "checkpoints").iterdir()} == {"1", "2.damaged"}
+        with checkpoint.open_manager(copy, keep=2) as manager:
+            save(manager, larger_state(2))
+        assert resume(copy) == (2, [])
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_read_and_nothing_changes(copy):
     change(values_of(copy, "params"))
-    values_of(copy, "training", step=1).unlink()
+    truncate(values_of(copy, "data", step=1))
     before = {path: path.read_bytes() for path in files_of(copy, 1) + files_of(copy, 2)}
     with pytest.raises(UserError, match="none of the 2 checkpoints .*at step 2 other values.*; put one back") as e:
         resume(copy)
@@ -230,18 +236,19 @@ def test_a_checkpoint_of_a_version_that_kept_no_digests_is_read(copy):
     assert step == 2 and meta == META
 
 
-def test_metrics_that_are_damaged_end_no_run(copy):
-    for damage in (change, truncate):
-        damage(values_of(copy, "metrics"))
-        assert resume(copy) == (2, [])
-        with checkpoint.open_manager(copy, keep=1) as manager:
-            save(manager, larger_state(3), accuracy=0.1)
-            manager.wait_until_finished()
-            assert sorted(manager.all_steps()) == [1, 3]
-            manager.delete(3)
+@pytest.mark.parametrize("damage", [
+    truncate, lambda path: replace(path, "0.5", "0.9"), lambda path: replace(path, "accuracy", "accurbcy")])
+def test_a_step_whose_metrics_are_damaged_counts_as_not_evaluated(copy, damage):
+    damage(values_of(copy, "metrics"))
+    assert resume(copy) == (2, [])
+    with checkpoint.open_manager(copy, keep=1) as manager:
+        save(manager, larger_state(3), accuracy=0.1)
+        checkpoint.wait(manager)
+        assert sorted(manager.all_steps()) == [1, 3]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of coroutines that orbax leaves behind
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, damage):
     for path in files_of(two_steps):
@@ -256,3 +263,4 @@ def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, 
         step, said = resume(workdir)
         assert (step, len(said)) in ((2, 0), (1, 1)), path
         shutil.rmtree(workdir)
+    gc.collect()

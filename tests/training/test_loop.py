@@ -1,4 +1,4 @@
-"""The pieces of a run from its config, and settings that cannot work."""
+"""The pieces of a run from its config, settings that cannot work, and a run whose numbers go bad."""
 
 import types
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from shapjax import config, models
+from shapjax.data.sources import ArraySource
 from shapjax.errors import UserError
 from shapjax.models import preprocessing
-from shapjax.training import loop
+from shapjax.training import checkpoint, loop
 from tests.conftest import random_tree
 
 
@@ -153,3 +154,28 @@ def test_a_variant_brings_its_backbone_and_sizes(name, backbone, stages):
     assert (c.model.backbone, c.model.stages) == (backbone, stages)
     assert c.loaded.bottleneck == (name == "ResNet-50")
     assert models.variant_of(config.model_settings(c)) == name
+
+
+def test_a_state_after_a_bad_gradient_is_not_saved_and_the_last_good_checkpoint_is_whole(tmp_path, monkeypatch):
+    """The loss of the step that is to be saved is still good."""
+    train_step = loop.train_step
+
+    def going_bad(state, batch, **settings):
+        state, metrics = train_step(state, batch, **settings)
+        spoil = jnp.where(state.step == 4, jnp.nan, 0.0)
+        return (state.replace(params=jax.tree.map(lambda x: x + spoil, state.params)),
+                metrics | {"gradient_norm": metrics["gradient_norm"] + spoil})
+
+    rng = np.random.default_rng(0)
+    source = ArraySource(rng.integers(0, 256, (16, 8, 8, 1), np.uint8), np.arange(16, dtype=np.int32) % 3,
+                         ("a", "b", "c"), (0.5,), (0.25,))
+    monkeypatch.setattr(loop, "train_step", going_bad)
+    monkeypatch.setattr(loop.sources, "load_source", lambda config, split: source)
+    c = config.default_config()
+    c.update_from_flattened_dict(SMALL | {
+        "optim.batch_size": 8, "optim.steps": 6, "optim.ema_decay": 0.0, "run.eval_every": 2, "shapley.num_pairs": 0})
+    with pytest.raises(UserError, match="the norm of the gradient is nan at step 4; lower .*earlier steps are kept"):
+        loop.train(loop.resolve(c), tmp_path)
+    params, _, step = checkpoint.load_params(
+        tmp_path, lambda meta: models.param_shapes(make().module, image_shape=source.image_shape))
+    assert step == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(params))
