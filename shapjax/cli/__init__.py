@@ -21,10 +21,14 @@ from shapjax.training import machine
 from shapjax.training.meta import newest_meta
 
 
-def run_command(main: Callable[[Sequence[str]], None]) -> None:
+def run_command(main: Callable[[Sequence[str]], None], *, takes_names: bool = False) -> None:
     """Runs an absl main function; a user's mistake becomes one line on stderr and exit status 1.
 
     `--help` prints the docstring of main's module and its flags.
+
+    Args:
+      main: takes the command's name and the arguments that are no flags.
+      takes_names: whether there may be any; if not, they are refused, as flags without their dashes are.
     """
     logging.set_verbosity(logging.WARNING)
     # Orbax's threads and tasks print tracebacks of errors that it raises anyway.
@@ -35,7 +39,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata of images, which nobody needs
     try:
         with cleaning_up_on_interrupt():
-            app.run(main, flags_parser=lambda argv: _parse(argv, main))
+            app.run(main, flags_parser=lambda argv: _parse(argv, main, takes_names))
     except (UserError, OSError, *paths.bucket_errors()) as e:
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
@@ -58,7 +62,7 @@ def _unraisable(what) -> None:
         sys.__unraisablehook__(what)
 
 
-def _parse(argv: list[str], main: Callable) -> list[str]:
+def _parse(argv: list[str], main: Callable, takes_names: bool) -> list[str]:
     module = sys.modules[main.__module__]
     if {"-h", "--help", "-help"} & set(argv[1:]):
         print(module.__doc__.strip(), "\n\nFlags:", flags.FLAGS.module_help(main.__module__), sep="\n")
@@ -80,10 +84,13 @@ def _parse(argv: list[str], main: Callable) -> list[str]:
             if key.startswith("loaded."):
                 raise UserError(f"{argument}: loaded weights and variants set this, not a person; leave it out")
     try:
-        return flags.FLAGS(argv)
+        command, *names = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
         message = str(e.args[0] if e.args else e)  # str() of a KeyError would quote it
         raise UserError(message.split("\n")[0] + " (see --help)") from e
+    if names and not takes_names:
+        raise UserError(f"{names[0]} is no flag, and nothing else is expected; flags begin with -- (see --help)")
+    return [command, *names]
 
 
 def _config_file(given: str) -> str:

@@ -84,7 +84,7 @@ def run() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the coalitions.", lower_bound=0)
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the second of several images
     dataset.define_flags()
-    run_command(main)
+    run_command(main, takes_names=True)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ def run() -> None:
     flags.DEFINE_integer("test", 20, "Images a class for testing.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the directories
-    run_command(main)
+    run_command(main, takes_names=True)
 
 
 def main(argv: Sequence[str]) -> None:

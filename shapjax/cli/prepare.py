@@ -28,7 +28,7 @@ def run() -> None:
     flags.DEFINE_string("data_dir", "", "Directory to prepare in; if not given, TFDS_DATA_DIR or "
                         "~/tensorflow_datasets.")
     flags.FLAGS.set_gnu_getopt(True)  # so that flags may follow the name
-    run_command(main)
+    run_command(main, takes_names=True)
 
 
 def main(argv: Sequence[str]) -> None:

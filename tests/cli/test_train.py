@@ -199,6 +199,7 @@ def test_a_step_that_waits_for_the_host_is_an_error(tmp_path, small, start):
     [
         (["--config.shapley_weight=1"], "did you mean shapley.weight"),
         (["--config.loaded.center=False"], "not a person"),
+        (["config.optim.steps=2"], "config.optim.steps=2 is no flag"),
         (["--config.optim.steps=many"], "--config.optim.steps=many"),
         (["--config.model.patch_size=5"], "use one of 2, 4, 7, 14"),
         (["--config.optim.batch_size=15"], "not divisible by the 2 devices; use 14"),
