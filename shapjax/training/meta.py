@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside arrays, as JSON: all that `load` needs; read without starting JAX."""
+"""Reads what a checkpoint holds beside arrays, as JSON: all that `load` needs; does not start JAX."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a step of a run takes of its devices: memory, operations, messages. Nothing is computed, no device is needed."""
+"""Tells what a step of a run takes of its devices: memory, operations, messages. Nothing is computed."""
 
 import dataclasses
 import functools
