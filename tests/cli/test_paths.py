@@ -25,10 +25,10 @@ def home(tmp_path, monkeypatch):
 def test_a_config_file_may_begin_with_a_tilde(home, monkeypatch, arguments):
     monkeypatch.setattr(cli.flags, "FLAGS", lambda argv: argv)
     with pytest.raises(UserError, match="no such config file") as error:
-        cli._parse(["train.py", *arguments], train.main)
+        cli._parse(["train.py", *arguments], train.main, takes_names=True)
     assert f"--config {home}/c.py" in str(error.value)
     (home / "c.py").touch()
-    given = cli._parse(["train.py", "--workdir", "~/run", *arguments], train.main)
+    given = cli._parse(["train.py", "--workdir", "~/run", *arguments], train.main, takes_names=True)
     assert "=".join(given[3:]) == f"--config={home}/c.py:64"
 
 
