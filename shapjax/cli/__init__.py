@@ -41,7 +41,7 @@ def run_command(main: Callable[[Sequence[str]], None], *, takes_names: bool = Fa
         with cleaning_up_on_interrupt():
             app.run(main, flags_parser=lambda argv: _parse(argv, main, takes_names))
     except (UserError, OSError, *paths.bucket_errors()) as e:
-        print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
+        print(f"error: {printable(' '.join(str(e).splitlines()))}", file=sys.stderr, flush=True)
         # The message is out. After a failed write orbax's threads and coroutines would print more as they end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         sys.exit(1)

@@ -47,9 +47,9 @@ def open_records(path: str, split: str, class_names: Sequence[str] | None = None
       UserError: on a directory or split that is not there, fewer than two classes, a class without training images, or
         masks for some images only.
     """
-    path = str(paths.local(path))
+    given, path = path, str(paths.local(path))
     if not os.path.isdir(path):
-        raise UserError(f"folder:{path}: there is no such directory; give the one that holds those of the classes")
+        raise UserError(f"folder:{given}: there is no such directory; give the one that holds those of the classes")
     if not (parsed := _SPLIT.fullmatch(split)):
         raise UserError(f"folder:{path}: the split {split!r} is not understood; expected a name such as train, or a "
                         "slice such as train[:90%]")

@@ -203,10 +203,9 @@ class RunLog(contextlib.AbstractContextManager):
 
 def _note_when_ready(x: chex.Array, done: Future[float]) -> None:
     """Waits until the devices have computed an array; notes the time."""
-    try:
+    with contextlib.suppress(Exception):  # which the metrics raise too when they are fetched
         jax.block_until_ready(x)
-    finally:
-        done.set_result(time.monotonic())
+    done.set_result(time.monotonic())
 
 
 def _require_finite(step: int, numbers: Mapping[str, float]) -> None:

@@ -71,7 +71,7 @@ def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capfd, store):
     errors = importlib.import_module("gcsfs.retry")
 
     def run(*_, **__):
-        raise errors.HttpError({"code": 401, "message": "Anonymous caller has no access"})
+        raise errors.HttpError({"code": 401, "message": "Anonymous caller\nhas no access"})
 
     monkeypatch.setattr(cli.app, "run", run)
     monkeypatch.setattr(os, "dup2", lambda *_: None)

@@ -268,5 +268,5 @@ def test_a_folder_in_a_bucket_gives_the_same_images(tmp_path, bucket):
     one, other = (everything(load_source(config(path), "train")) for path in (tmp_path, bucket))
     for key, values in one.items():
         np.testing.assert_array_equal(values, other[key])
-    with pytest.raises(UserError, match="there is no such directory"):
+    with pytest.raises(UserError, match=f"folder:{bucket}/absent: there is no such directory"):
         folder.open_records(f"{bucket}/absent", "train")
