@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from benchmarks import packing
 from shapjax import models
 from shapjax.models import blocks, vit
+from shapjax.training import plan
 
 MODELS = ("S/16@224", "S/16@384", "B/16@224", "B/16@384", "L/16@224", "L/16@384", "H/14@224", "H/14@392")
 DEVICES = (8, 64, 256)  # that one state is split over
 STATE_BYTES = 16  # a parameter: float32 parameter, two moments of Adam, moving average
-UTILIZATION = 0.4  # of the peak, a fair training speed of ViTs on these chips; not measured here
-CHIPS = {"v5e": (197e12, 16), "v5p": (459e12, 95), "H100": (989e12, 80)}  # dense bf16 operations a second, GB of memory
+CHIPS = ("v5e", "v5p", "H100")
+LANES = 128  # numbers that a TPU computes with at a time, along the last axis of an array
+PREFIXES = {"none": 0, "CLS": 1, "CLS, 4 registers": 5}
 
 
 def make_module(name: str, *, remat: str, dtype: jnp.dtype = jnp.bfloat16) -> vit.ViT:
@@ -59,6 +61,15 @@ def planned_bytes(module: vit.ViT, batch: int) -> int:
     params = models.param_shapes(module, image_shape=(*module.image_size, 3))
     step = jax.jit(packing.gradient_step(module, "packed"))
     return step.lower(params, *_arguments(module, batch)).compile().memory_analysis().temp_size_in_bytes
+
+
+def lane_cost(tokens: int, width: int) -> float:
+    """Returns the share of a block's operations that a TPU adds to fill up its rows of `LANES` numbers.
+
+    Only the products with attention maps, of T x T numbers each, have a side that counts tokens: T / (6 D + T) of the
+    operations of a block of width D.
+    """
+    return tokens / (6 * width + tokens) * (-(-tokens // LANES) * LANES / tokens - 1)
 
 
 def print_table(header: str, rows: list[list[str]]) -> None:
@@ -105,8 +116,16 @@ def main() -> None:
     print_table("model | " + " | ".join(f"remat {remat}" for remat in blocks.REMAT_POLICIES), [
         [name, *(f"{kept[name][remat]:.0f}" for remat in blocks.REMAT_POLICIES)] for name in names])
     print_table("model | " + " | ".join(CHIPS), [
-        [name, *(f"{UTILIZATION * peak / (gflop[name]['packed'] * 4 / 3 * 1e9):.0f}" for peak, _ in CHIPS.values())]
+        [name, *(f"{plan.UTILIZATION * plan.CHIPS[chip].flops / (gflop[name]['packed'] * 4 / 3 * 1e9):.0f}"
+                 for chip in CHIPS)]
         for name in names])
+    rows = [[name] for name in names]
+    for row, name in zip(rows, names, strict=True):
+        module = make_module(name, remat="none")
+        for prefix in PREFIXES.values():
+            tokens = module.num_patches + 2 * prefix
+            row.append(f"{tokens} → {-(-tokens // LANES) * LANES}, {lane_cost(tokens, module.width):.1%}")
+    print_table("model | " + " | ".join(PREFIXES), rows)
 
 
 if __name__ == "__main__":
