@@ -21,7 +21,7 @@ Writes to OUTPUT (the directory of --checkpoint if not given; of two models to O
 """
 
 import contextlib
-import os
+import io
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -102,9 +102,7 @@ def main(_: Sequence[str]) -> None:
     if not 1 <= len(f.checkpoint) <= 2:
         raise UserError(f"--checkpoint={','.join(f.checkpoint)}: expected one model, or two to compare")
     settle_devices(f.checkpoint[0], start=processes.start)
-    with contextlib.ExitStack() as silence:
-        if jax.process_index():
-            silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+    with contextlib.redirect_stdout(io.StringIO()) if jax.process_index() else contextlib.nullcontext():
         _evaluate_all()
         distributed.agreed(True)  # no process ends, which would end the others, before the first has written
 

@@ -83,15 +83,18 @@ metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tens
 next          python eval.py --checkpoint {workdir}""")
 
 
-def _profile(run: loop.Run, done: int) -> profiling.Profile:
-    """Returns what traces the steps of --profile, of a run with so many steps done; UserError if it cannot."""
+def _profile(run: loop.Run, done: int) -> profiling.Profile | None:
+    """Returns what traces the steps of --profile, None if a run with so many steps done is past the first of them."""
     config, chip = run.meta.config, plan.chip_of(jax.devices()[0])
     with as_user_error(f"--profile={_FLAGS.profile}: "):
-        steps = profiling.parse(_FLAGS.profile, done=done, steps=config.optim.steps, eval_every=config.run.eval_every)
+        steps = profiling.parse(_FLAGS.profile, steps=config.optim.steps, eval_every=config.run.eval_every)
         kind, last_kind = (next(kind for end, kind, _ in loop.phases(config) if step <= end) for step in
                            (steps[0], steps[-1]))
         if kind != last_kind:
             raise ValueError("these steps are of two kinds (probe, whole images, coalitions); choose some of one")
+    if steps[0] < done + 2:
+        _say(f"--profile={_FLAGS.profile}: {done} steps have been taken before; nothing is traced")
+        return None
     return profiling.Profile(_FLAGS.workdir, steps=steps, batch_size=config.optim.batch_size, say=_say,
                              flops=plan.step_flops(run, **kind), peak=plan.CHIPS[chip].flops if chip else None)
 

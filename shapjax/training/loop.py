@@ -175,8 +175,8 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
           load_pretrained: Callable[[nn.Module, Meta], chex.ArrayTree] | None = None, fit_batch: bool = False,
-          profile: Callable[[Run, int], Profile] | None = None, say: Callable[[str], None] = lambda text: None
-          ) -> dict[str, float]:
+          profile: Callable[[Run, int], Profile | None] | None = None,
+          say: Callable[[str], None] = lambda text: None) -> dict[str, float]:
     """Trains as the resolved config says; goes on where the newest checkpoint of workdir ends.
 
     Args:

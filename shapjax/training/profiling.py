@@ -12,12 +12,11 @@ import jax
 from shapjax import paths
 
 
-def parse(given: str, *, done: int, steps: int, eval_every: int) -> range:
-    """Returns the steps that START:STEPS names.
+def parse(given: str, *, steps: int, eval_every: int) -> range:
+    """Returns the steps that START:STEPS names; the first step of all is none to trace, since it compiles.
 
     Args:
       given: "START:STEPS".
-      done: steps that the run has done before this process, whose first step compiles.
       steps: of the whole run.
       eval_every: steps between evaluations, whose time would count.
 
@@ -26,9 +25,9 @@ def parse(given: str, *, done: int, steps: int, eval_every: int) -> range:
     """
     match = re.fullmatch(r"(\d+):(\d+)", given)
     first, last = (int(match[1]), int(match[1]) + int(match[2]) - 1) if match else (0, 0)
-    if not (done + 2 <= first <= last <= steps and (first - 2) // eval_every == (last - 1) // eval_every):
-        raise ValueError(f"expected START:STEPS, such as {done + 2}:10, of the steps {done + 2} to {steps}, with no "
-                         f"evaluation (every {eval_every} steps) before or among them")
+    if not (2 <= first <= last <= steps and (first - 2) // eval_every == (last - 1) // eval_every):
+        raise ValueError(f"expected START:STEPS, such as 2:10, of the steps 2 to {steps}, with no evaluation (every "
+                         f"{eval_every} steps) before or among them")
     return range(first, last + 1)
 
 

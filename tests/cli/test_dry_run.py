@@ -29,3 +29,5 @@ def test_a_profile_is_taken_of_a_run(tmp_path, command, small):
     out = command("train.py", *small, "--workdir", tmp_path / "run", "--config.optim.steps=12", "--profile=4:5")
     assert re.search(r"^steps 4 to 8: \S+ s each, \S+ images/s, \S+ TFLOP/s a device; the trace is in ", out, re.M)
     assert len(list((tmp_path / "run" / "tensorboard" / "plugins" / "profile").glob("*/*.trace.json.gz"))) == 1
+    out = command("train.py", *small, "--workdir", tmp_path / "run", "--config.optim.steps=12", "--profile=4:5")
+    assert "--profile=4:5: 12 steps have been taken before; nothing is traced" in out
