@@ -26,8 +26,6 @@ ROWS = {  # name: (title, settings, True to run it with all seeds)
     "weight4": ("weight 4", HALF | {"shapley.weight": 4}, False),
     "weight8": ("weight 8", HALF | {"shapley.weight": 8}, False),
     "weight32": ("weight 32", HALF | {"shapley.weight": 32}, False),
-    "game": ("gradient of the Shapley task through v(S) - v(S^c) too", HALF | {"shapley.gradient": "game"}, False),
-    "full": ("gradient of the Shapley task through everything", HALF | {"shapley.gradient": "full"}, False),
     "unmasked": ("coalitions not classified", HALF | {"shapley.masked_weight": 0}, False),
     "plain": ("neither task: an ordinary classifier", HALF | {"shapley.num_pairs": 0}, False),
     "pairs2": ("2 pairs an image, 2/3 of the steps", {"optim.steps": STEPS // 3, "shapley.num_pairs": 2}, False),

@@ -39,7 +39,7 @@ def shapjax_step(case: str, *, coalitions: bool, devices: int, remat: str, dtype
     module, batch = make_module(case, remat=remat, dtype=dtype), CASES[case][3]
     shape = (*module.image_size, 3)
     optimizer, _ = make_optimizer(learning_rate=1e-4, steps=10**6)
-    loss = LossSettings(num_pairs=int(coalitions), weight=16.0, masked_weight=1.0, gradient="allocation")
+    loss = LossSettings(num_pairs=int(coalitions), weight=16.0, masked_weight=1.0)
     settings = StepSettings(loss=loss, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     layout, params = sharding.make_layout("pmap"), models.init_params(module, jax.random.key(0), image_shape=shape)
 

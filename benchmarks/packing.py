@@ -28,7 +28,7 @@ from shapjax.games import coalitions
 from shapjax.models import blocks, vit
 from shapjax.training.loss import LossSettings, joint_loss
 
-SETTINGS = LossSettings(num_pairs=1, weight=1.0, masked_weight=1.0, gradient="allocation")
+SETTINGS = LossSettings(num_pairs=1, weight=1.0, masked_weight=1.0)
 STEPS = ("plain", "packed", "unpacked")
 PAIR_PATCH_LOGITS = coalitions.pair_patch_logits  # while another stands in its place
 

@@ -24,7 +24,7 @@ def sample_coalitions(batch_size: int, num_players: int) -> torch.Tensor:
 
 def joint_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, mask_BN: torch.Tensor, *, weight: float,
                masked_weight: float) -> torch.Tensor:
-    """Computes the joint loss with one coalition pair an image; its Shapley task moves values between patches only.
+    """Computes the joint loss with one coalition pair an image; its Shapley task moves no totals and no v(S) + v(S^c).
 
     Args:
       model: (images, visible patches bool [B, N] or None) -> patch logits [B, N, K].
@@ -42,11 +42,12 @@ def joint_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, mas
     loss = nn.functional.cross_entropy(phi_BNK.sum(1), labels)
     loss_masked = nn.functional.cross_entropy(value_B2K.flatten(0, 1), labels.repeat_interleave(2))
 
-    fixed_B2K, mean_B1K = value_B2K.detach(), phi_BNK.mean(1, keepdim=True)
-    moved_BNK = phi_BNK - mean_B1K + mean_B1K.detach()
+    mean_B1K, middle_B1K = phi_BNK.mean(1, keepdim=True), value_B2K.mean(1, keepdim=True)
+    phi_BNK = phi_BNK - mean_B1K + mean_B1K.detach()
+    moved_B2K = value_B2K - middle_B1K + middle_B1K.detach()
     side_B2N = torch.stack([mask_BN, ~mask_BN], dim=1).float()
-    variance = fixed_B2K.flatten(0, 1).var(dim=0, unbiased=False).mean().clamp_min(MIN_VARIANCE)
-    loss_shapley = (fixed_B2K - side_B2N @ moved_BNK).square().mean() / variance
+    variance = value_B2K.detach().flatten(0, 1).var(dim=0, unbiased=False).mean().clamp_min(MIN_VARIANCE)
+    loss_shapley = (moved_B2K - side_B2N @ phi_BNK).square().mean() / variance
     return loss + masked_weight * loss_masked + weight * loss_shapley
 
 

@@ -25,7 +25,6 @@ def get_config(model: str = "resnet") -> ml_collections.ConfigDict:
         config.model.stages = (0, 2)
         config.model.remat = "none"
         config.shapley.start = 0.5
-        config.shapley.gradient = "game"  # 64 patches interact too much for shares alone
         config.shapley.weight = 40.0
         config.optim.learning_rate = 3e-3
         config.optim.batch_size = 64

@@ -32,7 +32,6 @@ def get_config(recipe: str = "16") -> ml_collections.ConfigDict:
         config.optim.steps = 8000  # 13 epochs
         config.run.eval_every = 1600
         config.shapley.start = 0.6
-        config.shapley.gradient = "game"  # 49 patches interact too much for shares alone
         config.shapley.weight = 24.0
     if recipe == "finetune":
         config.pretrained = "runs/fashion16_plain"

@@ -79,7 +79,6 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.shapley = s = ml_collections.ConfigDict()
     s.weight = 16.0  # of the Shapley task; 0 is the baseline model
-    s.gradient = "allocation"  # the task moves values between patches; "game": v(S) - v(S^c) too; "full": all
     s.masked_weight = 1.0  # of classifying coalitions: it makes v(S) a meaningful game
     s.num_pairs = 1  # coalition pairs an image and step; a step costs 1 + num_pairs passes; 0: an ordinary classifier
     s.start = 0.0  # share of the run before which only whole images are classified, at one pass a step

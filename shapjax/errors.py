@@ -31,6 +31,12 @@ class Stopped(Exception):
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 
 
+class Interrupted(Stopped):
+    """The same, asked by Ctrl-C."""
+
+    EXIT_STATUS = 130
+
+
 def end_on_interrupt() -> None:
     """Makes Ctrl-C end this process at once, with one line and status 130. For a command, before its imports."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup

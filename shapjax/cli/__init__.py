@@ -47,7 +47,7 @@ def run_command(main: Callable[[Sequence[str]], None], *, takes_names: bool = Fa
         sys.exit(1)
     except Stopped as e:
         print(e, file=sys.stderr)
-        sys.exit(Stopped.EXIT_STATUS)
+        sys.exit(e.EXIT_STATUS)
 
 
 def _unraisable(what) -> None:

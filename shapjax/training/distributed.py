@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from shapjax.errors import UserError
+from shapjax.errors import Interrupted, Stopped, UserError
 
 LEAVE_S = 60  # seconds that a process waits for the others when it is done or has failed; then JAX ends them all
 
@@ -74,25 +74,36 @@ def agreed(answer: bool) -> bool:
 
 
 @contextmanager
-def stop_request() -> Iterator[Callable[[], bool]]:
-    """Makes SIGTERM a request to stop while the block runs; it does not end the process.
+def stop_request() -> Iterator[Callable[[], type[Stopped] | None]]:
+    """Makes SIGTERM, and Ctrl-C in a run of one process, a request to stop while the block runs.
 
-    Once asked, further signals are ignored: the process is about to end by itself, and another signal would hide its
-    exit status.
+    Neither ends the process. Once asked, further SIGTERMs are ignored: the process is about to end by itself, and
+    another one would hide its exit status. A second Ctrl-C does not wait for the step.
 
     Yields:
-      a function that returns whether to stop. Every process calls it once after every step; all get the same answer.
+      a function that returns None, or what to raise when all is saved. Every process calls it once after every step;
+      all get the same answer.
     """
     if jax.process_count() > 1:
         # JAX hears the signal itself and finds the first number that no process has asked about. Numbers start at 1
         # in each run: a resumed one that hears the signal before its first step would else have passed that number.
         numbers = itertools.count(1)
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(numbers))
+        yield lambda: Stopped if multihost_utils.reached_preemption_sync_point(next(numbers)) else None
         return
-    signals = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    asked, sigterm, sigint = [], signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def interrupt(*_) -> None:
+        asked.append(Interrupted)
+        signal.signal(signal.SIGINT, sigint)
+        print("\nstopping after this step, to save it; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(Stopped))
+    if callable(sigint):  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        yield lambda: bool(signals)
+        yield lambda: asked[-1] if asked else None
     finally:
-        if not signals:
-            signal.signal(signal.SIGTERM, before)
+        if callable(sigint):
+            signal.signal(signal.SIGINT, sigint)
+        if not asked:
+            signal.signal(signal.SIGTERM, sigterm)

@@ -17,7 +17,7 @@ from flax import linen as nn
 import shapjax.config
 from shapjax import models, paths
 from shapjax.data import augmentation, calibration_split, normalization, pipeline, sources
-from shapjax.errors import Stopped, UserError, as_user_error
+from shapjax.errors import UserError, as_user_error
 from shapjax.models import preprocessing
 from shapjax.training import checkpoint, distributed, machine, sharding
 from shapjax.training.logging import RunLog
@@ -143,8 +143,7 @@ def setup(config: ml_collections.ConfigDict, source: sources.Source, *, held_out
     machine.require_memory(config, num_params)
     if unknown := [name for name in o.train_only if name not in parts]:
         raise UserError(f"--config.optim.train_only: the model has no part {unknown[0]!r}; it has {', '.join(parts)}")
-    with as_user_error("--config.shapley."):
-        loss = LossSettings(**{name: s[name] for name in LossSettings._fields}).check()
+    loss = LossSettings(**{name: s[name] for name in LossSettings._fields})
     augment = augmentation.settings(config.augment, crops_on_read=source.crops_on_read, image_shape=source.image_shape,
                                     device_batch=o.batch_size // num_devices)
     if o.layer_decay != 1 and config.model.backbone != "vit":
@@ -193,7 +192,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
 
     Raises:
       UserError: on a setting that cannot work, a workdir of another run, or a loss that is not finite.
-      Stopped: after SIGTERM, with everything saved.
+      Stopped: after SIGTERM or a first Ctrl-C, with everything saved.
     """
     workdir = paths.as_path(workdir)
     shapjax.config.validate(config)  # before images are decoded
@@ -253,7 +252,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
                                     metrics={"accuracy": test["accuracy"]} if due else None)
                 if stopping and step < steps:
                     checkpoint.wait(manager)
-                    raise Stopped(f"stopped on request at step {step}, saved; run the same command to go on")
+                    raise stopping(f"stopped on request at step {step}, saved; run the same command to go on")
         checkpoint.wait(manager)
         if start >= steps:
             say(f"{workdir} has all its {steps} steps already")

@@ -13,7 +13,6 @@ import optax
 
 from shapjax.games import coalitions, shapley
 
-GRADIENTS = ("allocation", "game", "full")
 MIN_VARIANCE = 1e-2  # squared logits; a zero-initialized head has v = 0, where nothing can be divided by the variance
 
 
@@ -23,13 +22,6 @@ class LossSettings(NamedTuple):
     num_pairs: int
     weight: float
     masked_weight: float
-    gradient: str  # one of GRADIENTS
-
-    def check(self) -> "LossSettings":
-        """Returns the settings; raises ValueError on a gradient that does not exist, "gradient=value: …"."""
-        if self.gradient not in GRADIENTS:
-            raise ValueError(f"gradient={self.gradient}: expected one of {', '.join(GRADIENTS)}")
-        return self
 
 
 class LossParts(NamedTuple):
@@ -44,30 +36,25 @@ class LossParts(NamedTuple):
 
 
 def shapley_loss(phi_BNK: chex.Array, mask_BMN: chex.Array, value_BMK: chex.Array, complement_BMK: chex.Array, *,
-                 gradient: str, axis_name: str | None = None) -> chex.Array:
+                 axis_name: str | None = None) -> chex.Array:
     """Computes the Shapley task: the regression's mean squared residual over the variance of the values.
 
-    Equation 4 of docs/method.md. The variance is a constant for the gradient, so that the task does not grow with the
+    Equation 4 of docs/method.md. The gradient moves phi between patches, its total held (`shapley.allocation_only`), and
+    v(S) - v(S^c), the part of the game that the Shapley values depend on, towards an additive game
+    (`shapley.difference_only`). The variance is a constant for the gradient, so that the task does not grow with the
     logits.
 
     Args:
       phi_BNK: float [B, N, K].
       mask_BMN: bool [B, M, N], from the Shapley kernel.
       value_BMK, complement_BMK: float [B, M, K], v(S) and v(S^c).
-      gradient: "allocation": v(S) is a constant and the total of phi is held (`shapley.allocation_only`), so the task
-        moves values between patches only; "game": besides, it moves v(S) - v(S^c), the part of the game that the
-        Shapley values depend on, towards an additive game; "full": through everything, the total of phi too.
       axis_name: of the devices that share the batch, so that the variance is that of the whole batch.
 
     Returns:
       float32 scalar.
     """
-    if gradient != "full":
-        phi_BNK = shapley.allocation_only(phi_BNK)
-    if gradient == "allocation":
-        value_BMK, complement_BMK = jax.lax.stop_gradient((value_BMK, complement_BMK))
-    elif gradient == "game":
-        value_BMK, complement_BMK = shapley.difference_only(value_BMK, complement_BMK)
+    phi_BNK = shapley.allocation_only(phi_BNK)
+    value_BMK, complement_BMK = shapley.difference_only(value_BMK, complement_BMK)
     residuals = shapley.regression_residuals(phi_BNK, mask_BMN, value_BMK, complement_BMK)
     both = jnp.concatenate([value_BMK, complement_BMK], axis=1)
     moments = jnp.mean(both, axis=(0, 1)), jnp.mean(jnp.square(both), axis=(0, 1))
@@ -103,8 +90,7 @@ def joint_loss(phi_fn: coalitions.PhiFn, images: chex.Array, targets_BK: chex.Ar
     value_BMK, complement_BMK = coalitions.pair_values(phi_fn, images, mask_BMN)
     both = jnp.concatenate([value_BMK, complement_BMK], axis=1)  # [B, 2M, K]
     loss_masked = jnp.mean(optax.softmax_cross_entropy(both, targets_BK[:, None]))
-    loss_shapley = shapley_loss(phi_BNK, mask_BMN, value_BMK, complement_BMK, gradient=settings.gradient,
-                                axis_name=axis_name)
+    loss_shapley = shapley_loss(phi_BNK, mask_BMN, value_BMK, complement_BMK, axis_name=axis_name)
     loss = loss_classification + settings.masked_weight * loss_masked + settings.weight * loss_shapley
     masked_accuracy = jnp.mean(jnp.argmax(both, axis=-1) == labels_B[:, None])
     return loss, LossParts(loss, loss_classification, loss_masked, loss_shapley, accuracy, masked_accuracy)

@@ -22,7 +22,7 @@ def test_loss_and_gradients_are_ours_given_the_same_coalitions(rng, monkeypatch)
     labels, mask_BN = np.arange(6) % 3, np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 1]] * 2, bool)
 
     monkeypatch.setattr(losses.shapley, "sample_coalitions", lambda key, **_: jnp.asarray(mask_BN)[key][None])
-    settings = losses.LossSettings(num_pairs=1, weight=16.0, masked_weight=0.5, gradient="allocation")
+    settings = losses.LossSettings(num_pairs=1, weight=16.0, masked_weight=0.5)
 
     def ours(params):
         return losses.joint_loss(lambda x, ids: module.apply({"params": params}, x, ids), jnp.asarray(images),

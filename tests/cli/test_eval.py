@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shapjax import paths
 from shapjax.data import mnist5k
 
 METHODS = ("phi", "phi_8", "exact", "kernel_shap", "random")
@@ -70,8 +71,7 @@ def test_a_run_without_held_out_images_is_calibrated_on_the_second_half_of_the_t
     shutil.copytree(run, workdir)
     (workdir / "calibration.json").unlink()
     path = workdir / "checkpoints" / "20" / "meta" / "metadata"
-    values = {key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"}
-    path.write_text(json.dumps(values | {"held_out": []}))
+    path.write_text(json.dumps(paths.unsealed(json.loads(path.read_text())) | {"held_out": []}))
     out = command("eval.py", "--checkpoint", workdir, "--images", 4, "--methods", "none")
     assert "calibrated on 64 test images, measured on others; 4 images" in out
     assert not json.loads((workdir / "calibration.json").read_text())["held_out"]

@@ -109,21 +109,25 @@ def test_a_run_killed_12_times_ends_bit_equal(tmp_path, command, start, wait_for
     assert steps_logged(workdir) == list(range(1, 61)) and steps_logged(workdir, "test") == list(range(2, 61, 2))
 
 
-def test_sigterm_saves_and_the_run_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small, slow_steps,
-                                                     assert_same_state):
+@pytest.mark.parametrize(("number", "expected", "said"), [
+    (signal.SIGTERM, 75, []),
+    pytest.param(signal.SIGINT, 130, ["stopping after this step, to save it; Ctrl-C again to stop at once"],
+                 marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_saves_and_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small, slow_steps,
+                                                           assert_same_state, number, expected, said):
     workdir = tmp_path / "stopped"
     arguments = [*small, "--config.optim.steps=20", "--config.run.eval_every=10", "--workdir", workdir]
-    (process,) = start(*arguments, code=slow_steps)
+    (process,) = start(*arguments, code=HEAR_CTRL_C + slow_steps)
     wait_for(lambda: (workdir / "metrics.jsonl").exists() and steps_logged(workdir), process)
-    while process.popen.poll() is None:  # whoever asks once may ask again, also while it saves
-        process.popen.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
-        if complete_checkpoints(workdir):
+    while process.popen.poll() is None:
+        process.popen.send_signal(number)
+        if number == signal.SIGINT or complete_checkpoints(workdir):
             break
+        time.sleep(0.05)  # who asks for a stop may ask again, also while it saves
     status, out, err = process.end()
     (step,) = complete_checkpoints(workdir)
-    assert status == 75 and not out[1:]  # after the line that says what is trained
-    assert err == [f"stopped on request at step {step}, saved; run the same command to go on"]
+    assert status == expected and not out[1:]  # after the line that says what is trained
+    assert err == [*said, f"stopped on request at step {step}, saved; run the same command to go on"]
     assert 5 <= step < 20 and step != 10
     assert f"resuming {workdir} at step {step}" in command("train.py", *arguments)
     assert_same_state(run, workdir)
@@ -141,7 +145,7 @@ def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, c
         process.popen.send_signal(signal.SIGINT)
         time.sleep(pause)
     status, _, err = process.end(60)
-    assert status == 130 and err == ["stopped; what was saved stays"]
+    assert status == 130 and err[-1] == "stopped; what was saved stays" and all(line.startswith("stop") for line in err)
     newest = complete_checkpoints(workdir)[-1]
     assert newest < 20 and saved_state(workdir, newest)[1]["step"] == newest
     assert "at step " in command("train.py", *arguments, "--config.run.eval_every=10")

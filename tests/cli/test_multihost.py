@@ -120,6 +120,33 @@ def test_both_processes_go_back_from_a_damaged_checkpoint(two, tmp_path, start, 
     assert_same_state(workdir, copy)
 
 
+# train.py where process 1 alone cannot read the checkpoint of step 30.
+ONE_CANNOT_READ = """
+import sys
+from shapjax.cli import train
+from shapjax.errors import UserError
+from shapjax.training import checkpoint
+read = checkpoint._read_arrays
+def read_or_fail(directory, *arguments):
+    if directory.name == "30" and sys.argv[-1] == "1":
+        raise UserError(f"checkpoint {directory} is damaged")
+    return read(directory, *arguments)
+checkpoint._read_arrays = read_or_fail
+train.run()
+"""
+
+
+def test_both_processes_go_back_from_a_checkpoint_that_one_cannot_read(two, tmp_path, start, small, assert_same_state):
+    workdir, _ = two("fsdp")
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    ends = [process.end() for process in start(*arguments(small, copy, processes=2, parallel="fsdp"), processes=2,
+                                               code=ONE_CANNOT_READ)]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert any("another process cannot read it; going back to step 15" in line for line in ends[0][1]), ends
+    assert (copy / "checkpoints" / "30.damaged").is_dir()
+    assert_same_state(workdir, copy)
+
+
 def cut_at_half(workdir, to):
     """Returns a copy of a run that died after its checkpoint of step 15."""
     shutil.copytree(workdir, to)

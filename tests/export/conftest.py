@@ -54,8 +54,7 @@ def make_model(name):
     """Makes a model of 8x8 images of 2 channels with random parameters, none of them zero."""
     c = config.default_config()
     config.set_model(c, {"patch_size": 4, "width": 16, "depth": 2, "heads": 2} | TINY[name])
-    meta = Meta(config=c, class_names=("a", "b", "ç"), image_shape=(8, 8, 2), mean=(0.2, 0.5),
-                           std=(0.3, 0.4))
+    meta = Meta(config=c, class_names=("a", "b", "ç"), image_shape=(8, 8, 2), mean=(0.2, 0.5), std=(0.3, 0.4))
     module = read.build(meta)
     params = random_tree(models.param_shapes(module, image_shape=meta.image_shape), scale=0.3)
     return Model(params, meta, inference.classifier_of(module, params, meta.mean, meta.std))

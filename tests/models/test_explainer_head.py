@@ -96,7 +96,7 @@ def test_only_the_shapley_task_teaches_it(net, images):
     @jax.jit
     @jax.grad
     def gradient(params, weight):
-        settings = losses.LossSettings(num_pairs=2, weight=weight, masked_weight=1.0, gradient="game")
+        settings = losses.LossSettings(num_pairs=2, weight=weight, masked_weight=1.0)
         return losses.joint_loss(
             lambda *arrays: net.module.apply({"params": params}, *arrays), images,
             jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(3)), settings=settings)[0]

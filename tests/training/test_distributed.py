@@ -11,7 +11,7 @@ import jax
 import pytest
 from jax.experimental import multihost_utils
 
-from shapjax.errors import UserError
+from shapjax.errors import Interrupted, Stopped, UserError
 from shapjax.training import distributed
 
 START = "from shapjax.training import distributed; distributed.start(multihost=False, " \
@@ -76,7 +76,7 @@ def test_sigterm_is_a_request_while_the_block_runs_and_a_second_one_changes_noth
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(stop)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop()
+        assert stop() is Stopped
     os.kill(os.getpid(), signal.SIGTERM)  # while the process ends
 
 
@@ -86,9 +86,27 @@ def test_without_a_request_sigterm_is_as_before_after_the_block(sigterm):
     assert signal.getsignal(signal.SIGTERM) is sigterm
 
 
+def test_the_first_ctrl_c_is_a_request_and_the_second_is_as_before_the_block(capsys, sigterm):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with distributed.stop_request() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_until(stop)
+            assert stop() is Interrupted and "Ctrl-C again" in capsys.readouterr().err
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                wait_until(lambda: False)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with distributed.stop_request():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_processes_that_agree_on_where_to_stop_count_their_own_steps_from_1(monkeypatch):
     """If the signal comes before its first question, JAX stops a run at number 1, resumed or not."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: number == 3)
     with distributed.stop_request() as stop:
-        assert [stop() for _ in range(4)] == [False, False, True, False]
+        assert [stop() for _ in range(4)] == [None, None, Stopped, None]

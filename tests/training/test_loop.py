@@ -46,10 +46,10 @@ def weights(run):
 
 
 def test_the_settings_of_a_step_are_those_of_the_config():
-    run = make(shapley__weight=3.0, shapley__gradient="game", shapley__masked_weight=0.5, shapley__num_pairs=2,
+    run = make(shapley__weight=3.0, shapley__masked_weight=0.5, shapley__num_pairs=2,
                optim__ema_decay=0.7, optim__accumulate=3, seed=5)
     s = run.settings
-    assert tuple(s.loss) == (2, 3.0, 0.5, "game")
+    assert tuple(s.loss) == (2, 3.0, 0.5)
     assert (s.ema_decay, s.accumulate, s.seed, s.mean, s.std, s.num_classes) == (0.7, 3, 5, (0.4,), (0.3,), 3)
 
 
@@ -122,7 +122,6 @@ def test_weights_without_a_head_cannot_teach():
         ({"model__heads": 5}, "model.heads=5 does not divide the width 16"),
         ({"model__remat": "some"}, "expected one of auto, none, dots, full"),
         ({"model__backbone": "vgg"}, "model.backbone=vgg: expected one of vit, resnet, convnext"),
-        ({"shapley__gradient": "half"}, "shapley.gradient=half: expected one of allocation, game, full"),
         ({"optim__batch_size": 33}, "batch_size=33 is not divisible by the 2 devices; use 32"),
         ({"optim__accumulate": 5}, "batch_size=48 .*use 40"),
         ({"optim__learning_rate": -1.0}, "optim.learning_rate=-1.0"),

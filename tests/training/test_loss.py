@@ -15,8 +15,7 @@ from shapjax.training import loss as losses
 from shapjax.training.loss import LossSettings
 from tests.conftest import every_pair, random_values
 
-SETTINGS = LossSettings(num_pairs=2, weight=1.5, masked_weight=0.7, gradient="allocation")
-FULL = SETTINGS._replace(gradient="full")
+SETTINGS = LossSettings(num_pairs=2, weight=1.5, masked_weight=0.7)
 
 
 @pytest.fixture
@@ -83,10 +82,9 @@ def test_without_pairs_the_loss_is_that_of_an_ordinary_classifier_and_coalitions
     assert parts.loss_masked == parts.loss_shapley == parts.masked_accuracy == 0
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, FULL])
-def test_the_order_of_a_batch_does_not_matter(toy, batch, settings):
-    loss = loss_of(toy, batch, settings)
-    turned = loss_of(toy, jax.tree.map(lambda x: x[::-1], batch), settings)
+def test_the_order_of_a_batch_does_not_matter(toy, batch):
+    loss = loss_of(toy, batch, SETTINGS)
+    turned = loss_of(toy, jax.tree.map(lambda x: x[::-1], batch), SETTINGS)
     np.testing.assert_allclose(loss(toy.params), turned(toy.params), rtol=1e-5)
 
 
@@ -105,19 +103,28 @@ def test_nothing_is_silently_broadcast_over_ranks(toy, batch):
 
 
 def unscaled(toy, batch, settings):
-    """Returns the joint loss with the variance at the toy's parameters, a constant for the gradient."""
+    """Returns the joint loss as a plain function: what its gradient may not move stays as at the toy's parameters.
+
+    These are the variance, and in the Shapley task the totals of phi and v(S) + v(S^c).
+    """
     images, _, keys = batch
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=toy.apply(toy.params, images).shape[1],
                                                            num_pairs=settings.num_pairs))(keys)
-    both = jnp.concatenate(coalitions.pair_values(functools.partial(toy.apply, toy.params), images, masks), axis=1)
-    variance = jnp.var(both, axis=(0, 1)).mean()
+
+    def parts(params):
+        phi_fn = functools.partial(toy.apply, params)
+        return phi_fn(images, None), *coalitions.pair_values(phi_fn, images, masks)
+
+    phi, v, c = parts(toy.params)
+    held, sums, variance = phi.mean(axis=1, keepdims=True), v + c, jnp.var(jnp.stack([v, c]), axis=(0, 1, 2)).mean()
 
     @jax.jit
     def loss(params):
-        phi_fn = functools.partial(toy.apply, params)
-        rest = losses.joint_loss(phi_fn, *batch, settings=settings._replace(weight=0.0))[0]
-        values = coalitions.pair_values(phi_fn, images, masks)
-        return rest + settings.weight * residual_loss(phi_fn(images, None), masks, *values) / variance
+        rest = losses.joint_loss(functools.partial(toy.apply, params), *batch, settings=settings._replace(weight=0.0))
+        phi, v, c = parts(params)
+        phi, difference = phi - phi.mean(axis=1, keepdims=True) + held, v - c
+        task = residual_loss(phi, masks, (sums + difference) / 2, (sums - difference) / 2)
+        return rest[0] + settings.weight * task / variance
 
     joint = loss_of(toy, batch, settings)
     chex.assert_trees_all_close(jax.grad(joint)(toy.params), jax.grad(loss)(toy.params), rtol=1e-3, atol=1e-4)
@@ -127,7 +134,7 @@ def unscaled(toy, batch, settings):
 def test_the_gradient_agrees_with_finite_differences(toy, batch):
     with jax.enable_x64(True):
         params, *exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (toy.params, *batch[:2]))
-        loss = unscaled(toy, (*exact, batch[2]), FULL)
+        loss = unscaled(toy, (*exact, batch[2]), SETTINGS)
         assert loss(params).dtype == jnp.float64
         jax.test_util.check_grads(loss, (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
@@ -136,7 +143,7 @@ def test_the_gradient_of_the_vision_model_agrees_with_finite_differences(tiny_vi
     model = tiny_vit()
     images = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
     batch = images, jax.nn.one_hot(jnp.array([0, 2]), 3), jax.random.split(jax.random.key(0), 2)
-    jax.test_util.check_grads(unscaled(model, batch, FULL._replace(num_pairs=1)), (model.params,), order=1,
+    jax.test_util.check_grads(unscaled(model, batch, SETTINGS._replace(num_pairs=1)), (model.params,), order=1,
                               modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
 
 
@@ -151,7 +158,7 @@ def test_without_weight_the_shapley_task_gives_no_gradient(toy, batch):
     assert np.abs(on["kernel"] - off["kernel"]).max() > 1e-2
 
 
-def test_the_allocation_gradient_cannot_move_all_values_together(toy, batch):
+def test_the_shapley_task_cannot_move_all_of_phi_together(toy, batch):
     """The head's bias shifts all patches' logits alike, so it moves totals only."""
     images, _, keys = batch
     masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=5, num_pairs=2))(keys)
@@ -162,67 +169,45 @@ def test_the_allocation_gradient_cannot_move_all_values_together(toy, batch):
         phi_fn = functools.partial(toy.apply, toy.params | {"bias": bias})
         phi, values = phi_fn(images), jax.lax.stop_gradient(coalitions.pair_values(phi_fn, images, masks))
         if held:
-            return losses.shapley_loss(phi, masks, *values, gradient="allocation")
+            return losses.shapley_loss(phi, masks, *values)
         return residual_loss(phi, masks, *values)
 
     np.testing.assert_allclose(bias_gradient(toy.params["bias"], held=True), 0, atol=1e-5)
     assert np.abs(bias_gradient(toy.params["bias"], held=False)).max() > 1e-2  # without holding the total it would
-    joint = jax.grad(loss_of(toy, batch, SETTINGS, part="loss_shapley"))(toy.params)
-    np.testing.assert_allclose(joint["bias"], 0, atol=1e-5)
-    assert np.abs(joint["kernel"]).max() > 1e-2
 
 
-def test_the_allocation_gradient_reaches_no_coalition_value_and_no_total(rng):
+def test_the_gradient_moves_values_between_patches_and_the_difference_of_a_pair_and_no_total_and_no_sum(rng):
     phi, masks, v, c = random_values(rng)
-
-    def gradient(kind):
-        return jax.grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind),
-                        argnums=(0, 1, 2))(phi, v, c)
-
-    phi_gradient, *value_gradients = gradient("allocation")
-    assert all((np.asarray(g) == 0).all() for g in value_gradients)
-    np.testing.assert_allclose(phi_gradient.sum(axis=1), 0, atol=1e-6)
-    assert np.abs(phi_gradient).max() > 1e-3
-    full, *value_gradients = gradient("full")
-    assert all(np.abs(g).max() > 1e-3 for g in value_gradients)
-    np.testing.assert_allclose(phi_gradient, full - full.mean(axis=1, keepdims=True), atol=1e-6)
-
-
-def test_the_game_gradient_moves_the_difference_of_a_pair_and_neither_its_sum_nor_a_total(rng):
-    phi, masks, v, c = random_values(rng)
-
-    def loss_and_gradient(kind):
-        return jax.value_and_grad(lambda *x: losses.shapley_loss(x[0], masks, *x[1:], gradient=kind),
-                                  argnums=(0, 1, 2))(phi, v, c)
-
-    full_loss, (_, full_v, full_c) = loss_and_gradient("full")
-    allocation_loss, (allocation_phi, *_) = loss_and_gradient("allocation")
-    game_loss, (game_phi, game_v, game_c) = loss_and_gradient("game")
-    np.testing.assert_allclose([game_loss, allocation_loss], full_loss, rtol=1e-5)
-    np.testing.assert_allclose(game_phi, allocation_phi, atol=1e-6)
-    np.testing.assert_allclose(game_v, (full_v - full_c) / 2, atol=1e-6)
-    np.testing.assert_array_equal(game_c, -game_v)
-    assert np.abs(game_v).max() > 1e-3 and np.abs(full_v + full_c).max() > 1e-3
+    loss, (moved_phi, moved_v, moved_c) = jax.value_and_grad(
+        lambda *x: losses.shapley_loss(x[0], masks, *x[1:]), argnums=(0, 1, 2))(phi, v, c)
+    variance = jnp.var(jnp.concatenate([v, c], axis=1), axis=(0, 1)).mean()
+    plain, (plain_phi, plain_v, plain_c) = jax.value_and_grad(
+        lambda *x: residual_loss(x[0], masks, *x[1:]) / variance, argnums=(0, 1, 2))(phi, v, c)
+    assert loss == pytest.approx(float(plain), rel=1e-5)
+    np.testing.assert_allclose(moved_phi, plain_phi - plain_phi.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(moved_v, (plain_v - plain_c) / 2, atol=1e-6)
+    np.testing.assert_array_equal(moved_c, -moved_v)
+    assert all(np.abs(g).max() > 1e-3 for g in (moved_phi, moved_v, plain_phi.mean(axis=1), plain_v + plain_c))
 
 
 # The stationary point
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
-def test_over_all_coalitions_the_exact_values_are_stationary_for_the_allocation_gradient_alone(rng, n):
+def test_over_all_coalitions_the_exact_values_are_stationary_while_their_total_is_held(rng, n):
     values = rng.normal(size=(2**n, 2))
     values[0] = 0
     exact = jnp.asarray(shapley.exact_shapley(values), jnp.float32)[None]
     codes, masks = every_pair(n)
     v, c = (jnp.asarray(values[i], jnp.float32)[None] for i in (codes, 2**n - 1 - codes))
 
-    def gradient(phi, kind):
-        return jax.grad(lambda p: losses.shapley_loss(p, masks, v, c, gradient=kind))(phi)
+    def gradient(phi, loss=losses.shapley_loss):
+        return jax.grad(lambda p: loss(p, masks, v, c))(phi)
 
-    np.testing.assert_allclose(gradient(exact, "allocation"), 0, atol=1e-6)
+    np.testing.assert_allclose(gradient(exact), 0, atol=1e-6)
     moved = exact.at[0, 0].add(0.1).at[0, 1].add(-0.1)
-    assert np.abs(gradient(moved, "allocation")).max() > 1e-3
-    assert np.abs(gradient(exact, "full")).max() > 1e-3  # it drags the total along
+    assert np.abs(gradient(moved)).max() > 1e-3
+    assert np.abs(gradient(exact, residual_loss)).max() > 1e-3  # it drags the total along
 
 
 # The scale
@@ -232,7 +217,7 @@ def test_in_units_of_the_variance_the_loss_does_not_depend_on_the_size_of_the_lo
     phi, masks, v, c = random_values(rng)
 
     def loss(factor):
-        return float(losses.shapley_loss(factor * phi, masks, factor * v, factor * c, gradient="full"))
+        return float(losses.shapley_loss(factor * phi, masks, factor * v, factor * c))
 
     assert loss(7.0) == pytest.approx(loss(1.0), rel=1e-4)
 
@@ -241,33 +226,29 @@ def test_the_variance_is_that_of_each_class_over_images_coalitions_and_complemen
     phi, masks, v, c = random_values(rng)
     v, c = v + jnp.array([50.0, -50.0]), c + jnp.array([50.0, -50.0])  # a class's mean is no variance
     both = np.concatenate([v, c], axis=1).reshape(-1, 2)
-    scaled = losses.shapley_loss(phi, masks, v, c, gradient="full")
+    scaled = losses.shapley_loss(phi, masks, v, c)
     assert residual_loss(phi, masks, v, c) / scaled == pytest.approx(both.var(axis=0).mean(), rel=1e-2)
 
 
 def test_the_variance_is_a_constant_for_the_gradient(rng):
     phi, masks, v, c = random_values(rng)
     variance = np.concatenate([v, c], axis=1).reshape(-1, 2).var(axis=0).mean()
-    gradient = jax.grad(lambda v: losses.shapley_loss(phi, masks, v, c, gradient="full"))(v)
-    expected = jax.grad(lambda v: residual_loss(phi, masks, v, c))(v) / variance
+    still = jnp.zeros_like(v)
+    gradient = jax.grad(lambda d: losses.shapley_loss(phi, masks, v + d, c - d))(still)
+    expected = jax.grad(lambda d: residual_loss(phi, masks, v + d, c - d))(still) / variance
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_where_values_hardly_vary_the_loss_stays_finite(rng):
     phi, masks, v, c = random_values(rng, scale=1e-3)
-    scaled = losses.shapley_loss(phi, masks, v, c, gradient="full")
+    scaled = losses.shapley_loss(phi, masks, v, c)
     assert scaled == pytest.approx(float(residual_loss(phi, masks, v, c)) / losses.MIN_VARIANCE, rel=1e-5)
-    assert losses.shapley_loss(0 * phi, masks, 0 * v, 0 * c, gradient="allocation") == 0
+    assert losses.shapley_loss(0 * phi, masks, 0 * v, 0 * c) == 0
 
 
 def test_devices_that_share_a_batch_divide_by_the_variance_of_the_whole_batch(rng):
     values = random_values(rng, b=4)
-    whole = losses.shapley_loss(*values, gradient="allocation")
-    shares = jax.vmap(lambda *x: losses.shapley_loss(*x, gradient="allocation", axis_name="devices"),
+    whole = losses.shapley_loss(*values)
+    shares = jax.vmap(lambda *x: losses.shapley_loss(*x, axis_name="devices"),
                       axis_name="devices")(*(x.reshape(2, 2, *x.shape[1:]) for x in values))
     assert shares.mean() == pytest.approx(float(whole), rel=1e-5)
-
-
-def test_a_gradient_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match="gradient=half: expected one of allocation, game, full"):
-        SETTINGS._replace(gradient="half").check()

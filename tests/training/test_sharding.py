@@ -18,7 +18,7 @@ from shapjax.training.loss import LossParts, LossSettings
 from shapjax.training.optimizer import make_optimizer
 
 DEVICES = 8
-LOSS = LossSettings(num_pairs=1, weight=4.0, masked_weight=1.0, gradient="allocation")
+LOSS = LossSettings(num_pairs=1, weight=4.0, masked_weight=1.0)
 LAYOUTS = {"copies": sharding.Replicated, "over 8": sharding.FullyShared, "over 4": lambda: sharding.FullyShared(4)}
 MOMENTUM = optax.sgd(0.05, momentum=0.9)
 

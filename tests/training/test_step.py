@@ -15,7 +15,7 @@ from shapjax.training import step as training
 from shapjax.training.loss import LossSettings, joint_loss
 from shapjax.training.optimizer import make_optimizer
 
-LOSS = LossSettings(num_pairs=1, weight=2.0, masked_weight=1.0, gradient="allocation")
+LOSS = LossSettings(num_pairs=1, weight=2.0, masked_weight=1.0)
 NO_TASK = LOSS._replace(weight=0.0)
 
 
@@ -46,7 +46,7 @@ def loss_of(toy, params, batch, *, step=0, loss=LOSS):
 
 
 @pytest.mark.parametrize("loss", [
-    LOSS, LOSS._replace(gradient="full", masked_weight=0.3, num_pairs=2)])
+    LOSS, LOSS._replace(masked_weight=0.3, num_pairs=2)])
 def test_a_step_descends_the_joint_loss_of_its_settings_and_number(toy, batch, loss):
     step, state = step_of(toy, loss=loss)
     new, metrics = jax.jit(step)(state.replace(step=jnp.int32(5)), batch)
