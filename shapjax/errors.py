@@ -85,7 +85,8 @@ def as_user_error(prefix: str = "") -> Iterator[None]:
 def near_names(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
     """Returns a hint for an unknown name: "did you mean …?"; where none is near, `otherwise`, or else all names."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    folded = {other.casefold(): other for other in known}
+    near = [folded[other] for other in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else otherwise or f"there are {', '.join(known)}"
 
 

@@ -128,9 +128,9 @@ class SelfExplainingModel:
                 raise UserError(f"{name} is {value}, expected a whole number from {least} to {MAX_PAIRS:,}")
         if tolerance is None:
             numbers = [pairs]
-        elif pairs or not tolerance > 0:
-            raise UserError(f"tolerance is {tolerance} with pairs={pairs}: expected a positive fraction of the spread, "
-                            "such as 0.05, and no pairs")
+        elif pairs or not isinstance(tolerance, int | float | np.floating) or not tolerance > 0:
+            raise UserError(f"tolerance is {tolerance!r} with pairs={pairs}: expected a positive fraction of the "
+                            "spread, such as 0.05, and no pairs")
         else:
             numbers = [0]
             while numbers[-1] < most:
@@ -203,12 +203,8 @@ class SelfExplainingModel:
         shape = ", ".join(map(str, self.image_shape))
         if images.ndim != 4 or not len(images) or images.shape[1:] != tuple(self.image_shape):
             raise UserError(f"images are {list(images.shape)}, expected [B, {shape}] with B of at least 1")
-        if images.dtype == np.uint8:
-            return images
-        if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
-            found = f"{images.dtype} from {images.min()} to {images.max()}"
-            raise UserError(f"images are {found}, expected uint8, or floats in [0, 1]")
-        return images.astype(np.float32)
+        inputs.require_pixels(images, "the batch of images")
+        return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 
 def load(directory: str | os.PathLike, *, step: int | None = None) -> SelfExplainingModel:

@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,10 @@ from shapjax.errors import chosen
 from shapjax.games import cost, shapley
 from shapjax.games.classifier import Classifier
 
-MAX_UNASKED_EXACT_PLAYERS = 16  # enumerated unasked: 65 536 coalitions take seconds; each further patch doubles that
+# The coalitions of an image are enumerated unasked while that takes seconds: of up to 16 patches, each of which doubles
+# the work, and of a small model. A ViT-S needs minutes.
+MAX_UNASKED_EXACT_PLAYERS = 16
+MAX_UNASKED_EXACT_FLOPS = 2e12
 
 
 class Method(NamedTuple):
@@ -73,7 +77,7 @@ METHODS: dict[str, Method] = {method.key: method for method in (
 def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: int) -> float:
     """Returns the forward passes that one explanation costs: its operations over those of a forward pass.
 
-    Operations are counted in the traced program; nothing is run.
+    Operations are counted in the traced program; nothing is run. NaN for a model without products to count.
 
     Args:
       method: of `METHODS`; the model has what it needs.
@@ -83,23 +87,33 @@ def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: 
     """
     row = (image[None], jnp.zeros(1, jnp.int32), jax.random.split(jax.random.key(0), 1))
     options = {"coalitions": coalitions} if method.sampled else {}
-    return cost.count_flops(functools.partial(method.fn, **options), model, *row) / cost.count_flops(
-        Classifier.logits, model, image[None])
+    once = cost.count_flops(Classifier.logits, model, image[None])
+    return cost.count_flops(functools.partial(method.fn, **options), model, *row) / once if once else math.nan
 
 
-def select(names: str | Sequence[str], model: Classifier) -> list[Method]:
+def enumerates_unasked(model: Classifier, image_shape: tuple[int, int, int]) -> bool:
+    """Returns whether all coalitions of an image (H, W, C) take seconds, so that they are evaluated unasked.
+
+    Operations are counted in the traced program; nothing is run.
+    """
+    if model.num_players > MAX_UNASKED_EXACT_PLAYERS:
+        return False
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return 2**model.num_players * cost.count_flops(Classifier.logits, model, image) <= MAX_UNASKED_EXACT_FLOPS
+
+
+def select(names: str | Sequence[str], model: Classifier, image_shape: tuple[int, int, int]) -> list[Method]:
     """Returns the methods of these names, in this order, each once.
 
-    "all" is every method that the model can run, without enumeration of many patches.
+    "all" is every method that the model can run on images (H, W, C), enumeration only while that takes seconds.
 
     Raises:
       ValueError: if there is no name, or on a name that does not exist (with the near ones), a method that needs what
         the model does not have, or enumeration of too many patches.
     """
-    possible = [method for method in METHODS.values() if (method.needs is None or getattr(model, method.needs)) and (
-        method.key != "exact" or model.num_players <= MAX_UNASKED_EXACT_PLAYERS)]
+    possible = [method for method in METHODS.values() if method.needs is None or getattr(model, method.needs)]
     if names == "all":
-        return possible
+        return [method for method in possible if method.key != "exact" or enumerates_unasked(model, image_shape)]
     methods = chosen(names, METHODS, "method")
     for method in methods:
         if method.key == "exact":

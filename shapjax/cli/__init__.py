@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+import re
 import signal
 import sys
 import warnings
@@ -86,8 +87,10 @@ def _parse(argv: list[str], main: Callable, takes_names: bool) -> list[str]:
     try:
         command, *names = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as e:  # a config file that sets an unknown key raises the latter two
-        message = str(e.args[0] if e.args else e)  # str() of a KeyError would quote it
-        raise UserError(message.split("\n")[0] + " (see --help)") from e
+        message = str(e.args[0] if e.args else e).split("\n")[0]  # str() of a KeyError would quote it
+        if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", message):
+            message = f"--{missing[1]} is missing: {flags.FLAGS[missing[1]].help}"
+        raise UserError(f"{message} (see --help)") from e
     if names and not takes_names:
         raise UserError(f"{names[0]} is no flag, and nothing else is expected; flags begin with -- (see --help)")
     return [command, *names]

@@ -43,7 +43,7 @@ def calibrated(model: SelfExplainingModel, test_source: Source | None = None, *,
         rows = np.arange(len(test_source) // 2, len(test_source))[:most] if test_source else []
         if len(rows) < least:
             print(f"not calibrated: that takes {least} images that were not trained on; {max(len(images), len(rows))} "
-                  f"are there{'' if test_source else '; python eval.py calibrates on test images'}")
+                  f"are there{'' if test_source else '; python -m shapjax eval calibrates on test images'}")
             return model
         images = test_source.read(rows)["image"]
     is_first = jax.process_index() == 0
@@ -68,6 +68,6 @@ def after_training(workdir: str) -> None:
     """Calibrates the newest checkpoint of a run of one process; says so if it cannot."""
     if jax.process_count() > 1:
         if jax.process_index() == 0:
-            print("not calibrated: the run has several processes; python eval.py calibrates")
+            print("not calibrated: the run has several processes; python -m shapjax eval calibrates")
         return
     calibrated(shapjax.load(workdir))

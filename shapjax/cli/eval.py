@@ -73,8 +73,8 @@ def run() -> None:
                       f"{', '.join(metrics_registry.METRICS)}.")
     flags.DEFINE_enum("target", "predicted", comparison.TARGETS, "The class that is explained and scored.")
     flags.DEFINE_enum("ground_truth", "auto", ["auto", *ground_truth.KINDS], "Ground truth, the Shapley values of the "
-                      "model's game: by enumeration, by KernelSHAP until precise, or none; auto enumerates up to "
-                      f"{methods_registry.MAX_UNASKED_EXACT_PLAYERS} patches and estimates beyond.")
+                      "model's game: by enumeration, by KernelSHAP until precise, or none; auto enumerates while that "
+                      "takes seconds an image (16 patches of a small model) and estimates beyond.")
     flags.DEFINE_string("object_masks", None, "Segmentation of the objects in the images, for localization: an .npy of "
                         "[n,H,W], or an .npz with it as \"masks\"; positive on the object, negative where unlabeled. "
                         "If not given, the dataset's own masks, if it has any.")
@@ -114,6 +114,8 @@ def _evaluate_all() -> None:
     outputs = _outputs([model.directory for model in models])
     # Everything is checked before the long work.
     work = [_prepare(model, output) for model, output in zip(models, outputs, strict=True)]
+    if len(work) == 2:
+        _require_same_images(*work)
     for chosen in work:
         _evaluate(chosen)
     if len(work) == 1 or jax.process_index():
@@ -141,6 +143,13 @@ class _Work(NamedTuple):
     origin: dict[str, Any]
 
 
+def _require_same_images(one: _Work, other: _Work) -> None:
+    """Raises UserError if two models are to be compared on different images; their labels tell."""
+    if not np.array_equal(one.chosen["label"], other.chosen["label"]):
+        raise UserError(f"--checkpoint: the test images of {one.output.name} and of {other.output.name} differ "
+                        f"({one.origin['dataset']}, {other.origin['dataset']}); name those of both by --dataset")
+
+
 def _outputs(directories: Sequence[epath.Path]) -> list[epath.Path]:
     """Returns the directories to write to: of one model its own, of two sub-directories of OUTPUT."""
     f = flags.FLAGS
@@ -162,11 +171,11 @@ def _prepare(model: shapjax.SelfExplainingModel, output: epath.Path) -> _Work:
     (name, split), source = dataset.name_and_split(model), dataset.load_test_source(model)
     count = min(DEFAULT_IMAGES, len(source)) if f.images is None else f.images
     if not 1 <= count <= len(source):
-        raise UserError(f"--images={count}: {name}, split {split}, has {len(source)}")
+        raise UserError(f"--images={count}: expected 1 to {len(source)}, the images of {name}, split {split}")
     if f.target == "label" and not source.labeled:
         raise UserError(f"--target=label: the images of {name} have no labels; leave it out")
     with as_user_error("--ground_truth: "):
-        kind = ground_truth.resolve(f.ground_truth, model.num_players)
+        kind = ground_truth.resolve(f.ground_truth, model.classifier, model.image_shape)
     chosen = source.read(np.arange(count))
     object_masks = chosen.get("object_mask")
     if f.object_masks is not None:
@@ -178,7 +187,7 @@ def _prepare(model: shapjax.SelfExplainingModel, output: epath.Path) -> _Work:
         raise UserError(f"--maps={','.join(f.maps)}: expected files of different names, and not of a method's name")
     with as_user_error("--methods: "):
         if methods != "none":
-            methods_registry.select(methods, model.classifier.replace(error_law=True))  # it gets one below
+            methods_registry.select(methods, model.classifier.replace(error_law=True), model.image_shape)  # it gets one
     with as_user_error("--metrics: "):
         metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None,
                                 labels=source.labeled)

@@ -33,7 +33,7 @@ from etils import epath
 
 import shapjax
 from shapjax import paths
-from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
+from shapjax.attribution.registry import enumerates_unasked
 from shapjax.cli import dataset, require_writable, run_command, settle_devices
 from shapjax.data.images import read_image
 from shapjax.data.sources import Source
@@ -74,8 +74,8 @@ def run() -> None:
     flags.DEFINE_boolean("smooth", False, "Blend the colors of patches, as is usual for photographs; the values stay "
                          "those of patches.")
     flags.DEFINE_boolean("exact", None, "Compare with exact Shapley values, by enumeration, for the first "
-                         f"{MAX_EXACT_IMAGES} images; on if the model has at most {MAX_UNASKED_EXACT_PLAYERS} "
-                         "patches.")
+                         f"{MAX_EXACT_IMAGES} images. If not given, where that takes seconds an image: of 16 patches "
+                         "and a small model.")
     flags.DEFINE_integer("pairs", 0, "Refine the values by this many coalition pairs an image.", lower_bound=0)
     flags.DEFINE_float("tolerance", None, "Refine until the largest standard error is within this fraction of the "
                        "spread of an image's values, such as 0.02.")
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("there is nothing to explain: give --images, or --examples of at least 1")
     settle_devices(f.checkpoint)
     model = shapjax.load(f.checkpoint, step=f.step)
-    enumerate_all = model.num_players <= MAX_UNASKED_EXACT_PLAYERS if f.exact is None else f.exact
+    enumerate_all = enumerates_unasked(model.classifier, model.image_shape) if f.exact is None else f.exact
     if enumerate_all:
         with as_user_error("--exact: "):
             shapley.require_enumerable(model.num_players)
@@ -110,13 +110,18 @@ def main(argv: Sequence[str]) -> None:
 
     images = np.stack([subject.image for subject in subjects])
     explanation = model.explain(images, pairs=f.pairs, tolerance=f.tolerance, max_pairs=f.max_pairs, seed=f.seed)
+    _write_pictures(output, model, subjects, explanation, top=top, smooth=f.smooth)
     exact = None
     if enumerate_all:
         values = ground_truth.compute(
             model.classifier, comparison.to_pixels(images[:MAX_EXACT_IMAGES]), kind="exact").values
         exact = values.reshape(len(values), *model.grid, -1)
     summary = summarize(model, subjects, explanation, exact, top=top)
-    _write_pictures(output, model, subjects, explanation, exact, r2=summary["r2"], top=top, smooth=f.smooth)
+    if exact is not None:
+        title = f"{len(exact)} {'image' if len(exact) == 1 else 'images'}, every patch and class"
+        figure = plots.agreement_figure([explanation.shapley[: len(exact)]], [exact], r2=[summary["r2"]],
+                                        titles=[title])
+        _save(output / AGREEMENT, figures.figure_bytes(figure))
     arrays = {"images": images, "logits": explanation.logits, "probabilities": explanation.probabilities,
               "shapley": explanation.shapley, "class_names": np.array(model.class_names)}
     if explanation.standard_error is not None:
@@ -207,8 +212,7 @@ def _check_output(output: epath.Path, names: Sequence[str], inputs: Sequence[str
 
 
 def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Sequence[Subject],
-                    explanation: Explanation, exact: np.ndarray | None, *, r2: float | None, top: int, smooth: bool
-                    ) -> None:
+                    explanation: Explanation, *, top: int, smooth: bool) -> None:
     half_widths = [None] * len(subjects)
     if explanation.standard_error is not None:
         half_widths = explanation.half_width()
@@ -219,10 +223,6 @@ def _write_pictures(output: epath.Path, model: SelfExplainingModel, subjects: Se
             subject.image, values, probabilities, model.class_names, top=top, half_width=half_width,
             label=subject.label, title=subject.title, smooth=smooth)
         _save(output / subject.picture, figures.figure_bytes(figure))
-    if exact is not None:
-        title = f"{len(exact)} {'image' if len(exact) == 1 else 'images'}, every patch and class"
-        figure = plots.agreement_figure([explanation.shapley[: len(exact)]], [exact], r2=[r2], titles=[title])
-        _save(output / AGREEMENT, figures.figure_bytes(figure))
 
 
 def _save(path: epath.Path, content: bytes) -> None:

@@ -56,5 +56,5 @@ def main(argv: Sequence[str]) -> None:
     for name, split in splits.items():
         print(f"  {name:6} {counts[name]:,} images a class, of {sum(map(len, split.cutouts.values()))} cut-outs and "
               f"{len(split.backgrounds)} photographs")
-    print("next     python train.py --config configs/finetune_vit.py --config.pretrained=W "
+    print("next     python -m shapjax train --config finetune_vit --config.pretrained=W "
           f"--config.dataset=folder:{output} --workdir …")

@@ -72,4 +72,5 @@ def summary(builder: tfds.core.DatasetBuilder, data_dir: str) -> str:
     test = next((s for s in ("test", "validation") if s in splits), splits[-1])
     settings = [f"--config.dataset=tfds:{name}", f"--config.data.data_dir={data_dir}" if data_dir else "",
                 f"--config.data.test_split={test}" if test != "test" else ""]
-    return "\n".join([*rows, f"next        python train.py {' '.join(filter(None, settings))} --config … --workdir …"])
+    settings = " ".join(filter(None, settings))
+    return "\n".join([*rows, f"next        python -m shapjax train {settings} --config … --workdir …"])

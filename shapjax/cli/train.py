@@ -80,7 +80,7 @@ test accuracy {result['accuracy']:.4f}, cross-entropy {result['cross_entropy']:.
 
 checkpoints   {workdir / 'checkpoints'}
 metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tensorboard'}
-next          python eval.py --checkpoint {workdir}""")
+next          python -m shapjax eval --checkpoint {workdir}""")
 
 
 def _profile(run: loop.Run, done: int) -> profiling.Profile | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -81,7 +82,7 @@ def _one(item: Any, name: str, image_shape: tuple[int, int, int]) -> tuple[np.nd
     if array.ndim not in (2, 3):
         raise UserError(f"{name} is {type(item).__name__} {list(array.shape)}; {_EXPECTED}")
     array = array if array.ndim == 3 else array[..., None]
-    _require_pixels(array, name)
+    require_pixels(array, name)
     if array.shape == tuple(image_shape):
         return array if array.dtype == np.uint8 else array.astype(np.float32), name, "as given"
     if array.shape[-1] not in (1, 3, 4) or not array.size:
@@ -91,9 +92,13 @@ def _one(item: Any, name: str, image_shape: tuple[int, int, int]) -> tuple[np.nd
     return _prepared(picture, name, image_shape), name, _change(picture, image_shape)
 
 
-def _require_pixels(array: np.ndarray, name: str) -> None:
-    """Raises UserError unless an array is uint8, or floats in [0, 1]."""
-    floats = np.issubdtype(array.dtype, np.floating)
+def require_pixels(array: np.ndarray, name: str) -> None:
+    """Raises UserError unless an array is uint8, or floats in [0, 1] of any width.
+
+    Args:
+      name: of the image or images, for the message.
+    """
+    floats = jax.dtypes.issubdtype(array.dtype, np.floating)  # bfloat16 too
     if array.dtype != np.uint8 and not (floats and np.all((array >= 0) & (array <= 1))):
         found = f"{array.dtype} from {array.min()} to {array.max()}" if array.size else str(array.dtype)
         raise UserError(f"{name} is {found}, expected uint8, or floats in [0, 1]")

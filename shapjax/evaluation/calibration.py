@@ -170,11 +170,8 @@ def half_widths(at_budget: Refined, level: float, *, factor: float = 1.0, extra:
       factor: on the standard errors.
       extra: float [B, N, K], standard errors of what is compared, added in quadrature.
     """
-    from scipy import special  # loads slowly, and most users of the package do without it
-
-    errors = np.asarray(at_budget.standard_errors, np.float64)
-    quantile = special.stdtrit(np.asarray(at_budget.freedom, np.float64), (1 + level) / 2)
-    return quantile.reshape(-1, *[1] * (errors.ndim - 1)) * np.hypot(factor * errors, extra)
+    errors = np.hypot(factor * np.asarray(at_budget.standard_errors, np.float64), extra)
+    return at_budget._replace(standard_errors=errors).half_width(level)
 
 
 @jax.jit

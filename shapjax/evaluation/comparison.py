@@ -14,7 +14,7 @@ import tqdm
 
 from shapjax.attribution import registry as methods_registry
 from shapjax.attribution.registry import Method
-from shapjax.evaluation import calibration, table
+from shapjax.evaluation import table
 from shapjax.evaluation.files import FORMAT, Cache, origin
 from shapjax.evaluation.ground_truth import GroundTruth, remembered, resolve
 from shapjax.evaluation.measurement import Measurement, Subjects
@@ -80,9 +80,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
       ValueError: on arguments that do not fit, a name that does not exist, or a method or metric that lacks something;
         if a model of others does not keep to its contract (`games.Classifier.check`).
     """
-    game = getattr(model, "classifier", model)
-    if not isinstance(game, Classifier):
-        raise ValueError(f"the model is {model!r}, expected a loaded one: pass shapjax.load(path)")
+    game = contract.as_classifier(model)
     images = np.asarray(images)
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
@@ -95,14 +93,14 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
         labels = contract.as_targets(labels, num_classes, what="labels", num_images=len(images), class_names=names)
     elif target == "label":
         raise ValueError("target is 'label', and there are no labels: expected 'predicted'")
-    kind = resolve(ground_truth, game.num_players) if isinstance(ground_truth, str) else ground_truth.kind
+    kind = resolve(ground_truth, game, pixels.shape[1:]) if isinstance(ground_truth, str) else ground_truth.kind
     if removal is not None:
         game = classifier.painted(game, removal)
-    methods = methods_registry.select(methods, game)
+    methods = methods_registry.select(methods, game, pixels.shape[1:])
     metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None,
                                       labels=labels is not None)
 
-    if isinstance(model, Classifier):  # wrapped by others
+    if game is model:  # wrapped by others
         game.check(pixels)
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
     if isinstance(ground_truth, str):
@@ -164,7 +162,7 @@ def _half_widths(model: Classifier, images: np.ndarray, classes: np.ndarray) -> 
     def fn(model: Classifier, images: chex.Array) -> error_law.Refined:
         return jax.vmap(functools.partial(error_law.without_pairs, model.error_law))(model.phi(images))
 
-    half = calibration.half_widths(OverImages(fn, block=BLOCK)(model, images), table.CONFIDENCE)
+    half = OverImages(fn, block=BLOCK)(model, images).half_width(table.CONFIDENCE)
     return np.take_along_axis(half, classes[:, None], axis=2).transpose(0, 2, 1).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from shapjax.attribution import shapley_values
-from shapjax.attribution.registry import MAX_UNASKED_EXACT_PLAYERS
+from shapjax.attribution.registry import enumerates_unasked
 from shapjax.evaluation.files import Cache
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
@@ -43,8 +43,8 @@ class GroundTruth(NamedTuple):
     seconds: float
 
 
-def resolve(kind: str, num_players: int) -> str:
-    """Returns the kind that "auto" stands for: enumeration while it takes seconds, else estimation.
+def resolve(kind: str, model: Classifier, image_shape: tuple[int, int, int]) -> str:
+    """Returns the kind that "auto" stands for: enumeration while that takes seconds an image (H, W, C).
 
     Raises:
       ValueError: on a kind that does not exist, or enumeration of too many players.
@@ -52,8 +52,8 @@ def resolve(kind: str, num_players: int) -> str:
     if kind not in ("auto", *KINDS):
         raise ValueError(f"ground truth {kind!r} is unknown; expected auto, {', '.join(KINDS)}")
     if kind == "exact":
-        shapley.require_enumerable(num_players)
-    return kind if kind != "auto" else "exact" if num_players <= MAX_UNASKED_EXACT_PLAYERS else "kernel_shap"
+        shapley.require_enumerable(model.num_players)
+    return kind if kind != "auto" else "exact" if enumerates_unasked(model, image_shape) else "kernel_shap"
 
 
 def compute(model: Classifier, images: np.ndarray, *, kind: str, batch_size: int = 256, seed: int = 0,
@@ -71,7 +71,7 @@ def compute(model: Classifier, images: np.ndarray, *, kind: str, batch_size: int
     Raises:
       ValueError: if the kind is another, or the game has too many players to enumerate.
     """
-    if resolve(kind, model.num_players) != kind or kind == "none":
+    if resolve(kind, model, images.shape[1:]) != kind or kind == "none":
         raise ValueError(f"ground truth {kind!r} cannot be computed; expected exact or kernel_shap")
     coalitions = 2**model.num_players
 

@@ -92,7 +92,8 @@ class Measurement:
 
     def passes(self, method: Method) -> float:
         """Returns roughly how many forward passes `measure` takes."""
-        return (SCORING_PASSES + (0 if self._is_known(method) else self._explaining(method))) * self._rows
+        explaining = 0 if self._is_known(method) else np.nan_to_num(self._explaining(method))  # NaN: unknown
+        return (SCORING_PASSES + explaining) * self._rows
 
     def _is_known(self, method: Method) -> bool:
         return method.key == "exact" and self._exact_seconds is not None

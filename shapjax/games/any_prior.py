@@ -36,7 +36,7 @@ def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
     Standard errors from few pairs are rough.
 
     Args:
-      model: the game.
+      model: the game, or what `shapjax.load` returns.
       images: [B, H, W, C].
       targets: int [B].
       key: one, or [B].
@@ -51,6 +51,7 @@ def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
     Raises:
       ValueError: if an argument does not fit, the prior is not finite, or N < 2.
     """
+    model = contract.as_classifier(model)
     images, targets = contract.prepared(model, images, targets, key=key, batch_size=batch_size)
     if not isinstance(pairs, int | np.integer) or not 2 <= pairs <= MAX_PAIRS:
         raise ValueError(f"pairs is {pairs}, expected a whole number from 2 to {MAX_PAIRS:,}")

@@ -42,9 +42,10 @@ def require_arguments(num_images: int, *, key: chex.PRNGKey | None = None, batch
       coalitions: numbers of sampled coalitions, each even.
     """
     require_positive(**{"the number of images": num_images}, batch_size=batch_size)
-    if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape in ((), (num_images,))):
-        raise ValueError(f"key is {key.dtype} {list(key.shape)}, expected one jax.random.key(seed), or [{num_images}] "
-                         "of them")
+    if key is not None and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+                                and key.shape in ((), (num_images,))):
+        found = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"key is {found}, expected one jax.random.key(seed), or [{num_images}] of them")
     for number in coalitions:
         if number < 2 or number % 2:
             raise ValueError(f"{number} coalitions were asked for, expected an even number: they form pairs")

@@ -5,6 +5,7 @@ static), so it passes through `jax.jit` as an argument. `wrap` makes one from an
 are for models that offer more: packed coalitions, phi, attention maps.
 """
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ class Classifier:
       relevance_fn: (params, images, target int [B]) -> relevance of the attention maps [L, B, H, T, T] by layer-wise
         relevance propagation (Chefer et al. 2021, "beyond attention visualization").
       class_names: K names that targets may be given by; () without.
+      pixel_range: (low, high) of float images, where it is known: others are refused.
     """
 
     params: Any
@@ -64,6 +66,7 @@ class Classifier:
     features_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     relevance_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+    pixel_range: tuple[float, float] | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def num_players(self) -> int:
@@ -108,14 +111,15 @@ class Classifier:
         return self._optional("relevance_fn", "relevance propagation", images, targets)
 
     def check(self, images: chex.Array) -> None:
-        """Runs the model three times on a few of the images, to find what shapes cannot tell. Not to be traced.
+        """Runs the model four times on a few of the images, to find what shapes cannot tell. Not to be traced.
 
         Args:
           images: [B, H, W, C], B of at least 1.
 
         Raises:
-          UserError: if logits are not finite, two evaluations differ (dropout), or an image's logits depend on the
-            other images (batch normalization in training mode); or on all that methods refuse.
+          UserError: if logits are not finite or are probabilities, two evaluations differ (dropout), an image's logits
+            depend on the other images (batch normalization in training mode), or the coalition of all patches has
+            other logits than the image; or on all that methods refuse.
         """
         contract.require_values(self, images)
 
@@ -146,7 +150,8 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
       optional: further fields of `Classifier`, such as coalition_fn and pair_fn of a model that needs no painting.
 
     Raises:
-      ValueError: on a field or readout that does not exist, or unless exactly one of removal and coalition_fn is given.
+      ValueError: on a field or readout that does not exist, an argument of another kind, or unless exactly one of
+        removal and coalition_fn is given.
     """
     known = set(Classifier.__dataclass_fields__) - {"params", "grid", "logits_fn"}
     if unknown := set(optional) - known:
@@ -159,9 +164,15 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
     def logits_fn(params: Any, images: chex.Array) -> chex.Array:
         return fn(images) if params is None else fn(params, images)
 
-    grid = (int(grid[0]), int(grid[1]))
+    if not isinstance(grid, list | tuple) or len(grid) != 2 or not all(
+            isinstance(n, numbers.Integral) and n > 0 for n in grid):
+        raise ValueError(f"grid is {grid!r}, expected the numbers of patches down and across, such as (7, 7)")
+    grid = tuple(map(int, grid))
     optional["class_names"] = tuple(optional.get("class_names", ()))
-    if removal:
+    if removal is not None:
+        if not callable(removal):
+            raise ValueError(f"removal is {removal!r}, expected a function (images, hidden) -> images, such as "
+                             "shapjax.games.Constant(0.0)")
         optional["coalition_fn"] = _painting(logits_fn, grid, removal)
     return Classifier(params=params, grid=grid, logits_fn=logits_fn, **optional)
 
@@ -174,7 +185,11 @@ def painted(model: Classifier, removal: Removal) -> Classifier:
 
 def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> Callable:
     def coalition_fn(params: Any, images: chex.Array, mask: chex.Array) -> chex.Array:
-        return logits_fn(params, removal(images, hidden_pixels(mask, grid, images.shape[1:3])))
+        painted = removal(images, hidden_pixels(mask, grid, images.shape[1:3]))
+        if jnp.shape(painted) != images.shape:
+            raise ValueError(f"the removal returns shape {jnp.shape(painted)} for images of {images.shape}, expected "
+                             "images of the same shape")
+        return logits_fn(params, painted)
 
     return coalition_fn
 

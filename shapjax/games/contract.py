@@ -22,6 +22,19 @@ CHANGE = 0.01  # of the largest logit: more than half precision makes of the ord
 WRAPPING = "see \"Explain your own model in ten lines\" in docs/attribution.md"
 
 
+def as_classifier(model: Any) -> Any:
+    """Returns the `Classifier` of a model that `shapjax.load` returned, or the one that is given.
+
+    Raises:
+      UserError: if the model is something else.
+    """
+    game = getattr(model, "classifier", model)
+    if not hasattr(game, "coalition_logits"):
+        raise UserError(f"the model is {type(model).__name__}, expected what shapjax.load or games.wrap returns; "
+                        f"{WRAPPING}")
+    return game
+
+
 def as_images(images: Any, grid: tuple[int, int] | None = None) -> chex.Array:
     """Returns images as an array [B, H, W, C]: floats of any width as float32, integers as they are.
 
@@ -54,6 +67,15 @@ def require_floats(images: chex.Array) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"the images are {images.dtype}, expected floats in the units that the model takes: give "
                         "images.astype(np.float32), divided by 255 if the model takes pixels in [0, 1]")
+
+
+def require_range(model: Any, images: chex.Array) -> None:
+    """Raises UserError if float images are outside of the range that a model is known to take. Not looked at in jit."""
+    if model.pixel_range and not isinstance(images, jax.core.Tracer) and jnp.issubdtype(images.dtype, jnp.floating):
+        (low, high), least, most = model.pixel_range, float(images.min()), float(images.max())
+        if not low <= least <= most <= high:  # NaN too
+            raise UserError(f"the images are {images.dtype} from {least:.4g} to {most:.4g}, expected floats in "
+                            f"[{low:g}, {high:g}], or uint8")
 
 
 def as_targets(targets: Any, num_classes: int, *, what: str = "targets", num_images: int | None = None,
@@ -174,10 +196,11 @@ def num_classes(model: Any, images: chex.Array) -> int:
       images: [B, H, W, C].
 
     Raises:
-      UserError: if the model cannot take these images or returns something else than logits.
+      UserError: if the model cannot take these images or returns something else than logits, or logits of another
+        number of classes than it has names.
     """
     try:
-        return _logits.eval_shape(model, images).shape[1]
+        k = _logits.eval_shape(model, images).shape[1]
     except UserError:
         raise
     except Exception as error:  # whatever the function of a user raises
@@ -185,12 +208,16 @@ def num_classes(model: Any, images: chex.Array) -> int:
         reason = next(iter(str(error).splitlines()), "")
         raise UserError(f"the model fails on images {_described(images)} ({type(error).__name__}: {reason}); "
                         f"{WRAPPING}") from error
+    if len(model.class_names) not in (0, k):
+        raise UserError(f"the model returns {k} logits and has {len(model.class_names)} class names: expected as many")
+    return k
 
 
 def require_values(model: Any, images: Any) -> None:
     """Raises UserError on what shapes cannot tell; see `Classifier.check`."""
     images = as_images(images, model.grid)[:CHECKED_IMAGES]
     checks.require_arguments(len(images))
+    require_range(model, images)
     if len(images) == 1:
         images = jnp.concatenate([images, (images[:, ::-1, ::-1] / 2).astype(images.dtype)])
     num_classes(model, images)
@@ -205,13 +232,23 @@ def require_values(model: Any, images: Any) -> None:
         raise UserError(f"the logits of an image change by up to {change:.2g} with the other images of its batch, or "
                         "with its place: wrap the model in evaluation mode, without dropout and with the stored "
                         f"averages of batch normalization; {WRAPPING}")
+    if (first >= 0).all() and np.abs(first.sum(axis=1) - 1).max() < CHANGE:
+        raise UserError("the model returns probabilities, expected logits: take what it has before the softmax, or "
+                        f"wrap lambda p, x: jnp.log(f(p, x)); {WRAPPING}")
+    visible = np.ones((len(images), model.num_players), bool)
+    visible[-1, ::2] = False
+    values = np.asarray(model.coalition_logits(images, jnp.asarray(visible)))
+    require_finite_logits(values, "logits of coalitions")
+    if (change := np.abs(values[:-1] - first[:-1]).max()) > tolerance:
+        raise UserError(f"the coalition of all patches has other logits than the image, by up to {change:.2g}: True in "
+                        f"a mask is a visible patch; {WRAPPING}")
 
 
-def require_finite_logits(logits: np.ndarray) -> None:
+def require_finite_logits(logits: np.ndarray, what: str = "logits") -> None:
     """Raises UserError if logits float [B, K] hold NaN or infinity. Call it outside of jit."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
-        raise UserError(f"the model's logits are not finite for {bad.size} of {len(logits)} images, the first in row "
+        raise UserError(f"the model's {what} are not finite for {bad.size} of {len(logits)} images, the first in row "
                         f"{bad[0]}: check the model's parameters, and the units of the images")
 
 
@@ -221,7 +258,7 @@ def prepared(model: Any, images: Any, targets: Any = None, *, what: str = "targe
 
     Args:
       model: a `Classifier`.
-      images: see `as_images`.
+      images: see `as_images` and `require_range`.
       targets, what: see `as_targets`; None: there are none.
       others: see `checks.require_arguments`.
 
@@ -230,6 +267,7 @@ def prepared(model: Any, images: Any, targets: Any = None, *, what: str = "targe
     """
     images = as_images(images, model.grid)
     checks.require_arguments(len(images), **others)
+    require_range(model, images)
     if targets is None:
         return images, None
     return images, as_targets(targets, num_classes(model, images), what=what, num_images=len(images),
@@ -254,6 +292,7 @@ def of_images(*static: str) -> Callable[[Callable], Callable]:
         def call(*args: Any, **options: Any) -> Any:
             bound = signature.bind(*args, **options)
             given = bound.arguments
+            given["model"] = as_classifier(given["model"])
             others = {"key": given["key"]} if draws else {}
             if "batch_size" in given:
                 others["batch_size"] = given["batch_size"]

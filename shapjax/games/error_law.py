@@ -4,6 +4,7 @@ The law's numbers are fitted on images whose Shapley values are nearly known (`s
 as in `games.shapley`.
 """
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
+from shapjax.errors import UserError
 from shapjax.games.refinement import posterior
 
 
@@ -71,6 +73,27 @@ class Refined(NamedTuple):
     values: chex.Array
     standard_errors: chex.Array
     freedom: chex.Array
+
+    def half_width(self, level: float = 0.95) -> np.ndarray:
+        """Returns half the widths of intervals that hold this share of the Shapley values, float64 as the values.
+
+        Not to be traced.
+
+        Raises:
+          UserError: if level is not between 0 and 1.
+        """
+        from scipy import special  # loads slowly, and most users of the package do without it
+
+        if not isinstance(level, numbers.Real) or not 0 < level < 1:
+            raise UserError(f"level is {level!r}, expected a share between 0 and 1, such as 0.95")
+        errors, freedom = np.asarray(self.standard_errors, np.float64), np.asarray(self.freedom, np.float64)
+        quantile = special.stdtrit(freedom, (1 + level) / 2)
+        return quantile.reshape(*freedom.shape, *[1] * (errors.ndim - freedom.ndim)) * errors
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ends of these intervals, float64 as the values each; errors as of `half_width`."""
+        half = self.half_width(level)
+        return self.values - half, self.values + half
 
 
 def without_pairs(law: ErrorLaw, prior: chex.Array) -> Refined:

@@ -47,7 +47,7 @@ def classifier_of(module: nn.Module, params: chex.ArrayTree, mean: Sequence[floa
 
     return classifier.wrap(
         logits_fn, params, grid=module.grid, removal=None, pair_fn=pair_fn, coalition_fn=coalition_fn,
-        pair_passes=module.pair_passes, phi_fn=phi_fn,
+        pair_passes=module.pair_passes, phi_fn=phi_fn, pixel_range=(0.0, 1.0),
         **{name: on_pixels(fn) for name, fn in model_probes.probes(module).items()})
 
 

@@ -5,8 +5,8 @@ import os
 import ml_collections
 
 from shapjax import models
-from shapjax.config import model_settings, set_model
-from shapjax.errors import as_user_error
+from shapjax.config import default_config, model_settings, set_model
+from shapjax.errors import UserError, as_user_error
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import HEAD_SETTINGS, RUN_SETTINGS
 from shapjax.training.meta import newest_meta
@@ -23,7 +23,8 @@ def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> m
       workdir: of the run.
 
     Raises:
-      UserError: if the weights are missing, damaged or of no known model, or `model.variant` is another than theirs.
+      UserError: if the weights are missing, damaged or of no known model, or a setting of `model` is another than
+        theirs.
     """
     if not config.pretrained:
         return config
@@ -38,6 +39,11 @@ def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> m
         settings = {key: value for key, value in architecture.settings.items()
                     if keeps_head or key not in HEAD_SETTINGS}
         mean, std = architecture.mean or (), architecture.std or ()
+    given, default = model_settings(config), model_settings(default_config())
+    for key, value in settings.items():
+        if given[key] not in (default[key], value):
+            raise UserError(f"--config.model.{key}={given[key]}: the weights of --config.pretrained={config.pretrained}"
+                            f" have {value}; leave it out, here and in the recipe")
     set_model(config, settings)
     if meta is None and config.model.variant:
         with as_user_error("--config.model."):

@@ -10,7 +10,7 @@ import numpy as np
 
 from shapjax import paths
 from shapjax.errors import UserError
-from shapjax.evaluation import calibration, refined
+from shapjax.evaluation import refined
 from shapjax.games.error_law import Refined
 from shapjax.report.formatting import probability_text, signed
 
@@ -18,7 +18,7 @@ SHOWN_IMAGES = 4  # of a notebook's picture
 TEXT_IMAGES = 10  # of `repr`
 
 
-@chex.dataclass(frozen=True, repr=False)
+@chex.dataclass(frozen=True, repr=False, mappable_dataclass=False)
 class Explanation:
     """Predictions and, for every patch and class, the model's Shapley value with its error; arrays on the host.
 
@@ -71,10 +71,7 @@ class Explanation:
     def half_width(self, level: float = 0.95) -> np.ndarray:
         """Returns half the widths of the intervals of this level, float32 [B, gh, gw, K]; errors as of `interval`."""
         self._require_errors()
-        if not 0 < level < 1:
-            raise UserError(f"level is {level}, expected a share between 0 and 1, such as 0.95")
-        values = Refined(self.shapley, self.standard_error, self.freedom)
-        return calibration.half_widths(values, level).astype(np.float32)
+        return Refined(self.shapley, self.standard_error, self.freedom).half_width(level).astype(np.float32)
 
     def sign_is_certain(self, level: float = 0.95) -> np.ndarray:
         """Returns where the interval of this level is on one side of 0, bool [B, gh, gw, K]: for or against a class.
@@ -112,10 +109,12 @@ class Explanation:
           smooth: blend the colors of patches.
 
         Raises:
-          UserError: if there is no such image, or the file is to be of another kind.
+          UserError: if there is no such image, classes is no number of at least 1, or the file is of another kind.
         """
         from shapjax.report import figures  # matplotlib loads slowly, and values alone do without it
 
+        if not isinstance(classes, int | np.integer) or classes < 1:
+            raise UserError(f"classes is {classes!r}, expected how many classes to draw, at least 1")
         if not -len(self.logits) <= image < len(self.logits):
             raise UserError(f"image is {image}, expected 0 to {len(self.logits) - 1}")
         kind = "png" if path is None else pathlib.PurePath(path).suffix.removeprefix(".").lower()
@@ -146,7 +145,13 @@ class Explanation:
         return {"class_names": list(self.class_names), "images": images}
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `to_dict` as JSON."""
+        """Writes `to_dict` as JSON.
+
+        Raises:
+          UserError: if the path ends in something else than .json.
+        """
+        if pathlib.PurePath(path).suffix.lower() != ".json":
+            raise UserError(f"{path}: expected a path that ends in .json")
         paths.write_json(path, self.to_dict())
 
     def __repr__(self) -> str:

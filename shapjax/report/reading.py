@@ -98,12 +98,12 @@ def _command(path: epath.Path) -> str:
     """Returns the command that writes a file."""
     directory = path.parent
     if path.name == "metrics.jsonl":
-        return f"python train.py --config CONFIG --workdir {directory}"
+        return f"python -m shapjax train --config CONFIG --workdir {directory}"
     if (directory / "checkpoints").exists():
-        return f"python eval.py --checkpoint {directory}"
+        return f"python -m shapjax eval --checkpoint {directory}"
     if export.is_exported(directory):
-        return f"python eval.py --checkpoint {directory} --output EVALUATION"
-    return f"python eval.py --checkpoint RUN --output {directory}"
+        return f"python -m shapjax eval --checkpoint {directory} --output EVALUATION"
+    return f"python -m shapjax eval --checkpoint RUN --output {directory}"
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 import chex
@@ -29,7 +29,7 @@ if _hidden:
     del sys.modules["torch"]
 
 
-ESTIMATE_AFTER = 10.0  # seconds after the first step, which compiles
+ESTIMATE_AFTER = 10.0  # seconds after a step that compiles
 WATCHED_STEPS = 50  # over which the loss is averaged
 UPLOAD_EVERY = 60.0  # seconds, of what grows and lies in a bucket
 DIVERGED = 1.5, 0.25  # a loss of more than this times the lowest so far plus this has diverged, nats
@@ -52,6 +52,7 @@ class RunLog(contextlib.AbstractContextManager):
       every: steps between lines of training metrics.
       fetch: device scalars to the host (`Layout.fetch`).
       writes: False in all processes of a run but one; the others only check.
+      compiling: steps after the first that begin with compiling a program too: their time tells nothing.
       profile: traces some of the steps, in the process that writes.
 
     Attributes:
@@ -60,7 +61,7 @@ class RunLog(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str | os.PathLike, *, start: int, work: np.ndarray, batch_size: int, every: int,
                  fetch: Callable[[chex.ArrayTree], chex.ArrayTree], writes: bool = True,
-                 profile: Profile | None = None):
+                 compiling: Iterable[int] = (), profile: Profile | None = None):
         self._workdir, self._fetch = paths.as_path(workdir), fetch
         self._file, self._grown, self._uploaded = None, None, time.monotonic()
         self._profile = profile if writes else None
@@ -81,7 +82,7 @@ class RunLog(contextlib.AbstractContextManager):
             total=work[-1], initial=work[start], desc="training:", dynamic_ncols=True, mininterval=1.0, smoothing=0.05,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             disable=start >= steps or not writes)
-        self._first: tuple[float, float] | None = None  # the time after the first step, and the work done by then
+        self._compiling, self._first = {start + 1, *compiling}, (0.0, 0.0)  # after such a step: the time, the work
         self._estimated = False
         self._pending: tuple[int, dict[str, chex.Array]] | None = None
         self._done: Future[float] | None = None  # the time when the devices have done the last step
@@ -138,7 +139,7 @@ class RunLog(contextlib.AbstractContextManager):
 
     def _estimate(self, step: int) -> None:
         """Says once how long the run will take, if that is more than a minute."""
-        if self._first is None:
+        if {step, step + 1} & self._compiling:  # the next step is on its way by now
             self._first = time.monotonic(), self._work[step]
             return
         seconds, done = time.monotonic() - self._first[0], self._work[step] - self._first[1]

@@ -235,7 +235,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
         start = manager.latest_step() or 0
         with RunLog(workdir, start=start, work=work(config, test_images=len(test_source)),
                     batch_size=config.optim.batch_size, every=config.run.log_every, fetch=layout.fetch,
-                    writes=is_first, profile=profile and profile(run, start)) as log:
+                    compiling=[last + 1 for last, _ in step_fns], writes=is_first,
+                    profile=profile and profile(run, start)) as log:
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake

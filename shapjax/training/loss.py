@@ -39,10 +39,10 @@ def shapley_loss(phi_BNK: chex.Array, mask_BMN: chex.Array, value_BMK: chex.Arra
                  axis_name: str | None = None) -> chex.Array:
     """Computes the Shapley task: the regression's mean squared residual over the variance of the values.
 
-    Equation 4 of docs/method.md. The gradient moves phi between patches, its total held (`shapley.allocation_only`), and
-    v(S) - v(S^c), the part of the game that the Shapley values depend on, towards an additive game
-    (`shapley.difference_only`). The variance is a constant for the gradient, so that the task does not grow with the
-    logits.
+    Equation 4 of docs/method.md. The gradient moves phi between patches and holds its total
+    (`shapley.allocation_only`). Of the game it moves v(S) - v(S^c), the part that the Shapley values depend on, towards
+    an additive game (`shapley.difference_only`). The variance is a constant for it, so that the task does not grow with
+    the logits.
 
     Args:
       phi_BNK: float [B, N, K].

@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from shapjax import attribution
 from shapjax.attribution import registry
 from shapjax.games import classifier, removal
+
+SHAPE = (8, 8, 1)
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +53,39 @@ def test_a_method_is_a_function_of_the_package_and_no_submodule_hides_it():
 
 
 def test_a_plain_classifier_is_not_asked_for_phi_attention_or_features(plain):
-    keys = {method.key for method in registry.select("all", plain)}
+    keys = {method.key for method in registry.select("all", plain, SHAPE)}
     assert keys == set(registry.METHODS) - {
         "phi", "phi_8", "phi_32", "attention", "rollout", "gradient_rollout", "relevance", "gradcam"}
     with pytest.raises(ValueError, match="'rollout' needs attention_fn, which this model does not have: choose among"):
-        registry.select(["rollout"], plain)
+        registry.select(["rollout"], plain, SHAPE)
 
 
 def test_enumeration_is_not_done_unasked_beyond_16_patches_nor_at_all_beyond_20(plain):
-    asked = {method.key for method in registry.select("all", plain)}
-    assert {method.key for method in registry.select("all", plain.replace(grid=(4, 5)))} == asked - {"exact"} != asked
-    assert [m.key for m in registry.select(["exact"], plain.replace(grid=(4, 5)))] == ["exact"]
+    asked = {method.key for method in registry.select("all", plain, SHAPE)}
+    finer = {method.key for method in registry.select("all", plain.replace(grid=(4, 5)), SHAPE)}
+    assert finer == asked - {"exact"} != asked
+    assert [m.key for m in registry.select(["exact"], plain.replace(grid=(4, 5)), SHAPE)] == ["exact"]
     with pytest.raises(ValueError, match=r"2\^24 packed passes.*kernel_shap"):
-        registry.select(["exact"], plain.replace(grid=(5, 5)))
+        registry.select(["exact"], plain.replace(grid=(5, 5)), SHAPE)
+
+
+def test_of_a_larger_model_nothing_is_enumerated_unasked(plain):
+    def larger(w, x):
+        return plain.logits_fn(w, x) + jnp.sum(jnp.ones((4000, 4000)) @ jnp.ones(4000))
+
+    assert registry.enumerates_unasked(plain, SHAPE)
+    model = plain.replace(logits_fn=larger)
+    assert not registry.enumerates_unasked(model, SHAPE)
+    assert "exact" not in {method.key for method in registry.select("all", model, SHAPE)}
+    assert [m.key for m in registry.select(["exact"], model, SHAPE)] == ["exact"]
 
 
 def test_names_are_kept_in_order_once_and_unknown_ones_refused_with_the_near_ones(plain):
-    assert [m.key for m in registry.select(["rise", "lime", "rise"], plain)] == ["rise", "lime"]
+    assert [m.key for m in registry.select(["rise", "lime", "rise"], plain, SHAPE)] == ["rise", "lime"]
     with pytest.raises(ValueError, match="'smoothgrat'; did you mean smoothgrad"):
-        registry.select(["smoothgrat"], plain)
+        registry.select(["smoothgrat"], plain, SHAPE)
     with pytest.raises(ValueError, match="there are phi, phi_8, phi_32, exact"):
-        registry.select(["xyz"], plain)
+        registry.select(["xyz"], plain, SHAPE)
 
 
 def test_costs_count_passes_of_packed_pairs_once_and_of_painted_pairs_twice(plain):
@@ -88,3 +103,9 @@ def test_costs_count_passes_of_packed_pairs_once_and_of_painted_pairs_twice(plai
     assert passes("rise", packed) == pytest.approx(32, rel=0.05)
     assert passes("exact", plain) == pytest.approx(2**16, rel=0.1)
     assert passes("exact", packed) == pytest.approx(2**15, rel=0.2)
+
+
+def test_of_a_model_without_products_the_passes_are_unknown(plain):
+    model = plain.replace(logits_fn=lambda w, x: x.sum(axis=(1, 2)) * jnp.arange(3.0))
+    image = jnp.zeros(SHAPE)
+    assert np.isnan(registry.passes(registry.METHODS["rise"], model, image, coalitions=64))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from shapjax import paths
+from shapjax.cli import eval as eval_command
 from shapjax.data import mnist5k
+from shapjax.errors import UserError
 
 METHODS = ("phi", "phi_8", "exact", "kernel_shap", "random")
 ROWS = (*METHODS, "other_tool")
@@ -198,3 +201,15 @@ def test_two_models_are_compared_on_the_same_images_and_other_images_need_no_lab
     assert "Deletion by phi" in out and " worse" in out and (tmp_path / "out" / "report" / "index.html").exists()
     arrays = np.load(tmp_path / "out" / "mnist5k" / "eval.npz", allow_pickle=False)
     assert arrays["labels"].tolist() == [-1] * 8 and arrays["targets"].tolist() == arrays["logits"].argmax(1).tolist()
+
+
+def test_two_models_of_different_images_are_refused_before_the_work_begins():
+    def work(name, labels):
+        fields = dict.fromkeys(eval_command._Work._fields)
+        return eval_command._Work(**fields | {"output": pathlib.Path("out") / name, "origin": {"dataset": name},
+                                              "chosen": {"label": np.array(labels)}})
+
+    eval_command._require_same_images(work("a", [0, 1]), work("b", [0, 1]))
+    for labels in ([0, 2], [0]):
+        with pytest.raises(UserError, match=r"of a and of b differ \(a, b\); name those of both by --dataset"):
+            eval_command._require_same_images(work("a", [0, 1]), work("b", labels))

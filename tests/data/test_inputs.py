@@ -1,5 +1,6 @@
 """Whatever people have in hand becomes the same pixels as its file would, or one line that says what is wrong."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +35,8 @@ def test_images_of_the_models_size_stay_as_they_are():
         got = as_inputs(given, image_shape=SHAPE)
         np.testing.assert_array_equal(got.images, EXACT[None])
         assert got.changes == ("as given",)
+    narrow = as_inputs(jnp.asarray(EXACT / 255, jnp.bfloat16), image_shape=SHAPE)
+    np.testing.assert_allclose(narrow.images[0], EXACT / 255, atol=4e-3)
     floats = EXACT.astype(np.float64) / 255
     got = as_inputs(floats, image_shape=SHAPE)
     assert got.images.dtype == np.float32

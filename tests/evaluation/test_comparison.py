@@ -188,7 +188,7 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
 
 
 def test_a_path_in_place_of_a_model_is_answered_with_how_to_load_it(game):
-    with pytest.raises(ValueError, match=r"the model is 'some/path', expected a loaded one: pass shapjax.load\(path\)"):
+    with pytest.raises(ValueError, match="the model is str, expected what shapjax.load or games.wrap returns"):
         comparison.compare("some/path", game.images, game.labels)
 
 

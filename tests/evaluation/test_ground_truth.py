@@ -13,16 +13,22 @@ from shapjax.evaluation.keys import image_keys
 from shapjax.games import classifier, removal
 
 
+def of_grid(*grid):
+    """Returns a model of these patches, and the shape of its images."""
+    return classifier.wrap(lambda x: x[:, :2, 0, 0], grid=grid, removal=removal.Constant(0.0)), (28, 28, 1)
+
+
 def test_auto_enumerates_as_long_as_that_takes_seconds():
-    assert [ground_truth.resolve("auto", n) for n in (4, 16, 17, 196)] == ["exact"] * 2 + ["kernel_shap"] * 2
-    assert ground_truth.resolve("kernel_shap", 4) == "kernel_shap" and ground_truth.resolve("none", 4) == "none"
+    kinds = [ground_truth.resolve("auto", *of_grid(*grid)) for grid in ((2, 2), (4, 4), (17, 1), (14, 14))]
+    assert kinds == ["exact"] * 2 + ["kernel_shap"] * 2
+    assert [ground_truth.resolve(kind, *of_grid(2, 2)) for kind in ("kernel_shap", "none")] == ["kernel_shap", "none"]
 
 
 @pytest.mark.parametrize(("kind", "message"), [("exakt", "'exakt' is unknown.*auto, exact, kernel_shap, none"),
                                                ("exact", "196")])
 def test_ground_truth_that_there_cannot_be_is_refused(kind, message):
     with pytest.raises(ValueError, match=message):
-        ground_truth.resolve(kind, 196)
+        ground_truth.resolve(kind, *of_grid(14, 14))
 
 
 def test_exact_ground_truth_is_that_of_every_coalition(game):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from shapjax import games
+from shapjax import attribution, games
 from shapjax.errors import UserError
 from shapjax.games import contract
 
@@ -256,3 +256,67 @@ def test_logits_that_are_not_finite_are_found():
     model = wrapped(lambda x: network(x) / (x[:, 0, 0, :1] != IMAGES[1, 0, 0, 0]))
     assert "not finite for 1 of 3 images, the first in row 1" in refused(model.check, IMAGES)
     model.check(IMAGES[[0, 2]])
+
+
+def test_probabilities_are_no_logits():
+    assert "returns probabilities, expected logits" in refused(wrapped(lambda x: nn.softmax(network(x))).check, IMAGES)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_coalitions_are_held_to_the_whole_image_and_to_finite_values(count):
+    def visible(p, x, mask):
+        return network(x) * mask.mean(axis=1, keepdims=True)
+
+    wrapped(network).replace(coalition_fn=visible).check(IMAGES[:count])
+    inverted = wrapped(network).replace(coalition_fn=lambda p, x, mask: visible(p, x, ~mask))
+    assert "the coalition of all patches has other logits" in refused(inverted.check, IMAGES[:count])
+    bad = wrapped(network).replace(coalition_fn=lambda p, x, mask: network(x) / mask.all(axis=1, keepdims=True))
+    assert "logits of coalitions are not finite" in refused(bad.check, IMAGES[:count])
+
+
+@pytest.mark.parametrize(("removal", "message"), [
+    (0.0, "removal is 0.0, expected a function (images, hidden) -> images, such as"),
+    (lambda x, hidden: jnp.float32(0), "the removal returns shape () for images of (3, 6, 8, 3)")])
+def test_a_removal_is_a_function_that_returns_images(removal, message):
+    with pytest.raises(ValueError) as error:
+        games.wrap(network, grid=(2, 2), removal=removal).check(IMAGES)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("grid", [4, (4,), (0, 2), (2.0, 2), "22", None])
+def test_a_grid_is_two_counts(grid):
+    with pytest.raises(ValueError, match="expected the numbers of patches down and across"):
+        games.wrap(network, grid=grid, removal=games.Constant(0.0))
+
+
+def test_a_grid_finer_than_the_pixels_is_refused():
+    with pytest.raises(ValueError, match="has no 9 x 2 patches: use a coarser grid"):
+        games.wrap(network, grid=(9, 2), removal=games.Constant(0.0)).check(IMAGES)
+
+
+def test_there_are_as_many_class_names_as_logits():
+    assert "returns 4 logits and has 3 class names" in refused(wrapped(network, class_names=NAMES[:3]).check, IMAGES)
+
+
+def test_floats_outside_of_the_range_that_a_model_is_known_to_take_are_refused():
+    model, key = wrapped(network).replace(pixel_range=(0.0, 1.0)), jax.random.key(0)
+    for call in (lambda x: games.refine(model, x, [0, 1, 2], key), model.check,
+                 lambda x: attribution.rise(model, x, [0, 1, 2], key, coalitions=2)):
+        call(IMAGES / 255)
+        for images in (IMAGES, IMAGES / 255 - 0.5, IMAGES / np.where(IMAGES > 190, np.nan, 255)):
+            assert "expected floats in [0, 1], or uint8" in refused(call, images)
+    jax.jit(lambda x: attribution.gradient(model, x, jnp.array([0, 1, 2]), key))(IMAGES)  # values cannot be looked at
+
+
+def test_what_load_returns_is_taken_as_the_classifier_in_it():
+    loaded, key = types.SimpleNamespace(classifier=wrapped(network)), jax.random.key(0)
+    for call in (lambda model: games.refine(model, IMAGES, [0, 1, 2], key, pairs=2).values,
+                 lambda model: attribution.rise(model, IMAGES, [0, 1, 2], key, coalitions=2)):
+        np.testing.assert_array_equal(call(loaded), call(loaded.classifier))
+        assert "the model is function, expected what shapjax.load or games.wrap returns" in refused(call, network)
+
+
+@pytest.mark.parametrize("key", [0, np.zeros(2, np.uint32)])
+def test_a_key_is_one_of_jax(key):
+    with pytest.raises(ValueError, match=r"expected one jax.random.key\(seed\)"):
+        attribution.rise(wrapped(network), IMAGES, [0, 1, 2], key, coalitions=2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from shapjax.games import error_law, shapley
-from shapjax.games.error_law import ErrorLaw
+from shapjax.games.error_law import ErrorLaw, Refined
 
 N, K = 8, 3
 LAW = ErrorLaw(*map(np.float32, (0.3, 6.0, 0.5, 1.5)), np.float32([0, 1]), np.float32([1, 1]))
@@ -108,3 +108,14 @@ def test_a_law_goes_through_json_and_anything_else_is_refused():
                   values | {"budgets": [1, 0]}, values | {"budgets": [], "factors": []}):
         with pytest.raises(ValueError):
             ErrorLaw.from_dict(wrong)
+
+
+def test_an_interval_is_students_of_the_level_around_the_values():
+    rng = np.random.default_rng(0)
+    of_classes = Refined(rng.normal(size=(2, 4, 3)), rng.random((2, 4, 3)), np.array([3.0, 9.0]))
+    low, high = of_classes.interval(0.8)
+    np.testing.assert_allclose((low + high) / 2, of_classes.values, atol=1e-9)
+    np.testing.assert_allclose(high - low, 2 * stats.t.ppf(0.9, [3, 9])[:, None, None] * of_classes.standard_errors)
+    of_one = Refined(*(x[..., 0] for x in of_classes[:2]), of_classes.freedom)
+    np.testing.assert_allclose(of_one.half_width(0.8), of_classes.half_width(0.8)[..., 0])
+    np.testing.assert_allclose(of_one._replace(freedom=9.0).half_width(0.8)[1], of_one.half_width(0.8)[1])

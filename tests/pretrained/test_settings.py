@@ -76,3 +76,9 @@ def test_a_value_of_another_type_beside_the_weights_is_named(completed):
 def test_without_weights_nothing_changes(tmp_path):
     c = config.default_config()
     assert complete(c, tmp_path) is c
+
+
+def test_a_size_that_is_not_the_weights_is_refused(completed):
+    with pytest.raises(UserError, match="--config.model.width=48: the weights of .* have 24; leave it out"):
+        completed(dict(width=24, depth=2, heads=3), model__width=48)
+    assert completed(dict(width=24, depth=2, heads=3), model__width=24).model.width == 24

@@ -38,7 +38,7 @@ def test_text_names_images_classes_and_patches(explanation):
     best = NAMES[explanation.logits[1].argmax()]
     place = explanation.top(1)[1][0]
     assert f"patches for {best}: row {place['row'] + 1} column {place['column'] + 1} " in lines[1]
-    many = explanation.replace(**{name: np.repeat(explanation[name], 5, axis=0) for name in (
+    many = explanation.replace(**{name: np.repeat(getattr(explanation, name), 5, axis=0) for name in (
         "logits", "shapley", "probabilities")}, names=explanation.names * 5)
     assert repr(many).endswith("… and 5 more images")
 
@@ -75,3 +75,19 @@ def test_json_holds_the_values(explanation, tmp_path):
 def test_a_plot_that_cannot_be_is_one_line(explanation, arguments, message):
     with pytest.raises(UserError, match=message):
         explanation.plot(**arguments)
+
+
+def test_arguments_of_another_kind_are_refused(explanation, tmp_path):
+    with pytest.raises(UserError, match="expected a path that ends in .json"):
+        explanation.save(tmp_path / "e.csv")
+    for classes in ("5", 0, 1.5):
+        with pytest.raises(UserError, match="expected how many classes to draw"):
+            explanation.plot(classes=classes)
+    for level in (0, 1, "0.9", None):
+        with pytest.raises(UserError, match="expected a share between 0 and 1"):
+            explanation.interval(level)
+
+
+def test_it_is_no_container(explanation):
+    with pytest.raises(TypeError):
+        len(explanation)

@@ -98,6 +98,17 @@ def test_the_time_left_is_told_from_the_work_left(start, minutes, tmp_path, caps
     assert said == [f"about {minutes} minutes to go, evaluation included"]
 
 
+def test_the_time_left_leaves_out_what_compiles(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with RunLog(tmp_path, start=0, work=np.arange(3601.0), compiling=[6], batch_size=1, every=1000,
+                fetch=lambda x: x) as log:
+        for step in range(1, 30):
+            now[0] += 500 if step in (1, 6) else 1
+            log.step(step, metrics(1.0))
+    assert "about 60 minutes to go" in capsys.readouterr().err
+
+
 def steps_of(lines):
     """Returns the steps of the lines of metrics.jsonl."""
     return [json.loads(line)["step"] for line in lines.splitlines()]
