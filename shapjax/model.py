@@ -18,7 +18,7 @@ from shapjax.errors import UserError
 from shapjax.evaluation import refined
 from shapjax.export import calibration, read, write
 from shapjax.export.calibration import Calibration
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.any_prior import MAX_PAIRS
 from shapjax.games.classifier import row_keys
 from shapjax.models import inference
@@ -57,7 +57,7 @@ class SelfExplainingModel:
         self._set_calibration(calibration)
         self.grid, self.num_players = self.classifier.grid, self.classifier.num_players
         self._pair_values = jax.jit(
-            functools.partial(classifier.pair_values, read=classifier.all_classes()), static_argnames="batch_size")
+            functools.partial(classifier.pair_values, read=outputs.all_classes()), static_argnames="batch_size")
 
     def _set_calibration(self, calibration: Calibration | None) -> None:
         self.calibration = calibration

@@ -129,7 +129,7 @@ def test_players_are_the_patches(model):
     (np.zeros((0, 8, 8, 2), np.uint8), "B of at least 1"),
     (np.zeros((1, 8, 8, 3), np.uint8), r"are \[1, 8, 8, 3\]"),
     (np.zeros((1, 2, 8, 8), np.uint8), r"are \[1, 2, 8, 8\]"),
-    (np.zeros((1, 8, 8, 2), np.int64), "are int64.*expected uint8"),
+    (np.zeros((1, 8, 8, 2), np.int64), "is int64 from 0 to 0, expected uint8"),
     (np.full((1, 8, 8, 2), 1.01), r"to 1.01.*floats in \[0, 1\]"),
     (np.full((1, 8, 8, 2), -0.1), r"floats in \[0, 1\]"),
     (np.full((1, 8, 8, 2), np.nan), r"floats in \[0, 1\]"),

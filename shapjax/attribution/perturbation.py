@@ -6,8 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from shapjax.games.classifier import Classifier, pair_values, row_keys, target_class, values
+from shapjax.games.classifier import Classifier, pair_values, row_keys, values
 from shapjax.games.contract import of_images
+from shapjax.games.outputs import target_class
 
 
 @of_images("batch_size", "coalitions", "output")
@@ -26,7 +27,7 @@ def rise(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
       key: one, or [B].
       batch_size: pairs a forward pass.
       coalitions: number of masks, even.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N].
@@ -63,7 +64,7 @@ def lime(model: Classifier, images: chex.Array, targets: chex.Array, key: chex.P
       coalitions: number of samples, even; the whole and the empty image are the first two.
       kernel_width: of the weights, in cosine distance.
       alpha: penalty of the squared coefficients.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N], the coefficients.
@@ -112,7 +113,7 @@ def leave_one_out(model: Classifier, images: chex.Array, targets: chex.Array, ke
       targets: int [B].
       key: ignored.
       batch_size: coalitions a forward pass.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N].

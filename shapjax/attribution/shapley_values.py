@@ -11,17 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from shapjax.games import error_law, estimators, shapley
-from shapjax.games.classifier import (
-    Classifier,
-    Reader,
-    all_classes,
-    pair_values,
-    row_keys,
-    sampled_differences,
-    target_class,
-)
+from shapjax.games.classifier import Classifier, pair_values, row_keys, sampled_differences
 from shapjax.games.contract import of_images
 from shapjax.games.estimators import Estimate
+from shapjax.games.outputs import Reader, all_classes, target_class
 from shapjax.games.passes import in_passes
 
 MIN_PERMUTATIONS = 16  # in a round; the spread of fewer is a poor estimate of the standard error
@@ -35,7 +28,7 @@ def exact_all(model: Classifier, images: chex.Array, *, batch_size: int = 256, o
       model: the game.
       images: [B, H, W, C].
       batch_size: pairs a forward pass; bounds the memory.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N, K].
@@ -69,7 +62,7 @@ def kernel_shap_all(model: Classifier, images: chex.Array, key: chex.PRNGKey, *,
       images: [B, H, W, C]; worked on one at a time, so that none waits for the rounds of another.
       key: one, or [B].
       batch_size: pairs a forward pass; bounds its memory. A further 8 · max_coalitions · (N + K) bytes or so are used.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
       tolerance: an image is done when its largest standard error is within this fraction of the spread of its values.
       max_coalitions: an image at most, in whole rounds.
       round_coalitions: coalitions of a round, after which the standard errors are checked; both numbers are even.
@@ -97,7 +90,7 @@ def kernel_shap(model: Classifier, images: chex.Array, targets: chex.Array, key:
       key: one, or [B].
       batch_size: pairs a forward pass.
       coalitions: number of them besides the full and the empty one, even.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       float32 [B, N].

@@ -11,7 +11,7 @@ import tqdm
 from shapjax.attribution import shapley_values
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
-from shapjax.games import classifier, error_law
+from shapjax.games import classifier, error_law, outputs
 from shapjax.games.classifier import Classifier
 from shapjax.games.error_law import ErrorLaw, Refined
 
@@ -86,7 +86,7 @@ def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array, near_keys: chex.Array) -> Sample:
         masks, differences = classifier.sampled_differences(
-            model, images, keys, num_pairs=pairs, read=classifier.all_classes(), batch_size=batch_size)
+            model, images, keys, num_pairs=pairs, read=outputs.all_classes(), batch_size=batch_size)
         phi = model.phi(images)
         if 2 ** (n - 1) <= near_pairs:
             near = shapley_values.exact_all(model, images, batch_size=batch_size)

@@ -8,7 +8,7 @@ import chex
 import jax
 import numpy as np
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.classifier import Classifier
 from shapjax.models import inference
 
@@ -74,7 +74,7 @@ def _ask(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, done: int
          ) -> tuple[chex.Array, chex.Array]:
     """Draws coalitions, beyond the first `done`, and evaluates them: masks [B, M, N], v(S) − v(S^c) [B, M, K]."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, done))(keys)
-    return classifier.sampled_differences(model, images, keys, num_pairs=pairs, read=classifier.all_classes(),
+    return classifier.sampled_differences(model, images, keys, num_pairs=pairs, read=outputs.all_classes(),
                                           batch_size=batch_size)
 
 

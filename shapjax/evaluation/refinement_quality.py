@@ -12,7 +12,7 @@ from shapjax.evaluation import calibration
 from shapjax.evaluation.ground_truth import GroundTruth
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
-from shapjax.games import classifier, error_law, estimators, shapley
+from shapjax.games import classifier, error_law, estimators, outputs, shapley
 from shapjax.games.classifier import Classifier
 from shapjax.metrics import shapley_agreement, statistics
 
@@ -46,7 +46,7 @@ def measure(model: Classifier, images: np.ndarray, ground_truth: GroundTruth, *,
         masks = jax.vmap(lambda key: shapley.sample_coalitions(key, num_players=n, num_pairs=numbers[-1]))(keys)
         ranks, prefixes = jax.vmap(functools.partial(_permutation_masks, num_players=n, num_pairs=numbers[-1]))(keys)
         v, complement = classifier.pair_values(model, images, jnp.concatenate([masks, prefixes], axis=1),
-                                               read=classifier.all_classes(), batch_size=batch_size)
+                                               read=outputs.all_classes(), batch_size=batch_size)
         return model.phi(images), masks, ranks, *jnp.split(v - complement, [numbers[-1]], axis=1)
 
     keys = image_keys("sample_efficiency", len(images), seed=seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
-from shapjax.games import classifier, estimators, shapley
+from shapjax.games import classifier, estimators, outputs, shapley
 from shapjax.games.classifier import Classifier
 from shapjax.metrics.shapley_agreement import shapley_error
 
@@ -41,7 +41,7 @@ def budget_to_reach(model: Classifier, images: np.ndarray, exact: np.ndarray, *,
         def one_image(image: chex.Array, key: chex.Array) -> chex.Array:
             masks_MN = shapley.sample_coalitions(key, num_players=n, num_pairs=int(budgets[-1]) // 2)
             pairs_MN = jnp.concatenate([jnp.ones((1, n), bool), masks_MN])  # the first is the total
-            v, complement = classifier.pair_values(model, image[None], pairs_MN[None], read=classifier.all_classes(),
+            v, complement = classifier.pair_values(model, image[None], pairs_MN[None], read=outputs.all_classes(),
                                                    batch_size=batch_size)
             differences_MK = (v - complement)[0]
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.classifier import Classifier
 from shapjax.metrics import faithfulness, localization, perturbation, ranking, shapley_agreement, sparseness
 from shapjax.metrics.pixel_perturbation import negative_perturbation_pixels, positive_perturbation_pixels
@@ -29,7 +29,7 @@ def random_coalitions(model: Classifier, images: chex.Array, targets: chex.Array
       float [B, M]; KIND is any, quarter, half.
     """
     n, out = model.num_players, {}
-    read = classifier.target_class(targets, "log_odds")
+    read = outputs.target_class(targets, "log_odds")
     for i, (kind, size) in enumerate({"any": None, "quarter": max(1, n // 4), "half": max(1, n // 2)}.items()):
         masks_BMN = jax.vmap(lambda key, i=i, size=size: faithfulness.sample_masks(
             jax.random.fold_in(key, i), num_players=n, num_masks=RANDOM_PAIRS, size=size))(keys)

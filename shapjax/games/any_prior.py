@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.games import classifier, contract, shapley
+from shapjax.games import classifier, contract, outputs, shapley
 from shapjax.games.checks import require_finite, require_shape
 from shapjax.games.classifier import Classifier, row_keys
 from shapjax.games.error_law import Refined
@@ -43,7 +43,7 @@ def refine(model: Classifier, images: chex.Array, targets: chex.Array, key: chex
       prior: float [B, N], in any unit; None: all patches alike.
       pairs: coalition pairs an image, at least 2.
       batch_size: pairs a forward pass.
-      output: a key of `classifier.OUTPUTS`, the units of the result.
+      output: a key of `outputs.OUTPUTS`, the units of the result.
 
     Returns:
       Refined; values float32 [B, N].
@@ -70,7 +70,7 @@ def _refine(model: Classifier, images: chex.Array, targets: chex.Array, key: che
 
     def differences(image: chex.Array, target: chex.Array, masks: chex.Array) -> chex.Array:
         v, complement = classifier.pair_values(model, image[None], masks[None], batch_size=batch_size,
-                                               read=classifier.target_class(target[None], output))
+                                               read=outputs.target_class(target[None], output))
         return (v - complement)[0]
 
     def one_image(row: tuple) -> Refined:

@@ -17,8 +17,6 @@ from shapjax.errors import UserError, near_names
 from shapjax.games import checks
 
 NO_CLASS = np.iinfo(np.int32).max  # a target inside of jit that is no class; what is read there is NaN
-CHECKED_IMAGES = 4
-CHANGE = 0.01  # of the largest logit: more than half precision makes of the order of summation
 WRAPPING = "see \"Explain your own model in ten lines\" in docs/attribution.md"
 
 
@@ -211,37 +209,6 @@ def num_classes(model: Any, images: chex.Array) -> int:
     if len(model.class_names) not in (0, k):
         raise UserError(f"the model returns {k} logits and has {len(model.class_names)} class names: expected as many")
     return k
-
-
-def require_values(model: Any, images: Any) -> None:
-    """Raises UserError on what shapes cannot tell; see `Classifier.check`."""
-    images = as_images(images, model.grid)[:CHECKED_IMAGES]
-    checks.require_arguments(len(images))
-    require_range(model, images)
-    if len(images) == 1:
-        images = jnp.concatenate([images, (images[:, ::-1, ::-1] / 2).astype(images.dtype)])
-    num_classes(model, images)
-    copies = jnp.repeat(images[:1], len(images), axis=0)
-    first, again, alike = (np.asarray(model.logits(x)) for x in (images, images, copies))
-    require_finite_logits(first)
-    tolerance = CHANGE * np.abs(first).max()
-    if (change := np.abs(again - first).max()) > tolerance:
-        raise UserError(f"two evaluations of the same images differ by up to {change:.2g}: wrap the model in "
-                        f"evaluation mode, without dropout; {WRAPPING}")
-    if (change := np.abs(alike - first[:1]).max()) > tolerance:
-        raise UserError(f"the logits of an image change by up to {change:.2g} with the other images of its batch, or "
-                        "with its place: wrap the model in evaluation mode, without dropout and with the stored "
-                        f"averages of batch normalization; {WRAPPING}")
-    if (first >= 0).all() and np.abs(first.sum(axis=1) - 1).max() < CHANGE:
-        raise UserError("the model returns probabilities, expected logits: take what it has before the softmax, or "
-                        f"wrap lambda p, x: jnp.log(f(p, x)); {WRAPPING}")
-    visible = np.ones((len(images), model.num_players), bool)
-    visible[-1, ::2] = False
-    values = np.asarray(model.coalition_logits(images, jnp.asarray(visible)))
-    require_finite_logits(values, "logits of coalitions")
-    if (change := np.abs(values[:-1] - first[:-1]).max()) > tolerance:
-        raise UserError(f"the coalition of all patches has other logits than the image, by up to {change:.2g}: True in "
-                        f"a mask is a visible patch; {WRAPPING}")
 
 
 def require_finite_logits(logits: np.ndarray, what: str = "logits") -> None:

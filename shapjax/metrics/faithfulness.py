@@ -74,7 +74,7 @@ def sensitivity_n(attributions: chex.Array, masks: chex.Array, values: chex.Arra
     Args:
       attributions: float [B, N].
       masks: bool [B, M, N] or [M, N], the visible patches; see `sample_masks`.
-      values: float [B, M], log-odds of ŷ on x_S (`classifier.OUTPUTS`).
+      values: float [B, M], log-odds of ŷ on x_S (`outputs.OUTPUTS`).
 
     Returns:
       float [B].

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.checks import require_shape
 from shapjax.games.classifier import Classifier
 from shapjax.games.contract import NO_CLASS, as_targets, of_images
@@ -55,7 +55,7 @@ def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_si
     require_shape("orders", order, (images.shape[0], n), "images, patches")
     first_BNN = ranking.ranks(order)[:, None, :] < jnp.arange(n)[:, None]  # the first 0 … N-1; N is the complement of 0
     first, rest = classifier.pair_values(
-        model, images, first_BNN, read=classifier.all_classes(), batch_size=batch_size)
+        model, images, first_BNN, read=outputs.all_classes(), batch_size=batch_size)
     return Curves(jnp.concatenate([first, rest[:, :1]], axis=1), jnp.concatenate([rest, first[:, :1]], axis=1))
 
 
@@ -214,7 +214,7 @@ def correct_without(model: Classifier, images: chex.Array, order: chex.Array, la
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
     visible_BQN = ranking.ranks(order)[:, None, :] >= removed_counts(n)[:, None]
-    logits = classifier.values(model, images, visible_BQN, read=classifier.all_classes(), batch_size=batch_size)
+    logits = classifier.values(model, images, visible_BQN, read=outputs.all_classes(), batch_size=batch_size)
     return correct(logits, labels)
 
 

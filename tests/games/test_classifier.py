@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from scipy import special
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.removal import Constant, Noise
 
 GRID, B, K = (2, 3), 3, 4
@@ -87,9 +87,9 @@ def test_many_coalitions_are_a_loop_over_single_ones(model, images, batch_size, 
     expected = np.stack([[single(b, mask) for mask in (masks if shared else masks[b])] for b in range(B)])
     without = np.stack([[single(b, ~mask) for mask in (masks if shared else masks[b])] for b in range(B)])
     everything = classifier.values(
-        model, images, jnp.asarray(masks), read=classifier.all_classes(), batch_size=batch_size)
+        model, images, jnp.asarray(masks), read=outputs.all_classes(), batch_size=batch_size)
     np.testing.assert_allclose(everything, expected, atol=1e-5)
-    read = classifier.target_class(targets, "log_probability")
+    read = outputs.target_class(targets, "log_probability")
     inside, outside = classifier.pair_values(model, images, jnp.asarray(masks), read=read, batch_size=batch_size)
     for got, logits in ((inside, expected), (outside, without)):
         np.testing.assert_allclose(got, np.asarray(jax.nn.log_softmax(logits))[np.arange(B), :, targets], atol=1e-5)
@@ -104,10 +104,10 @@ def test_passes_are_as_large_as_is_said_and_pairs_are_packed_where_they_can_be(m
 
     packed = classifier.wrap(network, model.params, pair_fn=pair_fn, pair_passes=1, **HOW)
     masks = jnp.asarray(np.random.default_rng(3).random((4, 6)) < 0.5)
-    got = classifier.pair_values(packed, images, masks, read=classifier.all_classes(), batch_size=5)
+    got = classifier.pair_values(packed, images, masks, read=outputs.all_classes(), batch_size=5)
     assert set(sizes) == {5}
     for ours, naive in zip(
-            got, classifier.pair_values(model, images, masks, read=classifier.all_classes()), strict=True):
+            got, classifier.pair_values(model, images, masks, read=outputs.all_classes()), strict=True):
         np.testing.assert_allclose(ours, naive, atol=1e-6)
 
 
@@ -116,20 +116,20 @@ def test_log_odds_are_exact_where_probabilities_are_rounded_to_0_or_1(margin):
     logits, image = jnp.asarray([[margin, 0.0, -1.0]]), jnp.zeros(1, int)
     rest = np.array([[0.0, -1.0], [margin, -1.0], [margin, 0.0]])
     expected = np.float64(logits[0]) - special.logsumexp(rest, axis=1)
-    np.testing.assert_allclose(classifier.all_classes("log_odds")(logits, image)[0], expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(classifier.target_class(jnp.ones(1, int), "log_odds")(logits, image), expected[1:2],
+    np.testing.assert_allclose(outputs.all_classes("log_odds")(logits, image)[0], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(outputs.target_class(jnp.ones(1, int), "log_odds")(logits, image), expected[1:2],
                                rtol=1e-6, atol=1e-6)
 
 
 def test_outputs_that_do_not_exist_are_refused():
-    for reader in (classifier.all_classes, lambda output: classifier.target_class(jnp.zeros(1, int), output)):
+    for reader in (outputs.all_classes, lambda output: outputs.target_class(jnp.zeros(1, int), output)):
         with pytest.raises(ValueError, match="output is 'odds', expected one of logit, probability"):
             reader("odds")
 
 
 def test_a_target_beyond_the_classes_is_nan_under_jit():
     logits = jnp.asarray([[1.0, 2.0], [1.0, 2.0]])
-    got = jax.jit(lambda t: classifier.target_class(t)(logits, jnp.arange(2)))(jnp.asarray([1, 2]))
+    got = jax.jit(lambda t: outputs.target_class(t)(logits, jnp.arange(2)))(jnp.asarray([1, 2]))
     np.testing.assert_array_equal(got, [2.0, np.nan])
 
 
@@ -139,9 +139,9 @@ def test_outputs_are_logits_probabilities_and_their_logarithms():
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for output, values in (("logit", np.asarray(logits)), ("probability", p), ("log_probability", np.log(p)),
                            ("log_odds", np.log(p / (1 - p)))):
-        np.testing.assert_allclose(classifier.all_classes(output)(logits, image), values, atol=1e-6)
+        np.testing.assert_allclose(outputs.all_classes(output)(logits, image), values, atol=1e-6)
         np.testing.assert_allclose(
-            classifier.target_class(targets, output)(logits, image), [values[0, 2], values[1, 1]], atol=1e-6)
+            outputs.target_class(targets, output)(logits, image), [values[0, 2], values[1, 1]], atol=1e-6)
 
 
 def test_new_parameters_do_not_trace_again(images, weights):
@@ -206,7 +206,7 @@ def test_the_batch_size_bounds_the_memory():
     images, masks = jnp.ones((6, 8, 8, 1)), jnp.tri(16, dtype=bool)
 
     def peak(batch_size):
-        read = classifier.all_classes()
+        read = outputs.all_classes()
         compiled = jax.jit(lambda model, images: classifier.pair_values(
             model, images, masks, read=read, batch_size=batch_size)).lower(model, images).compile()
         return compiled.memory_analysis().temp_size_in_bytes

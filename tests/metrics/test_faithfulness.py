@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.removal import Constant
 from shapjax.metrics import faithfulness
 
@@ -58,7 +58,7 @@ def test_exact_attributions_score_1_however_sure_the_model_is(rng, margin):
                                                  jnp.zeros(len(x))], axis=1), grid=(2, 4), removal=Constant(0.0))
     masks = faithfulness.sample_masks(KEY, num_players=8, num_masks=100)
     values = classifier.values(model, worth.reshape(1, 2, 4, 1), masks,
-                               read=classifier.target_class(np.zeros(1, int), "log_odds"))
+                               read=outputs.target_class(np.zeros(1, int), "log_odds"))
     np.testing.assert_allclose(sensitivity_n(worth, masks, values), 1, atol=1e-4)
     np.testing.assert_allclose(jax.nn.sigmoid(values[0]), jax.nn.sigmoid(masks @ worth[0]), atol=1e-5)
 

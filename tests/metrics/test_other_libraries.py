@@ -10,7 +10,7 @@ import quantus
 import torch
 from captum.metrics import infidelity as captum_infidelity
 
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.removal import NoisyLinear
 from shapjax.metrics import faithfulness, perturbation, ranking, sparseness
 
@@ -52,7 +52,7 @@ def pairs(example):
     """Returns (masks [B, M, 16]) -> p_target of whole images, of the coalitions, and of their complements."""
     def run(masks):
         p = [jax.nn.softmax(logits)[np.arange(6)[:, None], np.arange(logits.shape[1]), example.targets[:, None]]
-             for logits in pair_values(example.model, example.images, masks, read=classifier.all_classes())]
+             for logits in pair_values(example.model, example.images, masks, read=outputs.all_classes())]
         full = jax.nn.softmax(example.model.logits(example.images))[np.arange(6), example.targets]
         return full, *p
 

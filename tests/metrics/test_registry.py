@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shapjax import metrics
-from shapjax.games import classifier
+from shapjax.games import classifier, outputs
 from shapjax.games.removal import Constant
 from shapjax.metrics import faithfulness, localization, perturbation, pixel_perturbation, ranking, registry
 
@@ -49,7 +49,7 @@ def on_device(model, image, object_masks, attributions):
     curves = perturbation.curves(model, image, order)
     masks = faithfulness.sample_masks(KEY, num_players=16, num_masks=64)
     fixed = faithfulness.sample_masks(KEY, num_players=16, num_masks=64, size=8)
-    read = classifier.target_class(target, "log_odds")
+    read = outputs.target_class(target, "log_odds")
     (inside, _), (fixed_inside, fixed_outside) = (
         classifier.pair_values(model, image, m, read=read) for m in (masks, fixed))
     pixels = (model, image, attributions, target, KEY)

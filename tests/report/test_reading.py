@@ -49,12 +49,13 @@ def test_a_missing_or_broken_file_is_named_with_the_command_that_makes_it(run, n
             continue  # nothing recorded yet, or a run that was cut off in the middle of a line
         message = fault(run)
         assert f"{run / name} cannot be used" in message, content
-        assert ("python train.py --config" if name == "metrics.jsonl" else "python eval.py --checkpoint") in message
+        command = "train --config" if name == "metrics.jsonl" else "eval --checkpoint"
+        assert f"python -m shapjax {command}" in message
     (run / name).unlink()
     if name.startswith("methods.json") or name == "metrics.jsonl":
         page.write_report(run.parent / "report", [run])  # there need be none
     else:
-        assert f"{run / name} is missing: run `python eval.py --checkpoint" in fault(run)
+        assert f"{run / name} is missing: run `python -m shapjax eval --checkpoint" in fault(run)
 
 
 def test_the_last_line_of_a_log_may_be_cut_off(run):
@@ -65,9 +66,9 @@ def test_the_last_line_of_a_log_may_be_cut_off(run):
 
 def test_the_command_fits_where_the_evaluation_lies(run):
     (run / "eval.npz").unlink()
-    assert f"`python eval.py --checkpoint RUN --output {run}`" in fault(run)
+    assert f"`python -m shapjax eval --checkpoint RUN --output {run}`" in fault(run)
     (run / "checkpoints").mkdir()
-    assert f"`python eval.py --checkpoint {run}`" in fault(run)
+    assert f"`python -m shapjax eval --checkpoint {run}`" in fault(run)
 
 
 @pytest.mark.parametrize("name", ["eval.json", "methods.json"])
@@ -126,4 +127,4 @@ def test_what_only_drawing_finds_damaged_is_one_line_too(run, name, change):
         change_arrays(run / name, **change)
     message = fault(run)
     assert "eval.json, eval.npz, methods.json or methods.npz" in message and "is damaged (" in message
-    assert f"`python eval.py --checkpoint RUN --output {run}`" in message
+    assert f"`python -m shapjax eval --checkpoint RUN --output {run}`" in message
