@@ -199,6 +199,8 @@ def values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Re
            ) -> chex.Array:
     """Evaluates many coalitions of every image, at most `batch_size` of them in one forward pass.
 
+    Coalitions that are the same are evaluated once.
+
     Args:
       model: the game.
       images: [B, H, W, C].
@@ -209,19 +211,28 @@ def values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Re
     Returns:
       [B, M, ...], `read` of v(S).
     """
-    return _of_coalitions(model.coalition_logits, images, masks, read, batch_size)
+    return _of_coalitions(model.coalition_logits, images, _rows(images, masks), read, batch_size)
 
 
 def pair_values(model: Classifier, images: chex.Array, masks: chex.Array, *, read: Reader, batch_size: int = 256
                 ) -> tuple[chex.Array, chex.Array]:
     """Evaluates the coalitions and their complements together, packed where the model can.
 
-    Arguments as in `values`. A forward pass takes `batch_size` pairs, or half as many where a pair is two rows.
+    Arguments as in `values`. A forward pass takes `batch_size` pairs, or half as many where a pair is two rows. Pairs
+    that are the same, in either order, are evaluated once.
 
     Returns:
       two [B, M, ...], `read` of v(S) and of v(S^c).
     """
-    return _of_coalitions(model.pair_logits, images, masks, read, max(1, batch_size // model.pair_passes))
+    masks_BMN = _rows(images, masks)
+    inverted_BM1 = ~masks_BMN[..., :1]  # of the two, that with the first patch is evaluated
+    both = _of_coalitions(model.pair_logits, images, masks_BMN ^ inverted_BM1, read,
+                          max(1, batch_size // model.pair_passes))
+
+    def side(one: chex.Array, other: chex.Array) -> chex.Array:
+        return jnp.where(inverted_BM1.reshape(*one.shape[:2], *[1] * (one.ndim - 2)), other, one)
+
+    return side(*both), side(*both[::-1])
 
 
 def sampled_differences(model: Classifier, images: chex.Array, keys: chex.PRNGKey, *, num_pairs: int, read: Reader,
@@ -238,18 +249,41 @@ def sampled_differences(model: Classifier, images: chex.Array, keys: chex.PRNGKe
     return masks, v - complement
 
 
-def _of_coalitions(fn: Callable, images: chex.Array, masks: chex.Array, read: Reader, batch_size: int) -> Any:
-    """Reads `fn(images, mask)` for every image and mask."""
-    images, masks = jnp.asarray(images), jnp.asarray(masks)
-    b, (m, n) = images.shape[0], masks.shape[-2:]
+def _rows(images: chex.Array, masks: chex.Array) -> chex.Array:
+    """Returns the coalitions of each image, bool [B, M, N]."""
+    return jnp.broadcast_to(masks, (len(images), *jnp.shape(masks)[-2:]))
+
+
+def _of_coalitions(fn: Callable, images: chex.Array, masks_BMN: chex.Array, read: Reader, batch_size: int) -> Any:
+    """Reads `fn(images, mask)` for every image and mask; masks of an image that are the same are evaluated once."""
+    images, (b, m, n) = jnp.asarray(images), masks_BMN.shape
+    masks_RN, image_R = masks_BMN.reshape(b * m, n), jnp.repeat(jnp.arange(b), m)
+    rows_R, place_R, count = _distinct(image_R, masks_RN)
 
     def one_pass(row: chex.Array) -> Any:
-        image = row // m
-        mask = masks[row % m] if masks.ndim == 2 else masks.reshape(b * m, n)[row]
-        return jax.tree.map(lambda logits: read(logits, image), fn(images[image], mask))
+        image = image_R[row]
+        return jax.tree.map(lambda logits: read(logits, image), fn(images[image], masks_RN[row]))
 
-    out = in_passes(one_pass, jnp.arange(b * m), batch_size=batch_size)
-    return jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), out)
+    out = in_passes(one_pass, rows_R, batch_size=batch_size, count=count)
+    return jax.tree.map(lambda x: x[place_R].reshape(b, m, *x.shape[1:]), out)
+
+
+def _distinct(image_R: chex.Array, masks_RN: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Returns which rows to evaluate [R], the first `count` of them, and the place of each row's value among these [R].
+
+    Args:
+      image_R: int [R].
+      masks_RN: bool [R, N]; rows of the same image and mask are the same.
+    """
+    rows, n = masks_RN.shape
+    bits = jnp.pad(masks_RN, ((0, 0), (0, -n % 32))).reshape(rows, -1, 32).astype(jnp.uint32)
+    words = jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
+    codes = jnp.concatenate([words, image_R[:, None].astype(jnp.uint32)], axis=1)
+    order_R = jnp.lexsort(codes.T).astype(jnp.int32)
+    differs = jnp.any(jnp.diff(codes[order_R].astype(jnp.int32), axis=0) != 0, axis=1)
+    sorted_R = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), differs]), dtype=jnp.int32)
+    place_R = jnp.zeros(rows, jnp.int32).at[order_R].set(sorted_R)
+    return jnp.zeros(rows, jnp.int32).at[sorted_R].set(order_R), place_R, sorted_R[-1] + 1
 
 
 def row_keys(key: chex.PRNGKey, num_rows: int) -> chex.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from shapjax.games.checks import require_positive
 
 
-def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int) -> Any:
+def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int, count: chex.Array | None = None) -> Any:
     """Applies `fn` to all rows of the arrays, at most `batch_size` of them at a time.
 
     (`lax.map(batch_size=…)` compiles `fn` a second time for the rows that are left over.)
@@ -19,6 +19,8 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int) -> Any:
       fn: takes arrays with R rows each and returns a pytree of arrays with R rows.
       arrays: B rows each, B of at least 1.
       batch_size: R, at least 1; bounds the memory.
+      count: int, how many of the rows there are, known when the program runs; what is beyond them is not computed, and
+        is 0. None: all.
 
     Returns:
       what `fn` returns, of all B rows.
@@ -32,5 +34,13 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int) -> Any:
     rows = min(batch_size, b)
     passes = -(-b // rows)
     index = jnp.minimum(jnp.arange(passes * rows), b - 1).reshape(passes, rows)  # the last pass repeats the last row
-    out = jax.lax.map(lambda row: fn(*(x[row] for x in arrays)), index)
+
+    def one_pass(row: chex.Array) -> Any:
+        return fn(*(x[row] for x in arrays))
+
+    def one_if_there(row: chex.Array) -> Any:
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_pass, row))
+        return jax.lax.cond(row[0] < count, one_pass, lambda row: nothing, row)
+
+    out = jax.lax.map(one_pass if count is None else one_if_there, index)
     return jax.tree.map(lambda x: x.reshape(passes * rows, *x.shape[2:])[:b], out)

@@ -1,6 +1,7 @@
 """Arguments that do not fit are refused in one line that says what was given and what is expected."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,6 +63,20 @@ def test_work_in_passes_is_the_work_on_all_rows(batch_size):
     total, product = passes.in_passes(lambda x, y: (x.sum(axis=1), x * y[:, None]), x, y, batch_size=batch_size)
     np.testing.assert_array_equal(total, x.sum(axis=1))
     np.testing.assert_array_equal(product, x * y[:, None])
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 7])
+def test_of_rows_that_are_counted_the_others_are_not_computed(count):
+    seen = []
+
+    def fn(x):
+        jax.debug.callback(lambda x: seen.extend(x.tolist()), x)
+        return x + 1
+
+    got = jax.jit(lambda count: passes.in_passes(fn, jnp.arange(7), batch_size=3, count=count))(count)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(got[:count], np.arange(count) + 1)
+    assert set(range(count)) <= set(seen) and len(seen) == -(-count // 3) * 3
 
 
 def test_no_rows_and_no_batch_are_refused():

@@ -212,3 +212,38 @@ def test_the_batch_size_bounds_the_memory():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert peak(8) < peak(96) / 4
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_each_distinct_coalition_is_evaluated_once(n):
+    rng, rows = np.random.default_rng(0), []
+    weights = jnp.asarray(rng.normal(size=(n, 3)), jnp.float32)
+
+    def coalition_fn(params, images, mask):
+        jax.debug.callback(lambda x, mask: rows.extend(zip(x.tolist(), map(bytes, mask), strict=True)),
+                           images[:, 0, 0, 0], mask)
+        return images[:, 0, 0] * jnp.tanh(mask @ weights)
+
+    model = classifier.wrap(None, coalition_fn=coalition_fn, grid=(1, n))
+    images = jnp.asarray([1.0, 2.0, 3.0])[:, None, None, None] * jnp.ones((3, 2, n, 1))
+    some = rng.random((4, n)) < 0.5
+    masks = np.concatenate([some, some[:2], ~some[1:3], np.zeros((1, n), bool), np.ones((1, n), bool)])
+    masks = np.stack([rng.permutation(masks) for _ in range(3)])
+
+    def expected(masks):
+        return np.asarray(images)[:, :1, 0] * np.tanh(masks @ weights)
+
+    got = classifier.values(model, images, masks, read=outputs.all_classes(), batch_size=4)
+    jax.effects_barrier()
+    np.testing.assert_allclose(got, expected(masks), atol=1e-6)
+    distinct = {(i + 1.0, bytes(mask)) for i in range(3) for mask in masks[i]}
+    assert set(rows) == distinct and len(distinct) <= len(rows) < len(distinct) + 4  # the last pass is filled up
+    del rows[:]
+    got = classifier.pair_values(model, images, masks, read=outputs.all_classes(), batch_size=8)
+    jax.effects_barrier()
+    np.testing.assert_allclose(got[0], expected(masks), atol=1e-6)
+    np.testing.assert_allclose(got[1], expected(~masks), atol=1e-6)
+    distinct |= {(image, bytes(np.frombuffer(mask, bool) ^ True)) for image, mask in distinct}
+    assert set(rows) == distinct and len(distinct) <= len(rows) < len(distinct) + 8
+    shared = classifier.pair_values(model, images, masks[0], read=outputs.all_classes(), batch_size=8)
+    np.testing.assert_allclose(shared[1], expected(~masks[0]), atol=1e-6)
