@@ -3,8 +3,8 @@
   python train.py --config configs/mnist5k.py --workdir runs/mnist5k [--config.shapley.weight=8 ...]
   shapjax train --config mnist5k --workdir runs/mnist5k      # a recipe of shapjax's by its name, from anywhere
 
-Run again with the same workdir, it goes on from the newest whole checkpoint. SIGTERM makes it save and exit with
-status 75.
+Run again with the same workdir, it goes on from the newest whole checkpoint. Ctrl-C makes it save after the step and
+exit with status 130 (a second one does not wait); SIGTERM too, with 75.
 
 --dry_run compiles a step and tells its memory, operations and messages, with --devices=32 --chip=v5e for such devices,
 which need not be there.
