@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from flax import traverse_util
 
-from shapjax.errors import UserError, near_names
+from shapjax.errors import UserError
 
 # Settings that may change when a run is resumed. The parameters do not depend on them.
 FREE_TO_CHANGE = ("run.log_every", "run.eval_every", "run.keep_checkpoints", "run.cpu_devices", "run.parallel",
@@ -140,7 +140,7 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     known = flatten(config)
     for key, value in flatten(values).items():
         if key not in known:
-            raise UserError(f"setting {key!r} is unknown to this version of shapjax; {near_names(key, known)}")
+            raise UserError(f"setting {key!r} is unknown to this version of shapjax: use the one that wrote it")
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as e:

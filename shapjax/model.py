@@ -137,7 +137,7 @@ class SelfExplainingModel:
                 numbers.append(min(most, max(4, 2 * numbers[-1])))
         if numbers[-1] and self.calibration is None:
             raise UserError(f"{self.directory} is not calibrated at step {self.step}, so that its values cannot be "
-                            "refined; run eval.py on it once")
+                            "refined; run python -m shapjax eval on it")
         return numbers
 
     def coalition_values(self, images: Any, masks: Any, *, batch_size: int = 256) -> np.ndarray:

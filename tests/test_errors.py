@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from shapjax import errors
 from shapjax.errors import UserError
 
 # Undoes what a shell does to the tests if it runs them in the background.
@@ -74,3 +75,8 @@ def test_a_mistake_is_one_line_whatever_is_named_in_it(name):
     assert message == "there is no file a\N{REPLACEMENT CHARACTER}b"
     fine = "NFD e\u0301, 猫 and 1\N{NARROW NO-BREAK SPACE}000"
     assert str(UserError(fine)) == fine
+
+
+def test_near_names_are_found_in_another_case():
+    assert errors.near_names("CAT", ["cat", "dog"]) == "did you mean cat?"
+    assert errors.near_names("xyz", ["Cat", "dog"]) == "there are Cat, dog"

@@ -21,6 +21,7 @@ from shapjax.games.classifier import Classifier
 # the work, and of a small model. A ViT-S needs minutes.
 MAX_UNASKED_EXACT_PLAYERS = 16
 MAX_UNASKED_EXACT_FLOPS = 2e12
+UNKNOWN_FLOPS = 1e8  # of a pass that has no products to count, such as one outside of JAX
 
 
 class Method(NamedTuple):
@@ -77,7 +78,8 @@ METHODS: dict[str, Method] = {method.key: method for method in (
 def passes(method: Method, model: Classifier, image: chex.Array, *, coalitions: int) -> float:
     """Returns the forward passes that one explanation costs: its operations over those of a forward pass.
 
-    Operations are counted in the traced program; nothing is run. NaN for a model without products to count.
+    Operations are counted in the traced program; nothing is run. So a coalition that is drawn twice counts twice,
+    though it is evaluated once. NaN for a model without products to count.
 
     Args:
       method: of `METHODS`; the model has what it needs.
@@ -99,7 +101,8 @@ def enumerates_unasked(model: Classifier, image_shape: tuple[int, int, int]) -> 
     if model.num_players > MAX_UNASKED_EXACT_PLAYERS:
         return False
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return 2**model.num_players * cost.count_flops(Classifier.logits, model, image) <= MAX_UNASKED_EXACT_FLOPS
+    once = cost.count_flops(Classifier.logits, model, image) or UNKNOWN_FLOPS
+    return 2**model.num_players * once <= MAX_UNASKED_EXACT_FLOPS
 
 
 def select(names: str | Sequence[str], model: Classifier, image_shape: tuple[int, int, int]) -> list[Method]:

@@ -144,10 +144,11 @@ class _Work(NamedTuple):
 
 
 def _require_same_images(one: _Work, other: _Work) -> None:
-    """Raises UserError if two models are to be compared on different images; their labels tell."""
+    """Raises UserError if two models are to be compared on other images or classes; the labels tell."""
     if not np.array_equal(one.chosen["label"], other.chosen["label"]):
-        raise UserError(f"--checkpoint: the test images of {one.output.name} and of {other.output.name} differ "
-                        f"({one.origin['dataset']}, {other.origin['dataset']}); name those of both by --dataset")
+        raise UserError(f"--checkpoint: the test images of {one.output.name} and of {other.output.name} or the order "
+                        f"of their classes differ ({one.origin['dataset']}, {other.origin['dataset']}); expected two "
+                        "models of the same classes, on the images of one --dataset")
 
 
 def _outputs(directories: Sequence[epath.Path]) -> list[epath.Path]:

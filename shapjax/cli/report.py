@@ -4,8 +4,8 @@
   python -m shapjax report --runs runs/mnist5k,runs/mnist5k_baseline --output report
 
 The first run is the model. The second, if given, is compared with it: usually the baseline model, which is the same
-training with --config.shapley.weight=0. Each directory must hold an evaluation (python eval.py). If it holds the log of
-a training run too, the report shows the training curves. Writes OUTPUT/index.html.
+training with --config.shapley.weight=0. Each directory must hold an evaluation (python -m shapjax eval). If it holds
+the log of a training run too, the report shows the training curves. Writes OUTPUT/index.html.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _FLAGS = flags.FLAGS
 def run() -> None:
     """Runs `python -m shapjax report`."""
     # Defined here, not on import: several commands have an --output, and one process may import them all.
-    flags.DEFINE_list("runs", None, "One or two directories that eval.py wrote to, separated by a comma; the first is "
+    flags.DEFINE_list("runs", None, "One or two directories that eval wrote to, separated by a comma; the first is "
                       "of the model.", required=True)
     flags.DEFINE_string("output", "report", "Directory to write index.html to; made if it is not there.")
     run_command(main)

@@ -3,8 +3,8 @@
   python train.py --config configs/mnist5k.py --workdir runs/mnist5k [--config.shapley.weight=8 ...]
   shapjax train --config mnist5k --workdir runs/mnist5k      # a recipe of shapjax's by its name, from anywhere
 
-Run again with the same workdir, it goes on from the newest whole checkpoint. Ctrl-C makes it save after the step and
-exit with status 130 (a second one does not wait); SIGTERM too, with 75.
+Run again with the same workdir, it goes on from the newest whole checkpoint. SIGTERM makes it save after the step and
+exit with status 75; Ctrl-C too, of a run of one process, with 130 (a second one does not wait).
 
 --dry_run compiles a step and tells its memory, operations and messages, with --devices=32 --chip=v5e for such devices,
 which need not be there.
@@ -40,7 +40,7 @@ def run() -> None:
                         "resumed if it has any. Of several hosts, one that all can reach.")
     processes.define_flags()
     flags.DEFINE_bool("calibrate", True, "Calibrate the errors of explanations at the end, by coalitions of images "
-                      "that were not trained on; if not, eval.py does it.")
+                      "that were not trained on; if not, python -m shapjax eval does it.")
     flags.DEFINE_string("profile", None, "START:STEPS. Trace so many steps from step START on, for TensorBoard and "
                         "Perfetto, and say what share of the devices' rate they use.")
     dry_run.define_flags()
@@ -51,8 +51,8 @@ def run() -> None:
 def main(_: Sequence[str]) -> None:
     """Reads the flags, trains, prints where things are."""
     begun, workdir = time.monotonic(), paths.as_path(_FLAGS.workdir)
-    config = loop.resolve(settings.complete(_FLAGS.config, workdir))
-    is_given = "optim.batch_size" in config_flags.get_override_values(_FLAGS["config"])
+    given = config_flags.get_override_values(_FLAGS["config"])
+    config, is_given = loop.resolve(settings.complete(_FLAGS.config, workdir, given)), "optim.batch_size" in given
     if dry_run.is_asked():
         dry_run.report(config, fit_batch=not is_given)
         return

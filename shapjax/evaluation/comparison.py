@@ -81,6 +81,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
         if a model of others does not keep to its contract (`games.Classifier.check`).
     """
     game = contract.as_classifier(model)
+    is_wrapped = game is model  # by others
     images = np.asarray(images)
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
@@ -100,7 +101,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     metrics = metrics_registry.select(metrics, ground_truth=kind != "none", object_masks=object_masks is not None,
                                       labels=labels is not None)
 
-    if game is model:  # wrapped by others
+    if is_wrapped:
         game.check(pixels)
     cache = None if directory is None else Cache(directory, game, pixels, fresh=fresh)
     if isinstance(ground_truth, str):

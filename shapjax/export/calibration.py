@@ -65,7 +65,8 @@ def read(directory: str | os.PathLike, *, step: int, params: chex.ArrayTree) -> 
     try:
         values = json.loads(path.read_text())
     except ValueError as e:
-        raise UserError(f"{path} is damaged: it is not JSON ({str(e)[:100]}); delete it and run eval.py") from e
+        raise UserError(f"{path} is damaged: it is not JSON ({str(e)[:100]}); delete it and run python -m shapjax "
+                        "eval") from e
     try:
         values = unsealed(values)
         if not isinstance(values, dict) or values.keys() != {"law", *FIELDS}:
@@ -74,10 +75,10 @@ def read(directory: str | os.PathLike, *, step: int, params: chex.ArrayTree) -> 
             raise ValueError(f"{wrong[0]} is {values[wrong[0]]!r}, expected {FIELDS[wrong[0]].__name__}")
         calibration = Calibration(**values | {"law": ErrorLaw.from_dict(values["law"])})
     except (ValueError, TypeError) as e:
-        raise UserError(f"{path} holds no calibration: {e}; delete it and run eval.py") from e
+        raise UserError(f"{path} holds no calibration: {e}; delete it and run python -m shapjax eval") from e
     if calibration.step != step:
         return None
     if calibration.params != digest(params):
         raise UserError(f"{path} is of other parameters than those of step {step} in {directory}; delete it and run "
-                        "eval.py")
+                        "python -m shapjax eval")
     return calibration

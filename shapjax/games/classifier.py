@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from shapjax.games import contract, model_check
 from shapjax.games.error_law import ErrorLaw
 from shapjax.games.outputs import Reader
-from shapjax.games.passes import in_passes
+from shapjax.games.passes import distinct, in_passes
 from shapjax.games.removal import Removal, hidden_pixels
 from shapjax.games.shapley import sample_coalitions
 
 READOUTS = ("patches", "class_token")
+MAX_COMPARED_PLAYERS = 1024  # of coalitions that are evaluated once if they are the same
 
 
 @flax.struct.dataclass
@@ -36,7 +37,7 @@ class Classifier:
       params: any pytree.
       grid: (gh, gw); N = gh·gw.
       logits_fn: (params, images) -> [B, K].
-      coalition_fn: (params, images, mask [B, N]) -> v(S) [B, K].
+      coalition_fn: (params, images, mask [B, N]) -> v(S) [B, K]; of all patches, the logits.
       pair_fn: (params, images, mask [B, N]) -> v(S) and v(S^c), [B, K] each: a coalition and its complement together.
         None, for models that cannot pack them: both are rows of one batch.
       pair_passes: forward passes of one image that a pair costs: 1 if it is packed, else 2.
@@ -170,6 +171,10 @@ def wrap(fn: Callable, params: Any = None, *, grid: tuple[int, int], removal: Re
         raise ValueError(f"grid is {grid!r}, expected the numbers of patches down and across, such as (7, 7)")
     grid = tuple(map(int, grid))
     optional["class_names"] = tuple(optional.get("class_names", ()))
+    if (pixel_range := optional.get("pixel_range")) is not None:
+        optional["pixel_range"] = low, high = tuple(map(float, pixel_range))
+        if not low < high:
+            raise ValueError(f"pixel_range is {pixel_range!r}, expected (low, high), such as (0, 1)")
     if removal is not None:
         if not callable(removal):
             raise ValueError(f"removal is {removal!r}, expected a function (images, hidden) -> images, such as "
@@ -250,15 +255,25 @@ def sampled_differences(model: Classifier, images: chex.Array, keys: chex.PRNGKe
 
 
 def _rows(images: chex.Array, masks: chex.Array) -> chex.Array:
-    """Returns the coalitions of each image, bool [B, M, N]."""
-    return jnp.broadcast_to(masks, (len(images), *jnp.shape(masks)[-2:]))
+    """Returns the coalitions of each image, bool [B, M, N]; raises ValueError if there are none, or of another kind."""
+    masks = jnp.asarray(masks)
+    if masks.dtype != bool or masks.ndim not in (2, 3) or not masks.size:
+        raise ValueError(f"the masks are {masks.dtype} {list(masks.shape)}, expected bool [B, M, N] or [M, N], M of at "
+                         "least 1; True = visible")
+    return jnp.broadcast_to(masks, (len(images), *masks.shape[-2:]))
 
 
 def _of_coalitions(fn: Callable, images: chex.Array, masks_BMN: chex.Array, read: Reader, batch_size: int) -> Any:
-    """Reads `fn(images, mask)` for every image and mask; masks of an image that are the same are evaluated once."""
+    """Reads `fn(images, mask)` for every image and mask; masks of an image that are the same are evaluated once.
+
+    Not if the players are as many as pixels: then the search would cost more than it saves.
+    """
     images, (b, m, n) = jnp.asarray(images), masks_BMN.shape
     masks_RN, image_R = masks_BMN.reshape(b * m, n), jnp.repeat(jnp.arange(b), m)
-    rows_R, place_R, count = _distinct(image_R, masks_RN)
+    rows_R = place_R = jnp.arange(b * m)
+    count = None
+    if n <= MAX_COMPARED_PLAYERS:
+        rows_R, place_R, count = distinct(image_R, masks_RN)
 
     def one_pass(row: chex.Array) -> Any:
         image = image_R[row]
@@ -266,24 +281,6 @@ def _of_coalitions(fn: Callable, images: chex.Array, masks_BMN: chex.Array, read
 
     out = in_passes(one_pass, rows_R, batch_size=batch_size, count=count)
     return jax.tree.map(lambda x: x[place_R].reshape(b, m, *x.shape[1:]), out)
-
-
-def _distinct(image_R: chex.Array, masks_RN: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Returns which rows to evaluate [R], the first `count` of them, and the place of each row's value among these [R].
-
-    Args:
-      image_R: int [R].
-      masks_RN: bool [R, N]; rows of the same image and mask are the same.
-    """
-    rows, n = masks_RN.shape
-    bits = jnp.pad(masks_RN, ((0, 0), (0, -n % 32))).reshape(rows, -1, 32).astype(jnp.uint32)
-    words = jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
-    codes = jnp.concatenate([words, image_R[:, None].astype(jnp.uint32)], axis=1)
-    order_R = jnp.lexsort(codes.T).astype(jnp.int32)
-    differs = jnp.any(jnp.diff(codes[order_R].astype(jnp.int32), axis=0) != 0, axis=1)
-    sorted_R = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), differs]), dtype=jnp.int32)
-    place_R = jnp.zeros(rows, jnp.int32).at[order_R].set(sorted_R)
-    return jnp.zeros(rows, jnp.int32).at[sorted_R].set(order_R), place_R, sorted_R[-1] + 1
 
 
 def row_keys(key: chex.PRNGKey, num_rows: int) -> chex.Array:

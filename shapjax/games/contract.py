@@ -70,7 +70,8 @@ def require_floats(images: chex.Array) -> None:
 def require_range(model: Any, images: chex.Array) -> None:
     """Raises UserError if float images are outside of the range that a model is known to take. Not looked at in jit."""
     if model.pixel_range and not isinstance(images, jax.core.Tracer) and jnp.issubdtype(images.dtype, jnp.floating):
-        (low, high), least, most = model.pixel_range, float(images.min()), float(images.max())
+        values = np.asarray(images)  # of jax's arrays, even a minimum would be traced within jit
+        (low, high), least, most = model.pixel_range, float(values.min()), float(values.max())
         if not low <= least <= most <= high:  # NaN too
             raise UserError(f"the images are {images.dtype} from {least:.4g} to {most:.4g}, expected floats in "
                             f"[{low:g}, {high:g}], or uint8")

@@ -92,8 +92,8 @@ class Refined(NamedTuple):
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ends of these intervals, float64 as the values each; errors as of `half_width`."""
-        half = self.half_width(level)
-        return self.values - half, self.values + half
+        values, half = np.asarray(self.values, np.float64), self.half_width(level)
+        return values - half, values + half
 
 
 def without_pairs(law: ErrorLaw, prior: chex.Array) -> Refined:

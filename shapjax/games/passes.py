@@ -19,8 +19,8 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int, count: chex.Ar
       fn: takes arrays with R rows each and returns a pytree of arrays with R rows.
       arrays: B rows each, B of at least 1.
       batch_size: R, at least 1; bounds the memory.
-      count: int, how many of the rows there are, known when the program runs; what is beyond them is not computed, and
-        is 0. None: all.
+      count: int, how many of the rows count, known when the program runs. Passes wholly beyond them are not run, and
+        the results of the other rows mean nothing. None: all.
 
     Returns:
       what `fn` returns, of all B rows.
@@ -44,3 +44,25 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int, count: chex.Ar
 
     out = jax.lax.map(one_pass if count is None else one_if_there, index)
     return jax.tree.map(lambda x: x.reshape(passes * rows, *x.shape[2:])[:b], out)
+
+
+def distinct(image_R: chex.Array, masks_RN: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Finds the rows that differ, so that rows that are the same can be evaluated once.
+
+    Args:
+      image_R: int [R].
+      masks_RN: bool [R, N]; rows of the same image and mask are the same.
+
+    Returns:
+      which rows to evaluate, int32 [R], of which the first `count` count; the place of each row's value among these,
+      int32 [R]; count, int32.
+    """
+    rows, n = masks_RN.shape
+    bits = jnp.pad(masks_RN, ((0, 0), (0, -n % 32))).reshape(rows, -1, 32).astype(jnp.uint32)
+    words = jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
+    codes = jnp.concatenate([words, image_R[:, None].astype(jnp.uint32)], axis=1)
+    order_R = jnp.lexsort(codes.T).astype(jnp.int32)
+    differs = jnp.any(jnp.diff(codes[order_R].astype(jnp.int32), axis=0) != 0, axis=1)
+    sorted_R = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), differs]), dtype=jnp.int32)
+    place_R = jnp.zeros(rows, jnp.int32).at[order_R].set(sorted_R)
+    return jnp.zeros(rows, jnp.int32).at[sorted_R].set(order_R), place_R, sorted_R[-1] + 1

@@ -1,30 +1,32 @@
 """Completes a run's config from its weights: the model's settings, and the normalization of pixels."""
 
 import os
+from collections.abc import Collection
 
 import ml_collections
 
 from shapjax import models
-from shapjax.config import default_config, model_settings, set_model
+from shapjax.config import model_settings, set_model
 from shapjax.errors import UserError, as_user_error
 from shapjax.pretrained import loading
 from shapjax.pretrained.architecture import HEAD_SETTINGS, RUN_SETTINGS
 from shapjax.training.meta import newest_meta
 
 
-def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike, given: Collection[str] = ()
+             ) -> ml_collections.ConfigDict:
     """Returns the config of a run, completed if it has `pretrained`. Does not start JAX.
 
-    The weights decide how the model is built. They decide how pixels are normalized if `data.mean` and `data.std` are
-    empty. Once the run has a checkpoint, that decides both, and the weights are no longer needed.
+    The weights decide how the model is built, whatever a recipe says, and how pixels are normalized if `data.mean` and
+    `data.std` are empty. Once the run has a checkpoint, that decides both, and the weights are no longer needed.
 
     Args:
       config: as the user set it.
       workdir: of the run.
+      given: names of the settings that a person has given, such as "model.width"; these are not overridden.
 
     Raises:
-      UserError: if the weights are missing, damaged or of no known model, or a setting of `model` is another than
-        theirs.
+      UserError: if the weights are missing, damaged or of no known model, or a setting that is given is not theirs.
     """
     if not config.pretrained:
         return config
@@ -39,11 +41,10 @@ def complete(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> m
         settings = {key: value for key, value in architecture.settings.items()
                     if keeps_head or key not in HEAD_SETTINGS}
         mean, std = architecture.mean or (), architecture.std or ()
-    given, default = model_settings(config), model_settings(default_config())
-    for key, value in settings.items():
-        if given[key] not in (default[key], value):
-            raise UserError(f"--config.model.{key}={given[key]}: the weights of --config.pretrained={config.pretrained}"
-                            f" have {value}; leave it out, here and in the recipe")
+    for key in (name.removeprefix("model.") for name in given):
+        if key in settings and config.model[key] != settings[key]:
+            raise UserError(f"--config.model.{key}={config.model[key]}: --config.pretrained={config.pretrained} has "
+                            f"{settings[key]}; leave it out")
     set_model(config, settings)
     if meta is None and config.model.variant:
         with as_user_error("--config.model."):

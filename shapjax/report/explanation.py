@@ -180,4 +180,5 @@ class Explanation:
 
     def _require_errors(self) -> None:
         if self.standard_error is None:
-            raise UserError("these values have no standard errors: the model is not calibrated; run eval.py on it")
+            raise UserError("these values have no standard errors: the model is not calibrated; run "
+                            "python -m shapjax eval on it")

@@ -77,8 +77,8 @@ def agreed(answer: bool) -> bool:
 def stop_request() -> Iterator[Callable[[], type[Stopped] | None]]:
     """Makes SIGTERM, and Ctrl-C in a run of one process, a request to stop while the block runs.
 
-    Neither ends the process. Once asked, further SIGTERMs are ignored: the process is about to end by itself, and
-    another one would hide its exit status. A second Ctrl-C does not wait for the step.
+    Neither ends the process. After a SIGTERM further ones are ignored: the process is about to end by itself, and
+    another one would hide its exit status. A second Ctrl-C does as before the block, and does not wait for the step.
 
     Yields:
       a function that returns None, or what to raise when all is saved. Every process calls it once after every step;
@@ -95,15 +95,15 @@ def stop_request() -> Iterator[Callable[[], type[Stopped] | None]]:
     def interrupt(*_) -> None:
         asked.append(Interrupted)
         signal.signal(signal.SIGINT, sigint)
-        print("\nstopping after this step, to save it; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        print("\nstopping after this step, to save it; Ctrl-C again does not wait for it", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGTERM, lambda *_: asked.append(Stopped))
     if callable(sigint):  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, interrupt)
     try:
-        yield lambda: asked[-1] if asked else None
+        yield lambda: asked[0] if asked else None
     finally:
-        if callable(sigint):
+        if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, sigint)
-        if not asked:
+        if Stopped not in asked:
             signal.signal(signal.SIGTERM, sigterm)

@@ -221,8 +221,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
 
     paths.require_writable(workdir / "config.json")
     is_first = jax.process_index() == 0
-    with (checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager,
-          distributed.stop_request() as stop_requested):
+    with checkpoint.open_manager(workdir, keep=config.run.keep_checkpoints) as manager:
         if begun is None:
             state = layout.init(run.init_state, load_pretrained(run.module, run.meta) if load_pretrained else None)
         else:
@@ -236,7 +235,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
         with RunLog(workdir, start=start, work=work(config, test_images=len(test_source)),
                     batch_size=config.optim.batch_size, every=config.run.log_every, fetch=layout.fetch,
                     compiling=[last + 1 for last, _ in step_fns], writes=is_first,
-                    profile=profile and profile(run, start)) as log:
+                    profile=profile and profile(run, start)) as log, distributed.stop_request() as stop_requested:
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):  # a step that waits for the host is a mistake
@@ -251,7 +250,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
                         log.test(step, **test)
                     checkpoint.save(manager, layout.to_checkpoint(state), data_state=batches.get_state(), meta=run.meta,
                                     metrics={"accuracy": test["accuracy"]} if due else None)
-                if stopping and step < steps:
+                if stopping:
                     checkpoint.wait(manager)
                     raise stopping(f"stopped on request at step {step}, saved; run the same command to go on")
         checkpoint.wait(manager)

@@ -211,5 +211,5 @@ def test_two_models_of_different_images_are_refused_before_the_work_begins():
 
     eval_command._require_same_images(work("a", [0, 1]), work("b", [0, 1]))
     for labels in ([0, 2], [0]):
-        with pytest.raises(UserError, match=r"of a and of b differ \(a, b\); name those of both by --dataset"):
+        with pytest.raises(UserError, match=r"of a and of b .* differ \(a, b\); expected two models of the same"):
             eval_command._require_same_images(work("a", [0, 1]), work("b", labels))

@@ -111,7 +111,7 @@ def test_a_run_killed_12_times_ends_bit_equal(tmp_path, command, start, wait_for
 
 @pytest.mark.parametrize(("number", "expected", "said"), [
     (signal.SIGTERM, 75, []),
-    pytest.param(signal.SIGINT, 130, ["stopping after this step, to save it; Ctrl-C again to stop at once"],
+    pytest.param(signal.SIGINT, 130, ["stopping after this step, to save it; Ctrl-C again does not wait for it"],
                  marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_saves_and_goes_on_bit_equal(run, tmp_path, command, start, wait_for, small, slow_steps,
                                                            assert_same_state, number, expected, said):

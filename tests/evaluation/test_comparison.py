@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -185,6 +186,13 @@ def test_a_model_from_load_brings_its_class_names(game, measuring):
 
     summary, _ = comparison.compare(Loaded(), game.images, game.labels, **OPTIONS)
     assert summary["class_names"] == ["a", "b", "c"]
+
+
+def test_a_wrapped_model_is_checked_whatever_hides_its_patches(game):
+    model = game.model.replace(logits_fn=lambda params, images: jax.nn.softmax(game.model.logits_fn(params, images)))
+    for how in (None, removal.Constant(0.5)):
+        with pytest.raises(ValueError, match="returns probabilities"):
+            comparison.compare(model, game.images, game.labels, removal=how, **OPTIONS)
 
 
 def test_a_path_in_place_of_a_model_is_answered_with_how_to_load_it(game):

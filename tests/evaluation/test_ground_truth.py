@@ -15,7 +15,8 @@ from shapjax.games import classifier, removal
 
 def of_grid(*grid):
     """Returns a model of these patches, and the shape of its images."""
-    return classifier.wrap(lambda x: x[:, :2, 0, 0], grid=grid, removal=removal.Constant(0.0)), (28, 28, 1)
+    model = classifier.wrap(lambda x: x[:, :2, :, 0] @ np.ones(28), grid=grid, removal=removal.Constant(0.0))
+    return model, (28, 28, 1)
 
 
 def test_auto_enumerates_as_long_as_that_takes_seconds():

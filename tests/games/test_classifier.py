@@ -247,3 +247,19 @@ def test_each_distinct_coalition_is_evaluated_once(n):
     assert set(rows) == distinct and len(distinct) <= len(rows) < len(distinct) + 8
     shared = classifier.pair_values(model, images, masks[0], read=outputs.all_classes(), batch_size=8)
     np.testing.assert_allclose(shared[1], expected(~masks[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("masks", [np.ones((2, 4), int), np.ones((0, 4), bool), np.ones(4, bool), [[1, 0, 0, 1]]])
+def test_masks_that_are_none_are_refused(masks):
+    model = classifier.wrap(lambda x: x[:, 0, :2, 0], grid=(2, 2), removal=Constant())
+    for evaluate in (classifier.values, classifier.pair_values):
+        with pytest.raises(ValueError, match=r"expected bool \[B, M, N\] or \[M, N\], M of at least 1"):
+            evaluate(model, jnp.ones((3, 4, 4, 1)), masks, read=outputs.all_classes())
+        evaluate(model, jnp.ones((3, 4, 4, 1)), [[True, False, False, True]], read=outputs.all_classes())
+
+
+def test_as_many_players_as_pixels_are_not_compared():
+    model = classifier.wrap(lambda x: x.sum(axis=(1, 2)), grid=(112, 112), removal=Constant())
+    program = jax.make_jaxpr(lambda masks: classifier.values(
+        model, jnp.ones((2, 112, 112, 3)), masks, read=outputs.all_classes()))(jnp.ones((3, 112 * 112), bool))
+    assert "sort[" not in str(program)

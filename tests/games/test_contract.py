@@ -206,7 +206,16 @@ def test_floats_outside_of_the_range_that_a_model_is_known_to_take_are_refused()
         call(IMAGES / 255)
         for images in (IMAGES, IMAGES / 255 - 0.5, IMAGES / np.where(IMAGES > 190, np.nan, 255)):
             assert "expected floats in [0, 1], or uint8" in refused(call, images)
+    enclosed = jnp.asarray(IMAGES / 255)
+    jax.jit(lambda key: attribution.rise(model, enclosed, [0, 1, 2], key, coalitions=2))(key)
     jax.jit(lambda x: attribution.gradient(model, x, jnp.array([0, 1, 2]), key))(IMAGES)  # values cannot be looked at
+
+
+@pytest.mark.parametrize("pixel_range", [(1, 0), (0, 0)])
+def test_a_range_is_two_ordered_numbers(pixel_range):
+    assert hash(wrapped(network, pixel_range=[0, 1]).pixel_range) == hash((0.0, 1.0))
+    with pytest.raises(ValueError, match=r"expected \(low, high\)"):
+        wrapped(network, pixel_range=pixel_range)
 
 
 def test_what_load_returns_is_taken_as_the_classifier_in_it():

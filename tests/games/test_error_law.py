@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -115,6 +116,8 @@ def test_an_interval_is_students_of_the_level_around_the_values():
     of_classes = Refined(rng.normal(size=(2, 4, 3)), rng.random((2, 4, 3)), np.array([3.0, 9.0]))
     low, high = of_classes.interval(0.8)
     np.testing.assert_allclose((low + high) / 2, of_classes.values, atol=1e-9)
+    for ends in jax.tree.map(jnp.asarray, of_classes).interval():
+        assert type(ends) is np.ndarray and ends.dtype == np.float64
     np.testing.assert_allclose(high - low, 2 * stats.t.ppf(0.9, [3, 9])[:, None, None] * of_classes.standard_errors)
     of_one = Refined(*(x[..., 0] for x in of_classes[:2]), of_classes.freedom)
     np.testing.assert_allclose(of_one.half_width(0.8), of_classes.half_width(0.8)[..., 0])

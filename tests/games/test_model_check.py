@@ -82,3 +82,11 @@ def test_coalitions_are_held_to_the_whole_image_and_to_finite_values(count):
     assert "the coalition of all patches has other logits" in refused(inverted.check, IMAGES[:count])
     bad = wrapped(network).replace(coalition_fn=lambda p, x, mask: network(x) / mask.all(axis=1, keepdims=True))
     assert "logits of coalitions are not finite" in refused(bad.check, IMAGES[:count])
+
+
+def test_half_precision_and_another_program_for_coalitions_are_no_other_model():
+    def half(x):
+        return network(x).astype(jnp.bfloat16)
+
+    model = wrapped(half).replace(coalition_fn=lambda p, x, mask: half(x * 1.004) * mask.mean(axis=1, keepdims=True))
+    model.check(IMAGES)

@@ -14,14 +14,14 @@ from shapjax.pretrained.settings import complete
 def completed(tmp_path, write_vit):
     """Returns completed(weights={...}, group__setting=...), which makes the config of a run with these weights."""
 
-    def complete_with(weights=None, **changes):
+    def complete_with(weights=None, given=(), **changes):
         write_vit(tmp_path / "weights", **(weights or {}))
         (tmp_path / "weights" / "preprocessor_config.json").write_text(json.dumps(
             {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.1]}))
         c = config.default_config()
         changes = {key.replace("__", "."): value for key, value in changes.items()}
         c.update_from_flattened_dict({"pretrained": str(tmp_path / "weights")} | changes)
-        return complete(c, tmp_path / "run")
+        return complete(c, tmp_path / "run", given)
 
     return complete_with
 
@@ -78,7 +78,10 @@ def test_without_weights_nothing_changes(tmp_path):
     assert complete(c, tmp_path) is c
 
 
-def test_a_size_that_is_not_the_weights_is_refused(completed):
-    with pytest.raises(UserError, match="--config.model.width=48: the weights of .* have 24; leave it out"):
-        completed(dict(width=24, depth=2, heads=3), model__width=48)
-    assert completed(dict(width=24, depth=2, heads=3), model__width=24).model.width == 24
+def test_a_size_that_is_given_and_not_the_weights_is_refused(completed):
+    weights = dict(width=24, depth=2, heads=3)
+    for name, value, own in (("width", 48, 24), ("depth", 3, 2)):  # the latter is the default
+        with pytest.raises(UserError, match=f"--config.model.{name}={value}: --config.pretrained=.* has {own}; leave"):
+            completed(weights, [f"model.{name}", "optim.steps"], **{f"model__{name}": value})
+    assert completed(weights, ["model.width", "model.remat"], model__width=24, model__remat="none").model.width == 24
+    assert completed(weights, model__width=48).model.width == 24  # of a recipe

@@ -97,6 +97,13 @@ def test_the_first_ctrl_c_is_a_request_and_the_second_is_as_before_the_block(cap
                 os.kill(os.getpid(), signal.SIGINT)
                 wait_until(lambda: False)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is sigterm
+        with distributed.stop_request() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_until(stop)
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_until(lambda: "Ctrl-C again" in capsys.readouterr().err)
+            assert stop() is Stopped  # the first one counts
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with distributed.stop_request():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
