@@ -43,7 +43,7 @@ def as_path(path: str | os.PathLike) -> epath.Path:
     if "://" in text or text.startswith("gs:/"):
         if not re.match("gs://[^/]", text):
             raise UserError(f"{text}: expected a local path, or the text gs://BUCKET/PATH, of Google Cloud Storage (a "
-                            "pathlib.Path loses a slash); mount other stores as a directory")
+                            "pathlib.Path loses a slash); download it, or mount other stores as a directory")
         if importlib.util.find_spec("gcsfs") is None:
             raise UserError(f"{text} lies in a bucket, which takes gcsfs; run `pip install gcsfs`")
         # Other processes, and tensorstore in this one, write beside it.

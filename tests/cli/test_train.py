@@ -136,6 +136,25 @@ def test_a_run_is_not_resumed_with_other_settings(run, fails_with_one_line, smal
     assert "shapley.weight: 16.0 -> 1.0" in error
 
 
+# explain.py whose enumeration fails.
+NO_ENUMERATION = """
+from shapjax.cli import explain
+from shapjax.evaluation import ground_truth
+def fail(*_, **__):
+    raise OSError("no time to enumerate")
+ground_truth.compute = fail
+explain.run()
+"""
+
+
+@pytest.mark.slow
+def test_explain_draws_before_it_enumerates(run, tmp_path):
+    result = subprocess.run([sys.executable, "-c", NO_ENUMERATION, "--checkpoint", run, "--examples", "1", "--output",
+                             tmp_path], capture_output=True, text=True)
+    assert result.returncode == 1 and "no time to enumerate" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["test_0000.png"]
+
+
 def test_explain_writes_a_picture_an_image_and_the_values(run, tmp_path, command):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(tmp_path / "a.png")
