@@ -36,8 +36,8 @@ def test_an_unknown_setting_cannot_be_set():
         config.default_config().shapley.wight = 1.0
 
 
-def test_a_saved_config_with_an_unknown_setting_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="did you mean .*shapley.weight"):
+def test_a_saved_config_with_an_unknown_setting_is_refused():
+    with pytest.raises(UserError, match="'shapley.wieght' is unknown to this version of shapjax: use the one that"):
         config.from_dict({"shapley": {"wieght": 1.0}})
 
 

@@ -203,7 +203,7 @@ def test_without_a_calibration_values_have_no_errors_and_cannot_be_refined(model
     assert e.standard_error is None and e.freedom is None and (e.pairs == 0).all()
     for call in (e.interval, e.sign_is_certain, lambda: e.largest_error, lambda: model.explain(images, pairs=4),
                  lambda: model.explain(images, tolerance=0.1)):
-        with pytest.raises(UserError, match="not calibrated.*run eval.py"):
+        with pytest.raises(UserError, match="not calibrated.*run python -m shapjax eval on it"):
             call()
 
 

@@ -171,7 +171,7 @@ def test_more_patches_than_can_be_enumerated_are_compared_with_estimates(tmp_pat
 @pytest.mark.parametrize(("arguments", "expected"), [
     (("--methods", "phi,kernel_shop"), "did you mean kernel_shap"),
     (("--metrics", "deltion"), "did you mean deletion"),
-    (("--images", 2000), "has 1000"),
+    (("--images", 2000), "expected 1 to 1000, the images of mnist5k"),
     (("--object_masks", "masks.npy"), r"uint8 [3, 20, 28]; expected bools or integers [3, 28, 28]"),
     (("--methods", ""), "--methods: there is no method to compare"),
 ])

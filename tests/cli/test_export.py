@@ -67,7 +67,7 @@ def test_the_program_explains_as_the_model_where_there_is_no_shapjax(run, export
         values, e = np.load(tmp_path / f"values_{rows}.npz"), model.explain(images[:rows])
         assert values["shapley"].shape == (rows, 2, 2, 10)
         for key in ("logits", "shapley", "probabilities"):
-            np.testing.assert_allclose(values[key], e[key], atol=1e-6, err_msg=key)
+            np.testing.assert_allclose(values[key], getattr(e, key), atol=1e-6, err_msg=key)
 
 
 def test_the_other_examples_run_as_they_stand(exported):
