@@ -86,6 +86,7 @@ def compare(model: Any, images: np.ndarray, labels: np.ndarray | None, *, method
     object_masks = None if object_masks is None else np.asarray(object_masks)
     batch_size = default_batch_size() if batch_size is None else batch_size
     pixels = to_pixels(np.asarray(contract.as_images(images, game.grid)))
+    contract.require_range(game, pixels)
     _require_arguments(images, object_masks, target, batch_size, coalitions, seed, explorer_images)
     options = {"batch_size": batch_size, "seed": seed}
     names = getattr(model, "class_names", ())

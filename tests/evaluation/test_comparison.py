@@ -195,6 +195,14 @@ def test_a_wrapped_model_is_checked_whatever_hides_its_patches(game):
             comparison.compare(model, game.images, game.labels, removal=how, **OPTIONS)
 
 
+def test_floats_outside_of_the_range_of_a_model_from_load_are_refused(game):
+    class Loaded:
+        classifier = game.model.replace(pixel_range=(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"expected floats in \[0, 1\], or uint8"):
+        comparison.compare(Loaded(), 255 * np.ones_like(game.images), game.labels, **OPTIONS)
+
+
 def test_a_path_in_place_of_a_model_is_answered_with_how_to_load_it(game):
     with pytest.raises(ValueError, match="the model is str, expected what shapjax.load or games.wrap returns"):
         comparison.compare("some/path", game.images, game.labels)
