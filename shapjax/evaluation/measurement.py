@@ -10,6 +10,7 @@ import timeit
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from shapjax.attribution import registry
@@ -61,7 +62,7 @@ class Measurement:
         """Args:
           coalitions: that sampling methods take for an image; even, as they come in complementary pairs.
           batch_size: rows a forward pass.
-          block: images that are on the devices at a time.
+          block: images that are on the devices at a time, at most.
           seed: of all that is random.
           explorer_images: how many images (the first ones) are explained for several classes, to be looked at.
           explorer_classes: how many classes.
@@ -71,23 +72,25 @@ class Measurement:
           ValueError: if a target or label is no class.
         """
         self.model, self.subjects, self._exact_seconds = model, subjects, exact_seconds
-        self._coalitions, self._batch_size, self._block = coalitions, batch_size, block
+        self._coalitions, self._batch_size = coalitions, batch_size
         for classes in (subjects.targets, subjects.labels):
             checks.require_targets(classes, subjects.probabilities.shape[1])
         self.classes = classes_to_explore(*(x[:explorer_images] for x in (
             subjects.probabilities, subjects.labels, subjects.targets)), explorer_classes)
         self._rows = len(subjects.images) + self.classes.size  # explanations that a method makes
+        self._block = block = fullest_block(block, len(subjects.images), self.classes.size,
+                                            devices=jax.local_device_count())
         self._keys, self._tie_keys, self._coalition_keys = (
             image_keys(use, len(subjects.images), seed=seed) for use in ("explanation", "ties", "coalitions"))
         self._explaining = functools.cache(lambda method: registry.passes(  # traces the method
             method, model, subjects.images[0], coalitions=coalitions))
         self._score, self._remove, self._evaluate = (
             OverImages(functools.partial(fn, batch_size=batch_size), block=block)
-            for fn in (scoring.scores, scoring.removal_curves, scoring.random_coalitions))
+            for fn in (scoring.scores, scoring.removal_curves, scoring.shared_values))
 
     @functools.cached_property
     def _values(self) -> dict[str, np.ndarray]:
-        """Returns the model's values of random coalitions, the same for every method."""
+        """Returns the model's values that are the same for every method (`scoring.shared_values`)."""
         return self._evaluate(self.model, self.subjects.images, self.subjects.targets, self._coalition_keys)
 
     def passes(self, method: Method) -> float:
@@ -126,7 +129,8 @@ class Measurement:
                 method, image, class_, lambda rows: done(rows * self.passes(method) / self._rows))
         for values in (attributions, explored):
             checks.require_finite(values, method.key)
-        order, deleted = self._remove(self.model, s.images[image], class_, explored, self._tie_keys[image])
+        order, deleted = self._remove(self.model, s.images[image], class_, explored, self._tie_keys[image],
+                                      {end: self._values[end][image] for end in ("whole", "empty")})
         return self.score(attributions) | {
             "explorer/attributions": np.asarray(explored, np.float32).reshape(*shape, n),
             "explorer/deleted": deleted.reshape(*shape, n + 1),
@@ -171,6 +175,18 @@ class Measurement:
         if distributed.agreed(taken[0] < BRIEF):  # too brief to be timed once
             taken += timeit.repeat(lambda: explain(self.model, s.images, s.targets, self._keys), number=1, repeat=4)
         return explored, attributions, float(np.median(taken)) / explain.rows(len(s.images)), explain.peak_bytes
+
+
+def fullest_block(most: int, *counts: int, devices: int) -> int:
+    """Chooses the rows of a block: few places of the last blocks are to stay empty, and few blocks are to be run.
+
+    Args:
+      most: the block is no larger, but for being a multiple of the devices.
+      counts: of rows, each of which is worked on block by block; a block is taken to cost a quarter of a row.
+      devices: that share a block.
+    """
+    blocks = range(-(-most // devices) * devices, 0, -devices)
+    return min(blocks, key=lambda block: sum(-count % block - count // -block / 4 for count in counts))
 
 
 def classes_to_explore(probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from shapjax.metrics.pixel_perturbation import negative_perturbation_pixels, pos
 RANDOM_PAIRS = 128  # pairs of coalitions an image for each of the three kinds of sizes
 
 
-def random_coalitions(model: Classifier, images: chex.Array, targets: chex.Array, keys: chex.Array, *, batch_size: int
-                      ) -> dict[str, chex.Array]:
-    """Evaluates random coalitions: of every size, of a quarter and of half of the patches.
+def shared_values(model: Classifier, images: chex.Array, targets: chex.Array, keys: chex.Array, *, batch_size: int
+                  ) -> dict[str, chex.Array]:
+    """Evaluates what no method changes: the whole and the empty image, and random coalitions.
 
     Args:
       model: the game.
@@ -25,10 +25,13 @@ def random_coalitions(model: Classifier, images: chex.Array, targets: chex.Array
       batch_size: pairs a forward pass.
 
     Returns:
-      "KIND/masks" bool [B, M, N] and the target's log-odds on S and on its complement, "KIND/inside" and "KIND/outside"
-      float [B, M]; KIND is any, quarter, half.
+      "whole" and "empty", logits [B, K]; "KIND/masks" bool [B, M, N] and the target's log-odds on S and on its
+      complement, "KIND/inside" and "KIND/outside" float [B, M]; KIND is any (size), quarter or half (of the patches).
     """
-    n, out = model.num_players, {}
+    n = model.num_players
+    whole, empty = classifier.pair_values(model, images, jnp.ones((1, n), bool), read=outputs.all_classes(),
+                                          batch_size=batch_size)
+    out = {"whole": whole[:, 0], "empty": empty[:, 0]}
     read = outputs.target_class(targets, "log_odds")
     for i, (kind, size) in enumerate({"any": None, "quarter": max(1, n // 4), "half": max(1, n // 2)}.items()):
         masks_BMN = jax.vmap(lambda key, i=i, size=size: faithfulness.sample_masks(
@@ -41,7 +44,7 @@ def random_coalitions(model: Classifier, images: chex.Array, targets: chex.Array
 def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: chex.Array, predicted: chex.Array,
            attributions: chex.Array, keys: chex.Array, values: dict[str, chex.Array], *, batch_size: int
            ) -> dict[str, chex.Array]:
-    """Computes the metrics that need the model, or its values of random coalitions.
+    """Computes the metrics that need the model, or its shared values.
 
     Args:
       model: the game.
@@ -49,19 +52,20 @@ def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: c
       targets, labels, predicted: int [B].
       attributions: float [B, N].
       keys: [B], for ties.
-      values: of `random_coalitions`.
+      values: of `shared_values`.
       batch_size: rows a forward pass.
 
     Returns:
       "metric/KEY" float [B] and "curve/NAME" float [B, points].
     """
     order = ranking.order(attributions, keys)
-    curves = perturbation.curves(model, images, order, batch_size=batch_size)
+    curves = _curves(model, images, order, values, batch_size)
+    known = {"whole": values["whole"], "batch_size": batch_size}
     p = jax.tree.map(jnp.exp, perturbation.target_log_probability(curves, targets))
     of_target = (perturbation.deletion, perturbation.insertion, perturbation.aopc, perturbation.aopc_absolute,
                  perturbation.lodds, perturbation.monotonicity)
     pixels = (images, attributions, predicted, keys)
-    road_curve = perturbation.road(model, images, order, targets, batch_size=batch_size)
+    road_curve = perturbation.road(model, images, order, targets, **known)
     any_masks = jnp.concatenate([values["any/masks"], ~values["any/masks"]], axis=1)
     any_log_odds = jnp.concatenate([values["any/inside"], values["any/outside"]], axis=1)
     fixed = [faithfulness.sensitivity_n(attributions, masks, log_odds) for masks, log_odds in (
@@ -74,8 +78,8 @@ def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: c
         "metric/negative": perturbation.negative_perturbation(curves, predicted),
         "metric/positive_label": perturbation.positive_perturbation(curves, labels),
         "metric/negative_label": perturbation.negative_perturbation(curves, labels),
-        "metric/positive_pixels": positive_perturbation_pixels(model, *pixels, batch_size=batch_size),
-        "metric/negative_pixels": negative_perturbation_pixels(model, *pixels, batch_size=batch_size),
+        "metric/positive_pixels": positive_perturbation_pixels(model, *pixels, **known),
+        "metric/negative_pixels": negative_perturbation_pixels(model, *pixels, **known),
         "metric/sensitivity_n": faithfulness.sensitivity_n(attributions, any_masks, any_log_odds),
         "metric/sensitivity_n_fixed": jnp.mean(jnp.stack(fixed), axis=0),
         "metric/faithfulness": faithfulness.faithfulness_correlation(
@@ -92,17 +96,23 @@ def scores(model: Classifier, images: chex.Array, targets: chex.Array, labels: c
 
 
 def removal_curves(model: Classifier, images: chex.Array, targets: chex.Array, attributions: chex.Array,
-                   keys: chex.Array, *, batch_size: int) -> tuple[chex.Array, chex.Array]:
+                   keys: chex.Array, values: dict[str, chex.Array], *, batch_size: int
+                   ) -> tuple[chex.Array, chex.Array]:
     """Removes patches one by one, most important first.
 
-    Arguments as of `scores`.
+    Arguments as of `scores`; of the values, the two ends are used.
 
     Returns:
       the order int32 [B, N], and the target's probability without the first 0 … N patches of it, float32 [B, N+1].
     """
     order = ranking.order(attributions, keys)
-    curves = perturbation.curves(model, images, order, batch_size=batch_size)
+    curves = _curves(model, images, order, values, batch_size)
     return order, jnp.exp(perturbation.target_log_probability(curves, targets).deleted)
+
+
+def _curves(model: Classifier, images: chex.Array, order: chex.Array, values: dict[str, chex.Array], batch_size: int
+            ) -> perturbation.Curves:
+    return perturbation.curves(model, images, order, batch_size=batch_size, ends=(values["whole"], values["empty"]))
 
 
 def agreement_scores(attributions: np.ndarray, targets: np.ndarray, ground_truth: np.ndarray) -> dict[str, np.ndarray]:

@@ -39,7 +39,8 @@ def removed_counts(num_players: int) -> np.ndarray:
 
 
 @of_images("batch_size")
-def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256) -> Curves:
+def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_size: int = 256,
+           ends: tuple[chex.Array, chex.Array] | None = None) -> Curves:
     """Evaluates both curves from N coalition pairs an image: the first k patches and the rest are complements.
 
     Args:
@@ -47,16 +48,21 @@ def curves(model: Classifier, images: chex.Array, order: chex.Array, *, batch_si
       images: [B, H, W, C].
       order: int [B, N], from `ranking.order`.
       batch_size: coalitions a forward pass; bounds the memory.
+      ends: logits of the whole and of the empty images, [B, K] each, if they are known: a pair less is evaluated.
 
     Raises:
       ValueError: if the order's shape does not fit the images and the model.
     """
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
-    first_BNN = ranking.ranks(order)[:, None, :] < jnp.arange(n)[:, None]  # the first 0 … N-1; N is the complement of 0
+    sizes = jnp.arange(n) if ends is None or n == 1 else jnp.arange(1, n)  # N is the complement of 0
+    first_BSN = ranking.ranks(order)[:, None, :] < sizes[:, None]
     first, rest = classifier.pair_values(
-        model, images, first_BNN, read=outputs.all_classes(), batch_size=batch_size)
-    return Curves(jnp.concatenate([first, rest[:, :1]], axis=1), jnp.concatenate([rest, first[:, :1]], axis=1))
+        model, images, first_BSN, read=outputs.all_classes(), batch_size=batch_size)
+    if len(sizes) == n:
+        ends, first, rest = (rest[:, 0], first[:, 0]), first[:, 1:], rest[:, 1:]
+    whole, empty = (logits[:, None] for logits in ends)
+    return Curves(jnp.concatenate([empty, first, whole], axis=1), jnp.concatenate([whole, rest, empty], axis=1))
 
 
 def at_fractions(curves: Curves) -> Curves:
@@ -198,7 +204,7 @@ def negative_perturbation(curves: Curves, labels: chex.Array | None = None) -> c
 
 @of_images("batch_size")
 def correct_without(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, *,
-                    batch_size: int = 256) -> chex.Array:
+                    batch_size: int = 256, whole: chex.Array | None = None) -> chex.Array:
     """Tests whether the label is predicted without the first 0, 10 … 90 % of an order.
 
     Args:
@@ -207,15 +213,17 @@ def correct_without(model: Classifier, images: chex.Array, order: chex.Array, la
       order: int [B, N].
       labels: int [B].
       batch_size: coalitions a forward pass; bounds the memory.
+      whole: logits [B, K] of the images, if they are known: one pass an image less.
 
     Returns:
       float32 [B, 10] of 0 and 1.
     """
     n = model.num_players
     require_shape("orders", order, (images.shape[0], n), "images, patches")
-    visible_BQN = ranking.ranks(order)[:, None, :] >= removed_counts(n)[:, None]
+    counts = removed_counts(n) if whole is None else removed_counts(n)[1:]
+    visible_BQN = ranking.ranks(order)[:, None, :] >= counts[:, None]
     logits = classifier.values(model, images, visible_BQN, read=outputs.all_classes(), batch_size=batch_size)
-    return correct(logits, labels)
+    return correct(logits if whole is None else jnp.concatenate([whole[:, None], logits], axis=1), labels)
 
 
 def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Array:
@@ -238,7 +246,8 @@ def monotonicity(curves: Curves, targets: chex.Array | None = None) -> chex.Arra
 
 @of_images("batch_size", "imputation")
 def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex.Array, *, batch_size: int = 256,
-         imputation: NoisyLinear = NoisyLinear()) -> chex.Array:  # noqa: B008 (frozen)
+         whole: chex.Array | None = None, imputation: NoisyLinear = NoisyLinear()  # noqa: B008 (frozen)
+         ) -> chex.Array:
     """Tests whether the target class is predicted without the first 0, 10 … 90 % of an order (ROAD, Rong et al. 2022).
 
     Removed patches are imputed, whatever the model's own removal is: they are filled in so that their outline tells
@@ -251,12 +260,14 @@ def road(model: Classifier, images: chex.Array, order: chex.Array, targets: chex
         first (LeRF, higher is better).
       targets: int [B].
       batch_size: images a forward pass; bounds the memory.
+      whole: logits [B, K] of the images, if they are known: one pass an image less.
       imputation: fills in the removed patches; its noise is in the units of the images.
 
     Returns:
       float32 [B, 10] of 0 and 1; ROAD is the mean over images, and over the columns from the second on.
     """
-    return correct_without(classifier.painted(model, imputation), images, order, targets, batch_size=batch_size)
+    return correct_without(classifier.painted(model, imputation), images, order, targets, batch_size=batch_size,
+                           whole=whole)
 
 
 @of_images("batch_size")

@@ -11,7 +11,8 @@ from shapjax.metrics import localization, perturbation, ranking
 
 @of_images("batch_size")
 def positive_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
-                                 key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
+                                 key: chex.PRNGKey, *, batch_size: int = 256,
+                                 whole: chex.Array | None = None) -> chex.Array:
     """Computes `perturbation.positive_perturbation` with pixels as players; lower is better.
 
     Pixels are ranked by the attributions upsampled bilinearly to the image's size. Removed pixels are set to 0 in the
@@ -24,6 +25,7 @@ def positive_perturbation_pixels(model: Classifier, images: chex.Array, attribut
       labels: int [B], the classes that count as correct.
       key: breaks ties; one typed key or [B] of them.
       batch_size: images a forward pass; bounds the memory.
+      whole: logits [B, K] of the images, if they are known: one pass an image less.
 
     Returns:
       float [B], each image's share in the area, 0 to 90.
@@ -31,17 +33,18 @@ def positive_perturbation_pixels(model: Classifier, images: chex.Array, attribut
     Raises:
       ValueError: if the attributions' shape does not fit the images and the model.
     """
-    return _area(model, images, _pixel_order(model, images, attributions, key), labels, batch_size)
+    return _area(model, images, _pixel_order(model, images, attributions, key), labels, batch_size, whole)
 
 
 @of_images("batch_size")
 def negative_perturbation_pixels(model: Classifier, images: chex.Array, attributions: chex.Array, labels: chex.Array,
-                                 key: chex.PRNGKey, *, batch_size: int = 256) -> chex.Array:
+                                 key: chex.PRNGKey, *, batch_size: int = 256,
+                                 whole: chex.Array | None = None) -> chex.Array:
     """Computes `perturbation.negative_perturbation` with pixels as players; higher is better.
 
     Arguments, result and errors as in `positive_perturbation_pixels`.
     """
-    return _area(model, images, _pixel_order(model, images, attributions, key)[:, ::-1], labels, batch_size)
+    return _area(model, images, _pixel_order(model, images, attributions, key)[:, ::-1], labels, batch_size, whole)
 
 
 def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array, key: chex.PRNGKey) -> chex.Array:
@@ -50,7 +53,8 @@ def _pixel_order(model: Classifier, images: chex.Array, attributions: chex.Array
     return ranking.order(localization.upsample(attributions, model.grid, (h, w), num_images=b).reshape(b, h * w), key)
 
 
-def _area(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, batch_size: int) -> chex.Array:
+def _area(model: Classifier, images: chex.Array, order: chex.Array, labels: chex.Array, batch_size: int,
+          whole: chex.Array | None) -> chex.Array:
     pixels = classifier.painted(model.replace(grid=images.shape[1:3]), Constant(0.0))
-    correct = perturbation.correct_without(pixels, images, order, labels, batch_size=batch_size)
+    correct = perturbation.correct_without(pixels, images, order, labels, batch_size=batch_size, whole=whole)
     return perturbation.accuracy_area(correct)

@@ -3,13 +3,14 @@
 import itertools
 import time
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
 
 from shapjax.attribution import registry, shapley_values
 from shapjax.evaluation.keys import image_keys
-from shapjax.evaluation.measurement import Measurement, classes_to_explore
+from shapjax.evaluation.measurement import Measurement, classes_to_explore, fullest_block
 from shapjax.evaluation.over_images import OverImages
 from shapjax.metrics.registry import METRICS
 
@@ -82,13 +83,28 @@ def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_coun
     monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or next(seconds))
     work = Measurement(game.model, subjects._replace(ground_truth=None, object_masks=None),
                        **settings | {"explorer_images": 0})
-    work._score = work._evaluate = lambda *arrays: {}
+    work._score = lambda *arrays: {}
+    work._evaluate = lambda *arrays: {end: np.zeros((len(subjects.images), 3)) for end in ("whole", "empty")}
     work._remove = lambda *arrays: (np.zeros((0, 4)), np.zeros((0, 5)))
     found = work.measure(registry.METHODS["phi"])
     assert events[0] == "compiled" and set(events[1:]) == {"clock"}
     blocks = -(-len(subjects.images) // settings["block"])  # of a multiple of the devices
     assert found["cost/seconds"] == 1 / (blocks * settings["block"]) and len(subjects.images) % settings["block"]
     assert found["explorer/attributions"].shape[0] == 0
+
+
+@pytest.mark.parametrize(("counts", "devices", "block"), [
+    ((1, 0), 1, 1), ((1, 5), 1, 1), ((16, 15), 1, 16), ((16, 5), 1, 8), ((17, 3), 1, 3), ((0, 0), 1, 16),
+    ((1, 5), 2, 2), ((11, 6), 8, 8), ((1000, 40), 8, 16)])
+def test_a_block_has_few_empty_places(counts, devices, block):
+    assert fullest_block(16, *counts, devices=devices) == block
+
+
+def test_one_image_is_not_worked_on_as_if_it_were_a_block_of_them(game, subjects, settings):
+    one = subjects._replace(ground_truth=None, **{name: getattr(subjects, name)[:1] for name in (
+        "images", "labels", "predicted", "targets", "probabilities", "object_masks")})
+    work = Measurement(game.model, one, **settings | {"block": 100, "explorer_images": 0})
+    assert work._score.block == work._remove.block == jax.local_device_count()
 
 
 def test_attributions_that_are_not_finite_name_the_method(work):

@@ -18,13 +18,13 @@ COUNTS = np.floor(np.arange(10) / 10 * N + 0.5).astype(int)  # patches removed a
 
 @pytest.fixture(scope="module")
 def values(game, case):
-    return jax.device_get(jax.jit(functools.partial(scoring.random_coalitions, batch_size=16))(
+    return jax.device_get(jax.jit(functools.partial(scoring.shared_values, batch_size=16))(
         game.model, game.images, case["targets"], image_keys("coalitions", len(game.images), seed=0)))
 
 
 def test_random_coalitions_have_a_quarter_half_or_any_number_of_the_patches():
     model = wrap(lambda x: x.reshape(len(x), 2, -1).sum(axis=2), grid=(3, 4), removal=Constant(0.0))
-    out = scoring.random_coalitions(model, np.ones((1, 6, 4, 1), np.float32), np.zeros(1, np.int32),
+    out = scoring.shared_values(model, np.ones((1, 6, 4, 1), np.float32), np.zeros(1, np.int32),
                                     image_keys("coalitions", 1, seed=0), batch_size=64)
     sizes = {kind: np.unique(out[f"{kind}/masks"].sum(axis=-1)) for kind in ("quarter", "half", "any")}
     assert sizes["quarter"].tolist() == [3] and sizes["half"].tolist() == [6]

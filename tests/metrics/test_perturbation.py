@@ -41,6 +41,40 @@ def test_both_curves_equal_a_loop_over_single_coalitions(example, example_order,
         np.testing.assert_allclose(curves.deleted[:, k], single(example.model, example.images, ~first), atol=2e-5)
 
 
+def test_known_logits_of_whole_and_empty_images_are_taken_and_not_evaluated_again(
+        example, example_order, example_curves, monkeypatch):
+    evaluated, pair_values = [], classifier.pair_values
+    monkeypatch.setattr(classifier, "pair_values", lambda *args, **kw: evaluated.append(args[2]) or pair_values(
+        *args, **kw))
+    whole, empty = np.full((6, 3), 7, np.float32), np.full((6, 3), 8, np.float32)
+    # Beneath the compiled program, so that it is traced anew.
+    found = perturbation.curves.__wrapped__(example.model, example.images, example_order, ends=(whole, empty))
+    assert [masks.shape for masks in evaluated] == [(6, 15, 16)]
+    np.testing.assert_array_equal(found.inserted[:, [0, -1]], np.stack([empty, whole], axis=1))
+    np.testing.assert_array_equal(found.deleted[:, [0, -1]], np.stack([whole, empty], axis=1))
+    for new, old in zip(found, example_curves, strict=True):
+        np.testing.assert_allclose(new[:, 1:-1], old[:, 1:-1], atol=2e-5)
+
+
+def test_curves_of_a_single_patch_are_their_ends():
+    model = classifier.wrap(lambda x: jnp.stack([x.sum((1, 2, 3)), jnp.zeros(len(x))], axis=1), grid=(1, 1),
+                            removal=Constant(0.0))
+    images, order = np.ones((2, 4, 4, 1), np.float32), np.zeros((2, 1), int)
+    found = perturbation.curves(model, images, order)
+    np.testing.assert_array_equal(found.deleted[..., 0], [[16, 0]] * 2)
+    known = perturbation.curves(model, images, order, ends=(found.deleted[:, 0], found.deleted[:, 1]))
+    np.testing.assert_array_equal(known.inserted[..., 0], [[0, 16]] * 2)
+
+
+@pytest.mark.parametrize("metric", ["correct_without", "road"])
+def test_the_known_logits_of_the_image_are_its_prediction(example, example_order, metric):
+    fn, args = getattr(perturbation, metric), (example.model, example.images, example_order, np.ones(6, int))
+    whole = np.eye(3, dtype=np.float32)[[1, 0, 1, 2, 1, 0]]
+    found = fn(*args, whole=whole)
+    np.testing.assert_array_equal(found[:, 0], [1, 0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found[:, 1:], fn(*args)[:, 1:])
+
+
 def test_in_reverse_insertion_is_deletion_and_positive_is_negative(example, example_order, example_curves):
     back = perturbation.curves(example.model, example.images, example_order[:, ::-1])
     np.testing.assert_allclose(
