@@ -23,7 +23,7 @@ from shapjax.games.classifier import Classifier
 from shapjax.training import distributed
 
 BRIEF = 0.5  # seconds
-SCORING_PASSES = 60  # roughly the passes that scoring costs beside explaining; for the progress bar only
+PAINTED_PASSES = 27  # an image, of the metrics that paint 10 … 90 % over: ROAD, and two with pixels as players
 
 
 class Subjects(NamedTuple):
@@ -94,9 +94,16 @@ class Measurement:
         return self._evaluate(self.model, self.subjects.images, self.subjects.targets, self._coalition_keys)
 
     def passes(self, method: Method) -> float:
-        """Returns roughly how many forward passes `measure` takes."""
-        explaining = 0 if self._is_known(method) else np.nan_to_num(self._explaining(method))  # NaN: unknown
-        return (SCORING_PASSES + explaining) * self._rows
+        """Returns roughly how many forward passes `measure` takes, those of a pair counted as one."""
+        return (self._curve_passes + self._explaining_passes(method)) * self._rows + PAINTED_PASSES * len(
+            self.subjects.images)
+
+    @property
+    def _curve_passes(self) -> int:
+        return self.model.num_players - 1
+
+    def _explaining_passes(self, method: Method) -> float:
+        return 0 if self._is_known(method) else np.nan_to_num(self._explaining(method))  # NaN: unknown
 
     def _is_known(self, method: Method) -> bool:
         return method.key == "exact" and self._exact_seconds is not None
@@ -123,15 +130,15 @@ class Measurement:
             explored = s.ground_truth[image, :, class_]
             attributions = np.take_along_axis(s.ground_truth, s.targets[:, None, None], axis=2)[..., 0]
             seconds, peak = self._exact_seconds, np.nan
-            done(self.passes(method))
         else:
             explored, attributions, seconds, peak = self._explain(
-                method, image, class_, lambda rows: done(rows * self.passes(method) / self._rows))
+                method, image, class_, lambda rows: done(rows * self._explaining_passes(method)))
         for values in (attributions, explored):
             checks.require_finite(values, method.key)
         order, deleted = self._remove(self.model, s.images[image], class_, explored, self._tie_keys[image],
-                                      {end: self._values[end][image] for end in ("whole", "empty")})
-        return self.score(attributions) | {
+                                      {end: self._values[end][image] for end in ("whole", "empty")},
+                                      done=lambda rows: done(rows * self._curve_passes))
+        return self.score(attributions, done=done) | {
             "explorer/attributions": np.asarray(explored, np.float32).reshape(*shape, n),
             "explorer/deleted": deleted.reshape(*shape, n + 1),
             "explorer/order": order.reshape(*shape, n),
@@ -140,18 +147,20 @@ class Measurement:
             "cost/peak_bytes": np.float64(peak),
         }
 
-    def score(self, attributions: np.ndarray) -> dict[str, np.ndarray]:
+    def score(self, attributions: np.ndarray, *, done: Callable[[float], Any] = lambda passes: None
+              ) -> dict[str, np.ndarray]:
         """Scores attributions of the targets, from wherever they are.
 
         Args:
           attributions: finite floats [n, N].
+          done: as of `measure`.
 
         Returns:
           arrays: "attributions", "metric/KEY", "curve/NAME" and "correct", as `measure` returns them.
         """
         s = self.subjects
         found = self._score(self.model, s.images, s.targets, s.labels, s.predicted, attributions, self._tie_keys,
-                            self._values)
+                            self._values, done=lambda rows: done(rows * (self._curve_passes + PAINTED_PASSES)))
         if s.ground_truth is not None:
             found |= scoring.agreement_scores(attributions, s.targets, s.ground_truth)
         if s.object_masks is not None:

@@ -83,9 +83,9 @@ def test_a_method_is_compiled_before_it_is_timed_and_rows_that_fill_a_block_coun
     monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or next(seconds))
     work = Measurement(game.model, subjects._replace(ground_truth=None, object_masks=None),
                        **settings | {"explorer_images": 0})
-    work._score = lambda *arrays: {}
+    work._score = lambda *arrays, done: {}
     work._evaluate = lambda *arrays: {end: np.zeros((len(subjects.images), 3)) for end in ("whole", "empty")}
-    work._remove = lambda *arrays: (np.zeros((0, 4)), np.zeros((0, 5)))
+    work._remove = lambda *arrays, done: (np.zeros((0, 4)), np.zeros((0, 5)))
     found = work.measure(registry.METHODS["phi"])
     assert events[0] == "compiled" and set(events[1:]) == {"clock"}
     blocks = -(-len(subjects.images) // settings["block"])  # of a multiple of the devices
