@@ -107,16 +107,18 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
 def undecoded(config: ml_collections.ConfigDict) -> Source:
     """Returns the training images, of which none is decoded before it is read; arguments and errors of `load_source`.
 
-    Of a dataset that TFDS knows and that is not prepared, only classes and shape are known: its length is 0.
+    Of a dataset of TFDS in a bucket nothing is copied: number, classes and shape are known, and nothing can be read. Of
+    one that TFDS knows and that is not prepared, only classes and shape are known: its length is 0.
     """
     kind, _, name = config.dataset.partition(":")
     if kind == "tfds" and name:
         from shapjax.data import tfds_source
-        if not tfds_source.is_prepared(name, config.data.data_dir):
-            records = tfds_source.open_unprepared(name)
+        if not tfds_source.is_on_disk(name, config.data.data_dir):
+            records = tfds_source.described(name, config.data.train_split, config.data.data_dir)
             shape, larger = _shape(config.data, records, _stored_size(config.dataset, config.data, records))
             unknown = (0.5,) * shape[2]
-            return EncodedSource(records, np.arange(0), shape, crops_on_read=larger, mean=unknown, std=unknown)
+            return EncodedSource(records, np.arange(records.count), shape, crops_on_read=larger, mean=unknown,
+                                 std=unknown)
     config = config.copy_and_resolve_references()
     config.data.cache_gib = 0.0
     return load_source(config, "train")

@@ -63,9 +63,10 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
         mask_background=_BACKGROUND.get(builder.name, 0) if masks else None)
 
 
-def is_prepared(name: str, data_dir: str) -> bool:
-    """Returns whether `open_records` finds files of a dataset."""
-    return _builder(name, os.fspath(as_path(data_dir)) if data_dir else "") is not None
+def is_on_disk(name: str, data_dir: str) -> bool:
+    """Returns whether a dataset is prepared, on a local disk and not in a bucket."""
+    builder = _builder(name, os.fspath(as_path(data_dir)) if data_dir else "")
+    return builder is not None and not in_bucket(builder.data_dir)
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
@@ -75,18 +76,25 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
         return None
 
 
-def open_unprepared(name: str) -> Records:
-    """Returns what TFDS knows of a dataset without its files: classes, and the images' shape. There are no examples.
+def described(name: str, split: str, data_dir: str) -> Records:
+    """Returns what is known of a dataset without its files: classes, the images' shape, and their number if prepared.
+
+    There are no examples. Of a dataset that is not prepared, what TFDS knows is returned, with 0 images.
 
     Raises:
-      UserError: on a dataset that TFDS does not know, or one without labeled images.
+      UserError: on a dataset that TFDS does not know, a split that is not there, or one without labeled images.
     """
-    try:
-        builder = tfds.builder(name, try_gcs=False)
-    except tfds.core.DatasetNotFoundError:
-        raise not_prepared(name, "") from None
-    image, label = (builder.info.features[key] for key in _image_and_label(f"tfds:{name}", builder.info))
-    return Records(count=0, name=str, examples=lambda indices: [], class_names=tuple(label.names),
+    title, count = f"tfds:{name}", 0
+    if (builder := _builder(name, os.fspath(as_path(data_dir)) if data_dir else "")) is not None:
+        _require_split(title, split, builder.info.splits)
+        count = builder.info.splits[split].num_examples
+    else:
+        try:
+            builder = tfds.builder(name, try_gcs=False)
+        except tfds.core.DatasetNotFoundError:
+            raise not_prepared(name, "") from None
+    image, label = (builder.info.features[key] for key in _image_and_label(title, builder.info))
+    return Records(count=count, name=str, examples=lambda indices: [], class_names=tuple(label.names),
                    stored_shape=tuple(image.shape), upright=False)
 
 

@@ -75,7 +75,8 @@ def read(directory: str | os.PathLike, *, step: int, params: chex.ArrayTree) -> 
             raise ValueError(f"{wrong[0]} is {values[wrong[0]]!r}, expected {FIELDS[wrong[0]].__name__}")
         calibration = Calibration(**values | {"law": ErrorLaw.from_dict(values["law"])})
     except (ValueError, TypeError) as e:
-        raise UserError(f"{path} holds no calibration: {e}; delete it and run python -m shapjax eval") from e
+        raise UserError(f"{path} holds no calibration of step {step}: {e}; delete it and run python -m shapjax "
+                        "eval") from e
     if calibration.step != step:
         return None
     if calibration.params != digest(params):

@@ -31,6 +31,7 @@ from shapjax import config, models
 from shapjax.errors import UserError, few
 from shapjax.paths import as_path, unsealed
 from shapjax.training import checkpoint
+from shapjax.training.digest import digests
 from shapjax.training.meta import Meta
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -160,7 +161,7 @@ def read(directory: str | os.PathLike, init_params: Callable[[Meta], chex.ArrayT
         shapes = flax.traverse_util.flatten_dict(init_params(meta), sep="/")
     if WEIGHTS not in files:
         raise UserError(f"{directory} was exported without its parameters; export it again with --format all")
-    arrays = _read_weights(directory / WEIGHTS, shapes, files[WEIGHTS])
+    arrays = _read_weights(directory / WEIGHTS, shapes, values)
     return flax.traverse_util.unflatten_dict(arrays, sep="/"), meta, values["step"]
 
 
@@ -204,8 +205,9 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_weights(path: epath.Path, shapes: dict[str, jax.ShapeDtypeStruct], expected: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file, after a check of names, shapes and checksum."""
+def _read_weights(path: epath.Path, shapes: dict[str, jax.ShapeDtypeStruct], values: dict[str, Any]
+                  ) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file, after a check of names, shapes and values by those of `CONFIG`."""
     try:
         content = path.read_bytes()  # whole, as buckets give it
         arrays = safetensors.numpy.load(content)
@@ -215,9 +217,13 @@ def _read_weights(path: epath.Path, shapes: dict[str, jax.ShapeDtypeStruct], exp
         raise UserError(f"{path} is damaged or no safetensors file ({str(e)[:100]}); export the model again") from e
     _require_same(path, {name: f"{x.dtype} {list(x.shape)}" for name, x in arrays.items()},
                   {name: f"float32 {list(x.shape)}" for name, x in shapes.items()})
-    if checksum(content) != expected:
-        raise UserError(f"{path} is damaged, or of another export than the {CONFIG} beside it (its checksum is "
-                        "not the one noted there); export the model again")
+    if checksum(content) != values["files"][WEIGHTS]:
+        noted, found = values.get("digests", {}), digests(arrays)  # older exports have none
+        changed = [name for name in noted if noted[name] != found.get(name)]
+        what = (f"at step {values['step']} other values were exported of {few(changed)}" if changed else
+                "its checksum is not the one noted there")
+        raise UserError(f"{path} is damaged, or of another export than the {CONFIG} beside it ({what}); export the "
+                        "model again")
     return arrays
 
 

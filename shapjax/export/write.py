@@ -23,6 +23,7 @@ from shapjax.export.calibration import CALIBRATION
 from shapjax.export.read import CONFIG, FORMAT, FORMAT_KEY, PAIR, PROGRAM, README, WEIGHTS, checksum, is_marked
 from shapjax.models.inference import explanation
 from shapjax.paths import as_path, replacing, sealed
+from shapjax.training.digest import digests
 from shapjax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that JAX lowers for
@@ -48,14 +49,16 @@ def write(model: Any, directory: str | os.PathLike, *, programs: Mapping[str, by
     """
     directory = as_path(directory)
     require_free(directory)
-    contents = ({WEIGHTS: _weights(model)} if weights else {}) | programs
+    arrays = _arrays(model) if weights else {}
+    contents = ({WEIGHTS: safetensors.numpy.save(arrays)} if weights else {}) | programs
     if model.calibration:
         contents[CALIBRATION] = json.dumps(model.calibration.to_dict(), indent=2).encode() + b"\n"
     checksums = {name: checksum(content) for name, content in contents.items()}
     contents[README] = usage(model, contents).encode()
     contents[CONFIG] = json.dumps(sealed({
         FORMAT_KEY: FORMAT, "shapjax": __version__, "jax": jax.__version__, "step": model.step, "files": checksums,
-        "measured": model.measured, **model.meta.to_dict()}), indent=2).encode() + b"\n"
+        "digests": digests(arrays) if weights else {}, "measured": model.measured, **model.meta.to_dict()}),
+        indent=2).encode() + b"\n"
     # The last one in, config.json, takes its place first. It is the mark of an export: if the process dies in between,
     # `read` finds that the checksums are wrong, and the next export may replace all of it.
     with contextlib.ExitStack() as replacements:
@@ -226,8 +229,7 @@ def usage(model: Any, names: Collection[str]) -> str:
     return "\n".join(map(textwrap.dedent, parts))
 
 
-def _weights(model: Any) -> bytes:
-    """Returns the content of a safetensors file. Arrays are in C order, because safetensors writes memory as it is."""
+def _arrays(model: Any) -> dict[str, np.ndarray]:
+    """Returns the parameters by name, in C order, because safetensors writes memory as it is."""
     arrays = flatten_dict(jax.device_get(model.params), sep="/")
-    return safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in arrays.items()})
-
+    return {name: np.asarray(x, order="C") for name, x in arrays.items()}

@@ -197,7 +197,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *,
     workdir = paths.as_path(workdir)
     shapjax.config.validate(config)  # before images are decoded
     source, test_source = (sources.load_source(config, split) for split in ("train", "test"))
-    begun = newest_meta(workdir)
+    begun = newest_meta(workdir, say)
     held_out = begun.held_out if begun else calibration_split.draw(source, seed=config.seed)
     images = len(source) - len(held_out)
     config = machine.fit(config, begun and begun.config, images=images, fit_batch=fit_batch, say=say)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -85,14 +85,29 @@ def read_meta(directory: epath.Path) -> tuple[Meta, dict[str, str]]:
         raise UserError(f"{directory}: {e}") from e
 
 
-def newest_meta(workdir: str | os.PathLike) -> Meta | None:
+def newest_meta(workdir: str | os.PathLike, say: Callable[[str], None] = lambda line: None) -> Meta | None:
     """Returns the meta data of a run's newest checkpoint whose meta data are whole; None if there is no checkpoint.
 
+    In a bucket, what a kill leaves of a checkpoint that was being written has the name of a complete one. There can be
+    one of these at most: a run removes it as it goes on.
+
+    Args:
+      workdir: of the run.
+      say: takes a line for people, on a checkpoint that is not complete.
+
     Raises:
-      UserError: if those of every checkpoint are damaged or foreign.
+      UserError: if those of every checkpoint are damaged or foreign, or there are several and none is complete.
     """
-    steps = [path for path in (paths.as_path(workdir) / "checkpoints").glob("*")
-             if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path)]
+    steps, incomplete = [], []
+    for path in (paths.as_path(workdir) / "checkpoints").glob("*"):
+        if path.name.isdecimal():
+            (steps if ocp.utils.is_checkpoint_finalized(path) else incomplete).append(path)
+    if len(incomplete) > 1 and not steps:
+        raise UserError(f"none of the {len(incomplete)} checkpoints in {incomplete[0].parent} is complete: they lack "
+                        "commit_success.txt, which is written last; put them back from a copy, or train anew with "
+                        "another --workdir")
+    for path in incomplete:
+        say(f"checkpoint {path} is not complete, as after a kill while it was written; it is removed")
     error = None
     for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
         try:

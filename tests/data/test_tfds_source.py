@@ -156,6 +156,16 @@ def test_the_shape_of_images_is_known_without_decoding_any(pets):
         undecoded(config("shapes", pets / "elsewhere", image_size=20))
 
 
+def test_the_shape_and_number_of_images_in_a_bucket_is_known_without_copying_any(pets, bucket, monkeypatch):
+    paths.upload(paths.as_path(pets), paths.as_path(bucket))
+    monkeypatch.setattr(paths, "_copy", None)
+    known, local = (undecoded(config("shapes", path, image_size=20)) for path in (bucket, pets))
+    assert len(known) == len(local) == 4
+    assert (known.class_names, known.image_shape) == (local.class_names, local.image_shape)
+    with pytest.raises(UserError, match="expected a split or a slice such as"):
+        undecoded(config("shapes", bucket, image_size=20, train_split="nothing"))
+
+
 def test_images_of_their_own_size_need_one_to_resize_to(pets):
     with pytest.raises(UserError, match="--config.data.image_size=224"):
         load_source(config("shapes", pets), "train")

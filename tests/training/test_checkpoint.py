@@ -269,6 +269,13 @@ def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, 
 def test_a_step_in_a_bucket_is_a_checkpoint_once_it_is_complete(bucket):
     step = f"{bucket}/checkpoints/7"
     paths.write_text(f"{step}/meta/metadata", json.dumps({"format": checkpoint.FORMAT} | META.to_dict()))
-    assert newest_meta(bucket) is None
+    lines = []
+    assert newest_meta(bucket, lines.append) is None
+    assert len(lines) == 1 and f"{step} is not complete" in lines[0]
+    other = f"{bucket}/checkpoints/14"
+    paths.write_text(f"{other}/meta/metadata", "{}")
+    with pytest.raises(UserError, match=f"none of the 2 checkpoints in {bucket}/checkpoints is complete"):
+        newest_meta(bucket)
     paths.write_text(f"{step}/commit_success.txt", "")
-    assert newest_meta(bucket).class_names == META.class_names
+    assert newest_meta(bucket, lines.append).class_names == META.class_names
+    assert len(lines) == 2 and f"{other} is not complete" in lines[1]
