@@ -18,7 +18,7 @@ from shapjax.errors import UserError
 from shapjax.evaluation import refined
 from shapjax.export import calibration, read, write
 from shapjax.export.calibration import Calibration
-from shapjax.games import classifier, outputs
+from shapjax.games import classifier, contract, outputs
 from shapjax.games.any_prior import MAX_PAIRS
 from shapjax.games.classifier import row_keys
 from shapjax.models import inference
@@ -102,14 +102,15 @@ class SelfExplainingModel:
           batch_size: images, or pairs, a forward pass.
 
         Raises:
-          UserError: if an image cannot be read or is of another range, an argument cannot be, or the values are to be
-            refined and the model is not calibrated.
+          UserError: if an image cannot be read or is of another range, an argument cannot be, the values are to be
+            refined and the model is not calibrated, or logits are not finite.
         """
         self._require_batch_size(batch_size)
         images, names, changes = inputs.as_inputs(images, image_shape=self.image_shape)
         numbers = self._numbers_of_pairs(pairs, tolerance, max_pairs)
         keys = row_keys(jax.random.key(seed), len(images))
         found = refined.explanations(self.classifier, images, keys, numbers, tolerance=tolerance, batch_size=batch_size)
+        contract.require_finite_logits(found["logits"])
         explanation = Explanation(**{"standard_error": None, "freedom": None} | found, images=images, names=names,
                                   changes=changes, class_names=self.class_names)
         if tolerance is not None:

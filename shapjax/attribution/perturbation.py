@@ -92,7 +92,7 @@ def local_coefficients(masks: chex.Array, values: chex.Array, *, kernel_width: f
       float32 [N], without the intercept.
     """
     n = masks.shape[1]
-    distance_M = 1 - jnp.sqrt(masks.sum(axis=1) / n)  # cosine, of 0/1 rows to the row of ones
+    distance_M = 1 - jnp.sqrt(masks.sum(axis=1, dtype=jnp.float32) / n)  # cosine, of 0/1 rows to the row of ones
     weight_M = jnp.exp(-(distance_M**2) / (2 * kernel_width**2))
     share_M = weight_M / weight_M.sum()
     x_MN = masks.astype(jnp.float32)

@@ -144,8 +144,9 @@ class _Work(NamedTuple):
 
 
 def _require_same_images(one: _Work, other: _Work) -> None:
-    """Raises UserError if two models are to be compared on other images or classes; the labels tell."""
-    if not np.array_equal(one.chosen["label"], other.chosen["label"]):
+    """Raises UserError if two models are to be compared on other images or classes; labels and names tell."""
+    same_classes = one.model.class_names == other.model.class_names
+    if not same_classes or not np.array_equal(one.chosen["label"], other.chosen["label"]):
         raise UserError(f"--checkpoint: the test images of {one.output.name} and of {other.output.name} or the order "
                         f"of their classes differ ({one.origin['dataset']}, {other.origin['dataset']}); expected two "
                         "models of the same classes, on the images of one --dataset")
@@ -171,6 +172,8 @@ def _prepare(model: shapjax.SelfExplainingModel, output: epath.Path) -> _Work:
     require_writable(output / "eval.json")
     (name, split), source = dataset.name_and_split(model), dataset.load_test_source(model)
     count = min(DEFAULT_IMAGES, len(source)) if f.images is None else f.images
+    if count < DEFAULT_IMAGES and f.images is None:
+        print(f"{name}, split {split}, has {count} images: all are explained, instead of {DEFAULT_IMAGES}")
     if not 1 <= count <= len(source):
         raise UserError(f"--images={count}: expected 1 to {len(source)}, the images of {name}, split {split}")
     if f.target == "label" and not source.labeled:

@@ -102,9 +102,11 @@ def main(argv: Sequence[str]) -> None:
             shapley.require_enumerable(model.num_players)
     subjects = list(_image_files(files, model.image_shape))
     if examples:
-        source = dataset.load_test_source(model)
-        subjects += _test_images(source, min(examples, len(source)) if f.examples is None else examples,
-                                 dataset.name_and_split(model)[0])
+        source, (name, split) = dataset.load_test_source(model), dataset.name_and_split(model)
+        if f.examples is None and len(source) < examples:
+            examples = len(source)
+            print(f"{name}, split {split}, has {examples} images: all are explained, instead of {DEFAULT_EXAMPLES}")
+        subjects += _test_images(source, examples, name)
     subjects = distinct(subjects)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)
 

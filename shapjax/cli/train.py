@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from shapjax import paths
 from shapjax.cli import calibration, dry_run, keep_compiled, processes, run_command
+from shapjax.data import calibration_split, sources
 from shapjax.errors import as_user_error
 from shapjax.pretrained import loading, settings
 from shapjax.training import loop, machine, plan, profiling
@@ -57,6 +58,9 @@ def main(_: Sequence[str]) -> None:
         dry_run.report(config, fit_batch=not is_given)
         return
     rows = config.optim.batch_size // config.optim.accumulate // (_FLAGS.num_processes or 1)
+    if not is_given:  # fewer images make a smaller batch
+        images = sources.count(config)
+        rows = machine.rows_of(images - calibration_split.size(images), rows)
     machine.split_cpu(machine.cpu_devices(config), rows=rows)
     processes.start()
     keep_compiled()
@@ -81,6 +85,7 @@ test accuracy {result['accuracy']:.4f}, cross-entropy {result['cross_entropy']:.
 checkpoints   {workdir / 'checkpoints'}
 metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tensorboard'}
 next          python -m shapjax eval --checkpoint {workdir}""")
+
 
 
 def _profile(run: loop.Run, done: int) -> profiling.Profile | None:

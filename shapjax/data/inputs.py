@@ -11,11 +11,12 @@ from PIL import Image
 
 from shapjax.data.boxes import central_box
 from shapjax.data.images import MODES, read_image, take_part
-from shapjax.data.opening import open_image, unreadable, upright_size
+from shapjax.data.opening import UPRIGHT, open_image, orientation, unreadable, upright_size
 from shapjax.errors import UserError
 from shapjax.paths import as_path
 
 _EXPECTED = "expected a path, an image of Pillow, an array [H, W, C] or [B, H, W, C], or a list of these"
+_GRAY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
 
 
 class Inputs(NamedTuple):
@@ -24,7 +25,8 @@ class Inputs(NamedTuple):
     Attributes:
       images: uint8 [B, H, W, C], or float32 in [0, 1] where floats of that size were given.
       names: of each image, a path or "image 0".
-      changes: what was done to each: "as given", or "center cut out of 500x375 and resized to 224x224".
+      changes: what was done to each: "as given", or what applies of "turned upright, made gray, center cut out of
+        500x375 and resized to 28x28".
     """
 
     images: np.ndarray
@@ -111,6 +113,7 @@ def _prepared(picture: Image.Image, name: str, image_shape: tuple[int, int, int]
                         "cannot be resized; give an array of that shape")
     box_of = functools.partial(central_box, shape=image_shape[:2])
     try:
+        picture.load()  # else a JPEG file would be decoded at a reduced size, and stay so for whoever has opened it
         return take_part(picture, box_of, image_shape=image_shape, upright=True)
     except Exception as error:  # on damaged pictures Pillow raises nearly anything
         raise unreadable(name, error) from error
@@ -118,7 +121,11 @@ def _prepared(picture: Image.Image, name: str, image_shape: tuple[int, int, int]
 
 def _change(picture: Image.Image, image_shape: tuple[int, int, int]) -> str:
     """Returns what is done to a picture."""
-    (height, width, _), size = image_shape, upright_size(picture)
-    if size == (width, height):
-        return "as given"
-    return f"center cut out of {size[0]}x{size[1]} and resized to {width}x{height}"
+    (height, width, channels), size, changes = image_shape, upright_size(picture), []
+    if orientation(picture) in UPRIGHT:
+        changes.append("turned upright")
+    if channels == 1 and picture.mode not in _GRAY:
+        changes.append("made gray")
+    if size != (width, height):
+        changes.append(f"center cut out of {size[0]}x{size[1]} and resized to {width}x{height}")
+    return ", ".join(changes) or "as given"

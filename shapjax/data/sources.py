@@ -1,7 +1,9 @@
 """Labeled image datasets with random access, and how to get them by name."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -122,6 +124,18 @@ def undecoded(config: ml_collections.ConfigDict) -> Source:
     config = config.copy_and_resolve_references()
     config.data.cache_gib = 0.0
     return load_source(config, "train")
+
+
+def count(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of training images, of which none is opened; errors as of `load_source`."""
+    kind, _, name = config.dataset.partition(":")
+    if kind == "tfds" and name:
+        from shapjax.data import tfds_source
+        return tfds_source.described(name, config.data.train_split, config.data.data_dir).count
+    if kind == "folder" and name:
+        with contextlib.redirect_stdout(io.StringIO()):  # what is left out is said when they are loaded
+            return open_split(config.dataset, config.data.train_split, "").count
+    return len(load_source(config, "train"))
 
 
 def decoded_if_small(source: EncodedSource, *, cache_gib: float) -> Source:

@@ -16,6 +16,7 @@ from shapjax.evaluation.comparison import to_pixels
 from shapjax.evaluation.ground_truth import GroundTruth
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
+from shapjax.games import contract
 from shapjax.games.classifier import Classifier
 from shapjax.metrics import accuracy, perturbation, shapley_agreement
 
@@ -43,11 +44,12 @@ def evaluate(model: Classifier, source: Source, *, images: int, ground_truth: Gr
       float32 [m, 10] of `random_removal`.
 
     Raises:
-      ValueError: if the split has fewer images, or the ground truth belongs to others.
+      ValueError: if the split has fewer images, the ground truth belongs to others, or logits are not finite.
     """
     if not 1 <= images <= len(source):
         raise ValueError(f"{images} images were asked for; the split has {len(source)}: give 1 to {len(source)}")
     logits, labels = predictions(model, source, batch_size=batch_size, progress=progress)
+    contract.require_finite_logits(logits)
     chosen, arrays = source.read(np.arange(images)), {}
     if source.labeled:
         arrays = {"correct": accuracy.top_k_correct(logits, labels, k=1),

@@ -191,6 +191,7 @@ def painted(model: Classifier, removal: Removal) -> Classifier:
 
 def _painting(logits_fn: Callable, grid: tuple[int, int], removal: Removal) -> Callable:
     def coalition_fn(params: Any, images: chex.Array, mask: chex.Array) -> chex.Array:
+        contract.require_floats(images)
         painted = removal(images, hidden_pixels(mask, grid, images.shape[1:3]))
         if jnp.shape(painted) != images.shape:
             raise ValueError(f"the removal returns shape {jnp.shape(painted)} for images of {images.shape}, expected "

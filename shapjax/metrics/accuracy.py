@@ -15,7 +15,7 @@ def top_k_correct(logits: np.ndarray, labels: np.ndarray, *, k: int) -> np.ndarr
     """
     labels = as_targets(labels, logits.shape[1], what="labels", num_images=len(logits))
     own_B1 = np.take_along_axis(logits, labels[:, None], axis=1)
-    return np.sum(logits > own_B1, axis=1) < k
+    return (np.sum(logits > own_B1, axis=1) < k) & ~np.isnan(own_B1[:, 0])
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -31,6 +31,11 @@ def split_cpu(num_devices: int, *, rows: int = 0) -> None:
         jax.config.update("jax_num_cpu_devices", num_devices or shared)
 
 
+def rows_of(images: int, most: int) -> int:
+    """Returns the images of a batch: `most`, or of fewer images as many as all cores can share, or all of them."""
+    return most if images >= most else images // num_cores() * num_cores() or images
+
+
 def num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

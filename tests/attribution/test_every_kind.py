@@ -144,6 +144,7 @@ def test_64_bit_numbers_change_nothing(model, expected):
         found = jax.device_get(everything(model, IMAGES.astype(np.float64), TARGETS.astype(np.int64)))
         also = jax.device_get(estimates(model, IMAGES)), games.refine(model, IMAGES, TARGETS, KEY, pairs=4)
     for name, values in found.items():
+        assert values.dtype == np.float32, name
         np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
     for ours, theirs in zip(jax.tree.leaves(also), jax.tree.leaves(usual), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)

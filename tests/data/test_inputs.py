@@ -66,7 +66,22 @@ def test_orientation_is_applied_to_pillows_images_too(tmp_path):
     with Image.open(tmp_path / "turned.png") as picture:
         got = as_inputs(picture, image_shape=SHAPE)
     np.testing.assert_array_equal(got.images[0], read_image(tmp_path / "turned.png", image_shape=SHAPE))
-    assert got.changes == ("center cut out of 40x60 and resized to 16x12",)
+    assert got.changes == ("turned upright, center cut out of 40x60 and resized to 16x12",)
+
+
+def test_a_picture_that_its_owner_opened_stays_as_it_was(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 1), np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "large.jpg", quality=95)
+    with Image.open(tmp_path / "large.jpg") as picture:
+        one, other = (as_inputs(picture, image_shape=(12, 16, 1)) for _ in range(2))
+        assert picture.size == (1200, 900)
+    assert one.changes == ("center cut out of 1200x900 and resized to 16x12",)
+    np.testing.assert_array_equal(one.images, other.images)
+
+
+def test_a_color_picture_is_said_to_be_made_gray():
+    assert as_inputs(EXACT, image_shape=(12, 16, 1)).changes == ("made gray",)
+    assert as_inputs(EXACT[..., :1], image_shape=(12, 16, 3)).changes == ("as given",)
 
 
 @pytest.mark.parametrize(("given", "message"), [

@@ -19,7 +19,7 @@ from shapjax import paths
 from shapjax.config import default_config
 from shapjax.data import normalization
 from shapjax.data.encoded import EncodedSource
-from shapjax.data.sources import ArraySource, load_source, undecoded
+from shapjax.data.sources import ArraySource, count, load_source, undecoded
 from shapjax.errors import UserError
 
 IMAGE, MASK = tfds.features.Image(), tfds.features.Image(shape=(None, None, 1))
@@ -160,7 +160,7 @@ def test_the_shape_and_number_of_images_in_a_bucket_is_known_without_copying_any
     paths.upload(paths.as_path(pets), paths.as_path(bucket))
     monkeypatch.setattr(paths, "_copy", None)
     known, local = (undecoded(config("shapes", path, image_size=20)) for path in (bucket, pets))
-    assert len(known) == len(local) == 4
+    assert len(known) == len(local) == count(config("shapes", bucket, image_size=20)) == 4
     assert (known.class_names, known.image_shape) == (local.class_names, local.image_shape)
     with pytest.raises(UserError, match="expected a split or a slice such as"):
         undecoded(config("shapes", bucket, image_size=20, train_split="nothing"))

@@ -45,6 +45,14 @@ def test_a_batch_of_48_is_shared_by_as_many_devices_as_can(cores, devices, monke
     assert updates == [("jax_num_cpu_devices", devices), ("jax_num_cpu_devices", 3)]
 
 
+@pytest.mark.parametrize(("images", "cores", "rows"), [(100, 32, 48), (48, 32, 48), (40, 32, 32), (18, 32, 18),
+                                                        (18, 4, 16), (3, 4, 3), (0, 4, 0)])
+def test_few_images_are_shared_by_as_many_cores_as_can(images, cores, rows, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert machine.rows_of(images, 48) == rows
+
+
 def fitted(asked, devices, images, monkeypatch, *, begun=None, fit_batch=True, accumulate=1):
     """Returns the batch size, and what is said."""
     said = []
