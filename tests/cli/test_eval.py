@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import types
 import shutil
 
 import numpy as np
@@ -204,12 +205,13 @@ def test_two_models_are_compared_on_the_same_images_and_other_images_need_no_lab
 
 
 def test_two_models_of_different_images_are_refused_before_the_work_begins():
-    def work(name, labels):
+    def work(name, labels, classes=("x", "y", "z")):
         fields = dict.fromkeys(eval_command._Work._fields)
         return eval_command._Work(**fields | {"output": pathlib.Path("out") / name, "origin": {"dataset": name},
-                                              "chosen": {"label": np.array(labels)}})
+                                              "chosen": {"label": np.array(labels)},
+                                              "model": types.SimpleNamespace(class_names=classes)})
 
     eval_command._require_same_images(work("a", [0, 1]), work("b", [0, 1]))
-    for labels in ([0, 2], [0]):
+    for other in (work("b", [0, 2]), work("b", [0]), work("b", [0, 1], ("y", "x", "z"))):
         with pytest.raises(UserError, match=r"of a and of b .* differ \(a, b\); expected two models of the same"):
-            eval_command._require_same_images(work("a", [0, 1]), work("b", labels))
+            eval_command._require_same_images(work("a", [0, 1]), other)
