@@ -3,8 +3,8 @@
 import csv
 import json
 import pathlib
-import types
 import shutil
+import types
 
 import numpy as np
 import pytest
