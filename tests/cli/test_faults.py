@@ -169,6 +169,7 @@ def test_ctrl_c_ends_evaluation_and_explanation_with_one_line(run, tmp_path, com
     assert "Traceback" not in err and err.count("stopped") == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal_with_room(run, tmp_path, command, start, small,
                                                                          assert_same_state):
     workdir = tmp_path / "full"

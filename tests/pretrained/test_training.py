@@ -48,6 +48,7 @@ def test_a_run_of_one_part_leaves_the_others_as_they_are(weights, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, given)
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_from_a_teacher_goes_on_as_if_never_stopped(weights, tmp_path):
     changes = {"shapley.teacher_weight": 0.5}
     _, whole, given = train(tmp_path / "whole", weights, **changes)
