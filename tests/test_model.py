@@ -51,6 +51,13 @@ def test_an_explanation_adds_up_to_the_prediction_it_explains(model, images):
     np.testing.assert_allclose(e.probabilities, special.softmax(e.logits, axis=1), atol=1e-6)
 
 
+def test_a_model_whose_logits_are_not_finite_explains_nothing(model, tiny_vit, images):
+    params = jax.tree.map(lambda x: x.at[...].set(np.nan), tiny_vit(registers=1).params)
+    broken = SelfExplainingModel(tiny_vit(registers=1).module, params, model.meta, step=7, directory="run")
+    with pytest.raises(UserError, match="logits are not finite for 4 of 4 images"):
+        broken.explain(images)
+
+
 def test_an_explanation_is_the_models_patch_logits_on_the_normalized_image_in_reading_order(model, tiny_vit, images):
     tiny = tiny_vit(registers=1)
     normalized = ((images / 255 - [0.2, 0.5]) / [0.3, 0.4]).astype(np.float32)

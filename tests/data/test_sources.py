@@ -11,7 +11,7 @@ import pytest
 
 from shapjax import config
 from shapjax.data import mnist5k
-from shapjax.data.sources import ArraySource, load_source
+from shapjax.data.sources import ArraySource, count, load_source
 from shapjax.errors import UserError
 
 
@@ -183,3 +183,15 @@ def test_a_label_outside_the_classes_is_named_with_its_image(wrong):
 def test_labels_inside_the_classes_pass():
     for labels in ([0, 2, 1], []):
         ArraySource(np.zeros((len(labels), 2, 2, 1), np.uint8), np.array(labels, int), ("a", "b", "c"), (0.0,), (1.0,))
+
+
+def test_images_are_counted_without_being_opened(tmp_path, capsys):
+    assert count(config.default_config()) == 4000
+    for class_name, number in (("a", 4), ("b", 6)):
+        (tmp_path / class_name).mkdir()
+        for i in range(number):
+            (tmp_path / class_name / f"{i}.png").write_bytes(b"no image")
+    (tmp_path / "a" / "notes.txt").write_text("no image either")
+    settings = config.default_config()
+    settings.dataset = f"folder:{tmp_path}"
+    assert count(settings) == 8 and not capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from shapjax.errors import UserError
-from shapjax.games import removal
+from shapjax.games import removal, wrap
 
 REMOVALS = [removal.Constant(-2.0), removal.Constant((0.5, -1.0)), removal.Blur(1.0), removal.Noise(0.2, 0.5),
             removal.NoisyLinear()]
@@ -128,3 +128,9 @@ def test_images_of_any_width_and_layout_are_painted_alike_and_integers_refused(r
         np.testing.assert_allclose(remove(images.astype(np.float64), hidden), expected, atol=1e-6)
     with pytest.raises(UserError, match="the images are uint8, expected floats in the units that the model takes"):
         remove((255 * images).astype(np.uint8), hidden)
+
+
+def test_a_removal_of_ones_own_paints_on_no_integers(images):
+    model = wrap(lambda x: x.sum(axis=(1, 2))[:, :2], grid=(2, 2), removal=lambda x, hidden: jnp.where(hidden, 0.5, x))
+    with pytest.raises(UserError, match="the images are uint8, expected floats"):
+        model.coalition_logits((255 * images).astype(np.uint8), np.ones((len(images), 4), bool))

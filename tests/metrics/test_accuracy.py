@@ -23,6 +23,10 @@ def test_with_k_of_all_classes_or_more_everything_is_right(logits_and_labels):
     assert all(accuracy.top_k_correct(*logits_and_labels, k=k).all() for k in (7, 10))
 
 
+def test_a_logit_that_is_no_number_is_never_right():
+    assert not accuracy.top_k_correct(np.full((2, 3), np.nan, np.float32), np.array([0, 2]), k=5).any()
+
+
 def test_cross_entropy_agrees_with_scikit_learn(logits_and_labels):
     logits, labels = logits_and_labels
     probabilities = np.exp(logits.astype(np.float64))
