@@ -1,12 +1,15 @@
-"""The wheel is all that a user installs: it works in an empty directory, with nothing of the checkout."""
+"""The wheel is all that a user installs: it works in a new environment and an empty directory."""
 
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,15 +30,16 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shapjax(wheel, tmp_path_factory):
-    """Runs a command of the installed wheel in an empty directory; returns its standard output."""
-    site = tmp_path_factory.mktemp("site")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+    """Installs the wheel in a new environment; runs a command of it in a directory, and returns its standard output."""
+    environment = tmp_path_factory.mktemp("environment")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", wheel],
+                   check=True)
 
     def run(directory, *arguments):
-        code = "import sys; from shapjax.__main__ import main; sys.argv[0] = 'shapjax'; main()"
-        result = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {code}",
-                                 *map(str, arguments)], cwd=directory, capture_output=True, text=True, timeout=300)
+        result = subprocess.run([environment / "bin" / "shapjax", *map(str, arguments)], cwd=directory, text=True,
+                                capture_output=True, timeout=300, env=variables)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
@@ -56,9 +60,10 @@ def test_the_wheel_has_the_small_models_the_recipes_the_templates_and_the_licens
 
 
 @pytest.mark.slow
-def test_its_commands_work_in_an_empty_directory(shapjax, tmp_path):
-    shapjax(tmp_path, "explain", "--checkpoint", "mnist5k", "--examples", 2, "--noexact")
-    assert len(list((tmp_path / "out").glob("test_*.png"))) == 2
+def test_its_commands_work_in_an_environment_and_a_directory_that_were_empty(shapjax, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    shapjax(tmp_path, "explain", "--checkpoint", "mnist5k", "--images", "photo.jpg", "--examples", 2, "--noexact")
+    assert len(list((tmp_path / "out").glob("test_*.png"))) == 2 and (tmp_path / "out" / "photo.png").is_file()
     out = shapjax(tmp_path, "train", "--config", "mnist5k", "--workdir", "run", "--config.optim.steps=2",
                   "--config.optim.batch_size=8", "--config.run.cpu_devices=1", "--nocalibrate")
     assert "test accuracy" in out and (tmp_path / "run" / "checkpoints").is_dir()
