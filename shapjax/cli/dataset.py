@@ -1,13 +1,10 @@
 """Loads the images to evaluate a trained model on: those of its own dataset, or others that flags name."""
 
-import os
-
 import ml_collections
 import numpy as np
 from absl import flags
 
-from shapjax import paths
-from shapjax.data import folder, other_images, sources
+from shapjax.data import other_images, sources
 from shapjax.errors import UserError
 from shapjax.model import SelfExplainingModel
 
@@ -20,8 +17,7 @@ def define_flags() -> None:
                         "with a directory for each class, some of the model's by their names, or with images that have "
                         "no labels. Images of another size are cut and resized.")
     flags.DEFINE_string("split", None, "Split of the dataset, or a slice of it, such as test[:1000]; of a folder that "
-                        "has no splits, test (a fifth of it), train or all. If not given, test; of a folder without "
-                        "splits that is not that of the training, all.")
+                        "has no splits, test (a fifth of it), train or all. If not given, test.")
     flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie, if it differs from training.")
 
 
@@ -29,14 +25,8 @@ def name_and_split(model: SelfExplainingModel) -> tuple[str, str]:
     """Returns the dataset and the split that a model is evaluated on: its own, unless the flags name others."""
     f, own = flags.FLAGS, model.config
     name = f.dataset or own.dataset
-    (kind, _, place), (own_kind, _, own_place) = name.partition(":"), own.dataset.partition(":")
-    if f.split:
-        return name, f.split
-    if kind == "folder" and not (own_kind == "folder" and paths.is_same(place, own_place)):
-        root = str(paths.local(place))
-        if os.path.isdir(root) and not folder.split_directories(root, own.data.test_split):
-            return name, "all"  # there is nothing that was trained on
-    return name, own.data.test_split if kind == own_kind else "test"
+    same_kind = name.partition(":")[0] == own.dataset.partition(":")[0]
+    return name, f.split or (own.data.test_split if same_kind else "test")
 
 
 def load_test_source(model: SelfExplainingModel) -> sources.Source:

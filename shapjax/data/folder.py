@@ -54,7 +54,7 @@ def open_records(path: str, split: str, class_names: Sequence[str] | None = None
         raise UserError(f"folder:{path}: the split {split!r} is not understood; expected a name such as train, or a "
                         "slice such as train[:90%]")
     name, start, stop = parsed.groups()
-    directories = split_directories(path, name)
+    directories = _split_directories(path, name)
     splits = directories or ["train", "test", "all"]
     aliases = [name, "val", "validation"] if name == "test" else [name]
     found = [alias for alias in aliases if alias in splits]
@@ -72,7 +72,8 @@ def open_records(path: str, split: str, class_names: Sequence[str] | None = None
     listed = sorted((key, file, label) for label, files in enumerate(classes.values()) for key, file in files)
     chosen = listed[_bound(start, len(listed)) : _bound(stop, len(listed))]
     if not chosen:
-        raise UserError(f"folder:{path}: the split {split!r} has no images; all of {name} are {len(listed)}")
+        raise UserError(f"folder:{path}: the split {split!r} has no images; all of {name} are {len(listed)}"
+                        f"{'' if directories else '; the split all takes every image'}")
     files, labels = [file for _, file, _ in chosen], [label for *_, label in chosen]
     masks = _masks(path, files)
     return Records(count=len(files), name=files.__getitem__,
@@ -93,7 +94,7 @@ def _masks(path: str, files: list[str]) -> list[str] | None:
     return None if absent else masks
 
 
-def split_directories(path: str, name: str) -> list[str]:
+def _split_directories(path: str, name: str) -> list[str]:
     """Returns the directories of splits, which have classes inside; none where the directories are the classes."""
     visible = directories(path)
     if any(directories(os.path.join(path, d)) for d in visible if d in (*_SPLIT_NAMES, name)):

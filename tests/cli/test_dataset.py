@@ -1,7 +1,5 @@
 """The images that a model is evaluated on are those that the flags name."""
 
-import dataclasses
-
 import pytest
 from absl import flags
 
@@ -37,18 +35,3 @@ def test_a_split_that_is_not_there_is_refused(given):
     given("--split=validation")
     with pytest.raises(UserError, match="unknown split 'validation' of mnist5k; use train or test"):
         dataset.load_test_source(shapjax.load("mnist5k"))
-
-
-def test_of_other_pictures_without_splits_all_are_taken_and_of_those_of_the_training_the_test_images(given, tmp_path):
-    mine, other, split = (tmp_path / name for name in ("mine", "other", "split"))
-    for directory in (mine / "a", mine / "b", other / "a", split / "val" / "a", split / "val" / "b"):
-        directory.mkdir(parents=True)
-    model = shapjax.load("mnist5k")
-    model.meta = dataclasses.replace(model.meta, config=model.config.copy_and_resolve_references())
-    model.config.dataset, model.config.data.test_split = f"folder:{mine}", "test[:50%]"
-    for directory, expected in ((mine, "test[:50%]"), (tmp_path / "mine" / ".", "test[:50%]"), (other, "all"),
-                                (split, "test[:50%]")):
-        given(f"--dataset=folder:{directory}")
-        assert dataset.name_and_split(model)[1] == expected, directory
-    given(f"--dataset=folder:{other}", "--split=train")
-    assert dataset.name_and_split(model)[1] == "train"

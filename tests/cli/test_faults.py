@@ -145,7 +145,9 @@ def test_ctrl_c_twice_is_one_line_and_the_run_goes_on_bit_equal(run, tmp_path, c
         process.popen.send_signal(signal.SIGINT)
         time.sleep(pause)
     status, _, err = process.end(60)
-    assert status == 130 and err[-1] == "stopped; what was saved stays" and all(line.startswith("stop") for line in err)
+    assert status == 130 and all(line.startswith("stop") for line in err)
+    # Two that come at the same time may be one to a process.
+    assert err[-1] == "stopped; what was saved stays" or pause == 0 and "stopped on request at step" in err[-1]
     newest = complete_checkpoints(workdir)[-1]
     assert newest < 20 and saved_state(workdir, newest)[1]["step"] == newest
     assert "at step " in command("train.py", *arguments, "--config.run.eval_every=10")
