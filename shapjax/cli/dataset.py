@@ -45,6 +45,19 @@ def load_test_source(model: SelfExplainingModel) -> sources.Source:
                              class_names=tuple(model.class_names), image_shape=tuple(model.image_shape))
 
 
+def usual_count(source: sources.Source, name: str, split: str, *, usual: int) -> int:
+    """Returns how many images to explain unless flags say: the usual number, or all if there are fewer, which it says.
+
+    Args:
+      source: the images.
+      name, split: of `name_and_split`.
+      usual: the number.
+    """
+    if len(source) < usual:
+        print(f"{name}, split {split}, has {len(source)} images: all are explained, instead of {usual}")
+    return min(usual, len(source))
+
+
 def load_held_out(model: SelfExplainingModel, most: int) -> np.ndarray:
     """Reads images that a model was not trained on, at most so many: uint8 [n, H, W, C].
 

@@ -171,9 +171,7 @@ def _prepare(model: shapjax.SelfExplainingModel, output: epath.Path) -> _Work:
     methods, metrics = (names[0] if names in (["all"], ["none"]) else names for names in (f.methods, f.metrics))
     require_writable(output / "eval.json")
     (name, split), source = dataset.name_and_split(model), dataset.load_test_source(model)
-    count = min(DEFAULT_IMAGES, len(source)) if f.images is None else f.images
-    if count < DEFAULT_IMAGES and f.images is None:
-        print(f"{name}, split {split}, has {count} images: all are explained, instead of {DEFAULT_IMAGES}")
+    count = dataset.usual_count(source, name, split, usual=DEFAULT_IMAGES) if f.images is None else f.images
     if not 1 <= count <= len(source):
         raise UserError(f"--images={count}: expected 1 to {len(source)}, the images of {name}, split {split}")
     if f.target == "label" and not source.labeled:

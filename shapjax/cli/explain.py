@@ -103,9 +103,8 @@ def main(argv: Sequence[str]) -> None:
     subjects = list(_image_files(files, model.image_shape))
     if examples:
         source, (name, split) = dataset.load_test_source(model), dataset.name_and_split(model)
-        if f.examples is None and len(source) < examples:
-            examples = len(source)
-            print(f"{name}, split {split}, has {examples} images: all are explained, instead of {DEFAULT_EXAMPLES}")
+        if f.examples is None:
+            examples = dataset.usual_count(source, name, split, usual=examples)
         subjects += _test_images(source, examples, name)
     subjects = distinct(subjects)
     _check_output(output, [AGREEMENT, *(subject.picture for subject in subjects)], files)

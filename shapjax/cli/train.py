@@ -58,10 +58,11 @@ def main(_: Sequence[str]) -> None:
         dry_run.report(config, fit_batch=not is_given)
         return
     rows = config.optim.batch_size // config.optim.accumulate // (_FLAGS.num_processes or 1)
-    if not is_given:  # fewer images make a smaller batch
+    devices = machine.cpu_devices(config)
+    if not devices and not is_given:  # as many as share a batch, and fewer images make a smaller one
         images = sources.count(config)
         rows = machine.rows_of(images - calibration_split.size(images), rows)
-    machine.split_cpu(machine.cpu_devices(config), rows=rows)
+    machine.split_cpu(devices, rows=rows)
     processes.start()
     keep_compiled()
 
@@ -85,7 +86,6 @@ test accuracy {result['accuracy']:.4f}, cross-entropy {result['cross_entropy']:.
 checkpoints   {workdir / 'checkpoints'}
 metrics       {workdir / 'metrics.jsonl'}; tensorboard --logdir {workdir / 'tensorboard'}
 next          python -m shapjax eval --checkpoint {workdir}""")
-
 
 
 def _profile(run: loop.Run, done: int) -> profiling.Profile | None:

@@ -65,13 +65,14 @@ def open_records(name: str, split: str, data_dir: str) -> Records:
 
 def is_on_disk(name: str, data_dir: str) -> bool:
     """Returns whether a dataset is prepared, on a local disk and not in a bucket."""
-    builder = _builder(name, os.fspath(as_path(data_dir)) if data_dir else "")
+    builder = _builder(name, data_dir)
     return builder is not None and not in_bucket(builder.data_dir)
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
     try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+        return tfds.core.read_only_builder.builder_from_files(
+            name, data_dir=os.fspath(as_path(data_dir)) if data_dir else None)
     except (tfds.core.DatasetNotFoundError, ValueError):
         return None
 
@@ -85,7 +86,7 @@ def described(name: str, split: str, data_dir: str) -> Records:
       UserError: on a dataset that TFDS does not know, a split that is not there, or one without labeled images.
     """
     title, count = f"tfds:{name}", 0
-    if (builder := _builder(name, os.fspath(as_path(data_dir)) if data_dir else "")) is not None:
+    if (builder := _builder(name, data_dir)) is not None:
         _require_split(title, split, builder.info.splits)
         count = builder.info.splits[split].num_examples
     else:
