@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -68,6 +69,10 @@ def fails_with_one_line(command):
     return run
 
 
+# What gloo's threads write of each connection, in pieces that mix with those of other threads.
+GLOO = re.compile(r"\[Gloo\] Rank|is connected to|peer ranks\.?|Expected number of connected|is ?:|[\d\s]")
+
+
 class Process(NamedTuple):
     """Holds a process of a run."""
 
@@ -78,8 +83,8 @@ class Process(NamedTuple):
     def end(self, timeout=300):
         """Waits for it; returns its status and its lines on stdout and stderr, without gloo's and the progress bar."""
         status = self.popen.wait(timeout)
-        lines = [[x for x in path.read_text().split("\n") if x and not x.startswith(("[Gloo]", "training:", "\r"))
-                  and "peer ranks" not in x] for path in (self.out, self.err)]
+        lines = [[x for x in path.read_text().split("\n") if GLOO.sub("", x) and not x.startswith(("training:", "\r"))]
+                 for path in (self.out, self.err)]
         return status, *lines
 
 

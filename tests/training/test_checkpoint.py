@@ -248,7 +248,6 @@ def test_a_step_whose_metrics_are_damaged_counts_as_not_evaluated(copy, damage):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of coroutines that orbax leaves behind
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_whatever_happens_to_a_file_no_wrong_value_is_read(two_steps, tmp_path, damage):
     for path in files_of(two_steps):
