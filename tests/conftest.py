@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gcp_storage_emulator import server
+from gcp_storage_emulator import server, settings
 from gcp_storage_emulator.exceptions import Conflict
 from gcp_storage_emulator.handlers import objects
 from safetensors.numpy import save_file
@@ -145,8 +145,8 @@ def write_vit():
 def store(tmp_path_factory):
     """Serves a bucket of the name "bucket" on loopback, to this process and to those that tests start.
 
-    Two things that buckets do are added to the emulator: gcsfs may cancel an upload, and tensorstore is told the
-    generation of what it reads.
+    Three things that buckets do are added to the emulator: gcsfs may cancel an upload and move an object, and
+    tensorstore is told the generation of what it reads.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -159,9 +159,16 @@ def store(tmp_path_factory):
             found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
             response["x-goog-generation"] = found["generation"]
 
+    def move(request, response, storage, *rest):
+        request.params["dest_bucket_name"] = request.params["bucket_name"]
+        objects.copy(request, response, storage, *rest)
+        objects.delete(request, response, storage, *rest)
+
+    moves = rf"{settings.API_ENDPOINT}/b/(?P<bucket_name>[^/]+)/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)"
     with pytest.MonkeyPatch.context() as patch, server.create_server(
             "localhost", port, in_memory=True, default_bucket="bucket") as running:
         patch.setattr(objects, "download", with_generation)
+        patch.setattr(server, "HANDLERS", ((moves, {"POST": move}), *server.HANDLERS))
         for pattern, handlers in server.HANDLERS:
             if pattern.startswith("^/upload"):
                 patch.setitem(handlers, "DELETE", lambda *_: None)

@@ -31,7 +31,7 @@ def calibrated(model: SelfExplainingModel, test_source: Source | None = None, *,
     """
     if model.calibration is not None:
         return model
-    least, most = calibration.images_needed(model.num_players)
+    least, most = calibration.MIN_IMAGES, calibration.plan(model.classifier, model.image_shape).images
     try:
         images = dataset.load_held_out(model, most)
     except UserError as e:  # who has a model need not have the images that it was trained on

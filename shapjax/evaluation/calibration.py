@@ -11,16 +11,30 @@ import tqdm
 from shapjax.attribution import shapley_values
 from shapjax.evaluation.keys import image_keys
 from shapjax.evaluation.over_images import OverImages
-from shapjax.games import classifier, error_law, outputs
+from shapjax.games import classifier, cost, error_law, outputs
 from shapjax.games.classifier import Classifier
 from shapjax.games.error_law import ErrorLaw, Refined
 
 BUDGETS = (0.0, 0.25, 1.0, 4.0)  # pairs over players, at which intervals are made to hold
 LEVELS = (0.5, 0.8, 0.95)  # of the intervals that are made to hold
-MIN_IMAGES = 16
-MAX_IMAGES = 64
-MAX_PASSES = 20_480  # in all, as long as they are enough for MIN_IMAGES
-MIN_PAIRS = 256  # an image, of the values that stand for the Shapley values; four times the players, if that is more
+MIN_IMAGES, USUAL_IMAGES, MAX_IMAGES = 16, 64, 256
+MIN_NEAR_PAIRS, MAX_NEAR_PAIRS = 256, 1_024  # an image, of the values that stand for the Shapley values
+PASSES = 20_480  # in all, or as many as `FLOPS` pay for, if that is more
+FLOPS = 1e13
+
+
+class Plan(NamedTuple):
+    """Holds how much is asked of a model.
+
+    Attributes:
+      images: at most.
+      pairs: an image, to refine by.
+      near_pairs: an image, of the values that stand for the Shapley values.
+    """
+
+    images: int
+    pairs: int
+    near_pairs: int
 
 
 class Sample(NamedTuple):
@@ -43,14 +57,20 @@ class Sample(NamedTuple):
     near_errors: chex.Array
 
 
-def images_needed(num_players: int) -> tuple[int, int]:
-    """Returns how many images a calibration takes at least and at most, by the passes that each of them costs."""
-    return MIN_IMAGES, min(MAX_IMAGES, max(MIN_IMAGES, MAX_PASSES // sum(_pairs_an_image(num_players))))
+def plan(model: Classifier, image_shape: tuple[int, ...]) -> Plan:
+    """Returns how much to ask of a model: more images and pairs where passes cost little.
 
-
-def _pairs_an_image(num_players: int) -> tuple[int, int]:
-    """Returns the pairs to refine by, and those of the values that stand for the Shapley values."""
-    return budget_pairs(BUDGETS[-1], num_players), max(MIN_PAIRS, 4 * num_players)
+    Args:
+      model: whose passes are counted.
+      image_shape: (H, W, C).
+    """
+    n = model.num_players
+    specs = (jax.ShapeDtypeStruct((1, *shape), dtype) for shape, dtype in ((image_shape, np.float32), ((n,), bool)))
+    flops = cost.count_flops(Classifier.pair_logits, model, *specs)
+    passes = max(PASSES, round(FLOPS / flops) if flops else 0)
+    pairs, least = budget_pairs(BUDGETS[-1], n), max(MIN_NEAR_PAIRS, 4 * n)
+    near_pairs = max(least, min(passes // USUAL_IMAGES - pairs, MAX_NEAR_PAIRS))
+    return Plan(max(MIN_IMAGES, min(passes // (pairs + near_pairs), MAX_IMAGES)), pairs, near_pairs)
 
 
 def budget_pairs(budget: float, num_players: int) -> int:
@@ -64,7 +84,7 @@ def calibrate(model: Classifier, images: np.ndarray, *, batch_size: int = 256, s
 
     Args:
       model: has phi, whose sum is v(all) − v(∅).
-      images: float32 [n, H, W, C], as the model takes them, not trained on; as many as `images_needed` are used.
+      images: float32 [n, H, W, C], as the model takes them, not trained on; as many as `plan` says are used.
       batch_size: coalition pairs a forward pass.
       seed: of the coalitions.
       progress: show a progress bar.
@@ -72,23 +92,22 @@ def calibrate(model: Classifier, images: np.ndarray, *, batch_size: int = 256, s
     Raises:
       ValueError: if there are fewer images than needed.
     """
-    least, most = images_needed(model.num_players)
-    if len(images) < least:
-        raise ValueError(f"{len(images)} images are too few to calibrate on; expected at least {least}")
-    return fit(sample(model, images[:most], batch_size=batch_size, seed=seed, progress=progress))
+    if len(images) < MIN_IMAGES:
+        raise ValueError(f"{len(images)} images are too few to calibrate on; expected at least {MIN_IMAGES}")
+    asked = plan(model, images.shape[1:])
+    return fit(sample(model, images[:asked.images], asked, batch_size=batch_size, seed=seed, progress=progress))
 
 
-def sample(model: Classifier, images: np.ndarray, *, batch_size: int = 256, seed: int = 0, progress: bool = True
-           ) -> Sample:
-    """Asks a model's game for what a law is fitted to; arguments as of `calibrate`."""
-    n = model.num_players
-    pairs, near_pairs = _pairs_an_image(n)
+def sample(model: Classifier, images: np.ndarray, asked: Plan, *, batch_size: int = 256, seed: int = 0,
+           progress: bool = True) -> Sample:
+    """Asks a model's game, for all images, for what a law is fitted to; other arguments as of `calibrate`."""
+    _, pairs, near_pairs = asked
 
     def fn(model: Classifier, images: chex.Array, keys: chex.Array, near_keys: chex.Array) -> Sample:
         masks, differences = classifier.sampled_differences(
             model, images, keys, num_pairs=pairs, read=outputs.all_classes(), batch_size=batch_size)
         phi = model.phi(images)
-        if 2 ** (n - 1) <= near_pairs:
+        if 2 ** (model.num_players - 1) <= near_pairs:
             near = shapley_values.exact_all(model, images, batch_size=batch_size)
             errors = jnp.zeros_like(near)
         else:
@@ -147,17 +166,15 @@ def refined_by(pairs: chex.Array, law: ErrorLaw, *games: chex.Array) -> Refined:
 
 
 def factor_for(at_budget: Refined, found: Sample) -> float:
-    """Returns the factor on standard errors with which intervals hold: the geometric mean of those for `LEVELS`."""
+    """Returns the factor on standard errors with which intervals of `LEVELS` hold their share of values, on average."""
     error = np.abs(np.asarray(at_budget.values, np.float64) - found.near)
-    factors = []
-    for level in LEVELS:
-        low, high = -4.0, 4.0  # logarithms
-        for _ in range(30):
-            middle = (low + high) / 2
-            half = half_widths(at_budget, level, factor=np.exp(middle), extra=found.near_errors)
-            low, high = (middle, high) if np.mean(error <= half) < level else (low, middle)
-        factors.append(middle)
-    return float(np.exp(np.mean(factors)))
+    low, high = -4.0, 4.0  # logarithms
+    for _ in range(30):
+        middle = (low + high) / 2
+        held = [error <= half_widths(at_budget, level, factor=np.exp(middle), extra=found.near_errors)
+                for level in LEVELS]
+        low, high = (middle, high) if np.mean(held) < np.mean(LEVELS) else (low, middle)
+    return float(np.exp(middle))
 
 
 def half_widths(at_budget: Refined, level: float, *, factor: float = 1.0, extra: np.ndarray | float = 0.0

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from shapjax import games
 from shapjax.evaluation import calibration
 from shapjax.evaluation.calibration import Sample
 from shapjax.evaluation.ground_truth import GroundTruth
@@ -63,9 +64,18 @@ def test_images_whose_values_are_not_known_are_left_out(fitted):
         calibration.fit(found._replace(near_errors=unknown))
 
 
-@pytest.mark.parametrize(("players", "most"), [(4, 64), (16, 64), (64, 40), (196, 16), (256, 16)])
-def test_the_work_is_bounded_but_for_the_fewest_images(players, most):
-    assert calibration.images_needed(players) == (16, most)
+@pytest.mark.parametrize(("grid", "width", "expected"), [
+    ((4, 4), 2, (256, 64, 1024)), ((4, 4), 10**6, (143, 64, 1024)), ((4, 4), 4 * 10**6, (64, 64, 546)),
+    ((4, 4), 10**8, (64, 64, 256)), ((8, 8), 10**8, (40, 256, 256)), ((14, 14), 10**8, (16, 784, 784))])
+def test_more_is_asked_of_a_model_whose_passes_cost_less(grid, width, expected):
+    """An image of one number a patch, times a matrix of so many columns."""
+
+    def logits(params, images):
+        return (images.reshape(len(images), -1) @ params)[:, :2]
+
+    n = grid[0] * grid[1]
+    model = games.wrap(logits, jax.ShapeDtypeStruct((n, width), np.float32), grid=grid, removal=games.Constant(0.0))
+    assert calibration.plan(model, (*grid, 1)) == expected
 
 
 def test_too_few_images_are_refused(game):

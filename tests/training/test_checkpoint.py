@@ -208,6 +208,24 @@ def test_a_damaged_step_can_be_saved_again_and_again(copy):
         assert resume(copy) == (2, [])
 
 
+@pytest.mark.slow
+def test_a_damaged_step_in_a_bucket_is_set_aside_and_saved_again(two_steps, bucket):
+    there = paths.as_path(bucket)
+    for path in two_steps.rglob("*"):
+        if path.is_file():
+            (there / path.relative_to(two_steps)).write_bytes(path.read_bytes())
+    for path in files_of(two_steps):
+        if {"params", "d"} <= set(path.parts):  # which of these values are read from varies
+            content = path.read_bytes()
+            (there / path.relative_to(two_steps)).write_bytes(content[: len(content) // 2])
+    step, (said,) = resume(bucket)
+    assert step == 1 and "keeping it as 2.damaged" in said
+    assert {path.name for path in (there / "checkpoints").iterdir()} == {"1", "2.damaged"}
+    with checkpoint.open_manager(bucket, keep=2) as manager:
+        save(manager, larger_state(2))
+    assert resume(bucket) == (2, [])
+
+
 def test_where_no_checkpoint_is_whole_nothing_is_read_and_nothing_changes(copy):
     change(values_of(copy, "params"))
     truncate(values_of(copy, "data", step=1))
