@@ -174,9 +174,7 @@ class Measurement:
         s = self.subjects
         options = {"coalitions": self._coalitions} if method.sampled else {}
         explain = OverImages(functools.partial(method.fn, batch_size=self._batch_size, **options), block=self._block)
-        # The first call compiles and warms up what is then timed.
-        if not len(image):
-            explain(self.model, s.images[:1], s.targets[:1], self._keys[:1])
+        explain.compile(self.model, s.images, s.targets, self._keys)  # which is not timed
         explored = explain(self.model, s.images[image], class_, self._keys[image], done=done)
         begun = time.perf_counter()
         attributions = explain(self.model, s.images, s.targets, self._keys, done=done)

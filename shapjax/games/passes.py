@@ -18,7 +18,7 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int, count: chex.Ar
     Args:
       fn: takes arrays with R rows each and returns a pytree of arrays with R rows.
       arrays: B rows each, B of at least 1.
-      batch_size: R, at least 1; bounds the memory.
+      batch_size: R is no larger; at least 1; bounds the memory.
       count: int, how many of the rows count, known when the program runs. Passes wholly beyond them are not run, and
         the results of the other rows mean nothing. None: all.
 
@@ -31,8 +31,8 @@ def in_passes(fn: Callable, *arrays: chex.Array, batch_size: int, count: chex.Ar
     arrays = [jnp.asarray(x) for x in arrays]
     b = arrays[0].shape[0]
     require_positive(**{"the number of rows": b}, batch_size=batch_size)
-    rows = min(batch_size, b)
-    passes = -(-b // rows)
+    passes = -(-b // batch_size)
+    rows = -(-b // passes)  # alike in all passes, so that few are left over
     index = jnp.minimum(jnp.arange(passes * rows), b - 1).reshape(passes, rows)  # the last pass repeats the last row
 
     def one_pass(row: chex.Array) -> Any:

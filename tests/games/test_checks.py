@@ -65,6 +65,12 @@ def test_work_in_passes_is_the_work_on_all_rows(batch_size):
     np.testing.assert_array_equal(product, x * y[:, None])
 
 
+def test_the_rows_of_all_passes_are_alike():
+    seen = []
+    passes.in_passes(lambda x: seen.append(len(x)) or x, np.arange(65), batch_size=64)
+    assert set(seen) == {33}
+
+
 @pytest.mark.parametrize("count", [1, 4, 6, 7])
 def test_of_rows_that_are_counted_the_others_are_not_computed(count):
     seen = []
