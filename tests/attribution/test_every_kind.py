@@ -134,6 +134,7 @@ def test_inside_of_jit_a_target_that_is_no_class_gives_nan_and_the_others_stay(m
         np.testing.assert_allclose(values[3], expected[name][3], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_64_bit_numbers_change_nothing(model, expected):
     """The program is traced anew, with what it draws: other types would draw other coalitions."""
     estimates = jax.jit(lambda model, images: [

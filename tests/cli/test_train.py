@@ -200,6 +200,7 @@ def compiled(arguments):
     return sum("Finished XLA compilation of jit(_fun)" in line for line in result.stderr.splitlines())
 
 
+@pytest.mark.slow
 def test_the_step_and_the_evaluation_are_compiled_once_each_also_after_resuming(tmp_path, small):
     arguments = [*small, "--workdir", str(tmp_path / "run"), "--config.optim.steps=12", "--config.run.eval_every=3"]
     assert compiled(arguments) == 2

@@ -12,7 +12,8 @@ BACKBONES = {"vit": dict(patch_size=4, width=16, depth=3, heads=2, class_token=T
              "convnext": dict(backbone="convnext", patch_size=4, width=8, stages=(1, 2))}
 
 
-@pytest.mark.parametrize(("backbone", "remat"), [("vit", "none"), ("vit", "full"), ("convnext", "dots")])
+@pytest.mark.parametrize(("backbone", "remat"), [("vit", "none"), ("vit", "full"), pytest.param(
+    "convnext", "dots", marks=pytest.mark.slow)])
 def test_one_by_one_equals_scanned(backbone, remat, monkeypatch, rng):
     c = config.default_config()
     config.set_model(c, BACKBONES[backbone] | {"remat": remat})
