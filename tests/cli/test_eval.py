@@ -77,7 +77,7 @@ def test_a_run_without_held_out_images_is_calibrated_on_the_second_half_of_the_t
     path = workdir / "checkpoints" / "20" / "meta" / "metadata"
     path.write_text(json.dumps(paths.unsealed(json.loads(path.read_text())) | {"held_out": []}))
     out = command("eval.py", "--checkpoint", workdir, "--images", 4, "--methods", "none")
-    assert "calibrated on 64 test images, measured on others; 4 images" in out
+    assert "calibrated on 256 test images, measured on others; 4 images" in out
     assert not json.loads((workdir / "calibration.json").read_text())["held_out"]
 
 
