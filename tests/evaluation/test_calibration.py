@@ -83,6 +83,14 @@ def test_too_few_images_are_refused(game):
         calibration.calibrate(game.model, game.images)
 
 
+def test_a_model_is_asked_as_much_as_is_planned(game, monkeypatch):
+    monkeypatch.setattr(calibration, "plan", lambda model, image_shape: calibration.Plan(5, pairs=3, near_pairs=6))
+    monkeypatch.setattr(calibration, "fit", lambda found: found)
+    found = calibration.calibrate(game.model, np.tile(game.images, (2, 1, 1, 1)), progress=False)
+    assert found.masks.shape[:2] == (5, 3) and found.near.shape[0] == 5
+    assert found.near_errors.any()  # six pairs of the eight that there are
+
+
 @pytest.fixture(scope="module")
 def measured(game):
     """Returns the measures of refined values of the game, less v(∅), by pairs."""
